@@ -1,0 +1,125 @@
+"""Environments that belong to data: the task itself, the packaged ids, and a stand-in that has only spaces."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from typing import Any, NoReturn
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
+
+from sb3_offline.datasets.errors import DatasetError
+
+NAMESPACE = "sb3_offline"
+
+#: The packaged data sets and their tasks.
+BUILTIN_TASKS = {"Pendulum-medium-v0": "Pendulum-v1", "Pendulum-medium-replay-v0": "Pendulum-v1"}
+
+
+class SpacesOnlyEnv(gym.Env):
+    """Stands where a simulator is expected, when there are only data: it can be reset, but not stepped.
+
+    :param observation_space: the data's observation space
+    :param action_space: the data's action space
+    :param spec: the task's spec, if it is known
+    """
+
+    def __init__(
+        self, observation_space: spaces.Space, action_space: spaces.Space, spec: EnvSpec | None = None
+    ) -> None:
+        self.observation_space = observation_space
+        self.action_space = action_space
+        self.spec = spec
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """The observation nearest to zero in the observation space, always the same."""
+        super().reset(seed=seed)
+        return _zero_of(self.observation_space), {}
+
+    def step(self, action: Any) -> NoReturn:
+        """:raises RuntimeError: always"""
+        raise RuntimeError(
+            "This model was made from data alone: there is no simulator to step. "
+            "To evaluate or to collect data, pass the task's environment: env= or model.set_env(...)."
+        )
+
+
+def _zero_of(space: spaces.Space) -> Any:
+    if isinstance(space, spaces.Box):
+        return np.clip(np.zeros(space.shape, dtype=space.dtype), space.low, space.high)
+    if isinstance(space, spaces.Discrete):
+        return space.start
+    fixed = copy.deepcopy(space)  # any other space: its first sample under a fixed seed
+    fixed.seed(0)
+    return fixed.sample()
+
+
+def find_spec(env_id: str) -> EnvSpec | None:
+    """The spec registered under an id, or None. Never imports anything, so that ids may come from data files."""
+    return gym.registry.get(env_id)
+
+
+def env_from_spec(spec: EnvSpec, dataset_id: str, **kwargs: Any) -> gym.Env:
+    """Make a task's environment. A spec that came with data is used only if it names code that is registered here.
+
+    :param spec: the task's spec
+    :param dataset_id: who asks, for the messages
+    :param kwargs: passed on to ``gymnasium.make``
+    :raises DatasetError: if the id is not registered, or a package that it needs is missing
+    """
+    registered = find_spec(spec.id)
+    if registered is None:
+        raise DatasetError(
+            f"{dataset_id} was made with {spec.id}, which is not registered here: install and import the package "
+            "that registers it, or pass an environment of your own."
+        )
+    foreign = [w.entry_point for w in spec.additional_wrappers if not w.entry_point.startswith("gymnasium.wrappers.")]
+    if spec.entry_point != registered.entry_point:
+        foreign.append(str(spec.entry_point))
+    if foreign:
+        raise DatasetError(
+            f"{dataset_id} asks for code that is not registered for {spec.id}: {', '.join(foreign)}. No code is run on "
+            "the word of a data file: make that environment yourself and pass it."
+        )
+    try:
+        return gym.make(spec, **kwargs)
+    except (gym.error.Error, ImportError) as error:
+        raise DatasetError(
+            f"{dataset_id} belongs to {spec.id}, which cannot be made here: {error}. MuJoCo's tasks need "
+            '`pip install "gymnasium[mujoco]"`.'
+        ) from error
+
+
+def make_env(dataset_id: Any, **kwargs: Any) -> gym.Env:
+    """The environment of the task that a data set was logged on; ``env.unwrapped.get_dataset()`` gives the data.
+
+    :param dataset_id: an id, a file, or any other source that names its task
+    :param kwargs: passed on to ``gymnasium.make``, e.g. ``render_mode``
+    :raises DatasetError: if the source names no task, or its package is missing
+    """
+    from sb3_offline.datasets.sources import load_dataset, open_dataset
+
+    env = open_dataset(dataset_id).info.make_env(**kwargs)
+    env.unwrapped.get_dataset = functools.partial(load_dataset, dataset_id)  # type: ignore[attr-defined]
+    return env
+
+
+def _make_builtin_env(dataset_id: str, **kwargs: Any) -> gym.Env:
+    """The entry point of the packaged ids: the plain task, which knows its data."""
+    return make_env(dataset_id, **kwargs).unwrapped
+
+
+def register_envs() -> None:
+    """Register the packaged data sets as Gymnasium ids such as ``sb3_offline/Pendulum-medium-v0``. Idempotent."""
+    for dataset_id, task in BUILTIN_TASKS.items():
+        env_id = f"{NAMESPACE}/{dataset_id}"
+        if env_id not in gym.registry:
+            gym.register(
+                id=env_id,
+                entry_point=f"{__name__}:_make_builtin_env",
+                max_episode_steps=gym.spec(task).max_episode_steps,
+                kwargs={"dataset_id": dataset_id},
+            )

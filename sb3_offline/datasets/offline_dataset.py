@@ -1,0 +1,168 @@
+"""The one container that every source of logged data is turned into."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
+
+from sb3_offline.datasets.envs import env_from_spec
+from sb3_offline.datasets.errors import DatasetError
+
+#: The arrays of a data set, in the order in which they are hashed.
+ARRAY_NAMES = (
+    "observations",
+    "actions",
+    "rewards",
+    "next_observations",
+    "terminations",
+    "truncations",
+    "valid_next",
+)
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What is known about a data set without reading its arrays.
+
+    ``dataset_id`` is an id, a file's name, or a word such as ``"arrays"``; ``env_spec`` is the task's own
+    (e.g. Hopper-v5) or None; the reference scores are the mean returns that mean 0 and 100; ``card`` is free-form
+    and says how the data were made.
+    """
+
+    dataset_id: str
+    observation_space: spaces.Space
+    action_space: spaces.Space
+    env_spec: EnvSpec | None = None
+    reference_min_score: float | None = None
+    reference_max_score: float | None = None
+    card: dict[str, Any] = field(default_factory=dict)
+
+    def make_env(self, **kwargs: Any) -> gym.Env:
+        """The task's environment, made by ``gymnasium.make``.
+
+        :param kwargs: passed on to ``gymnasium.make``, e.g. ``render_mode``
+        :raises DatasetError: if the data name no environment, or the package that has it is missing
+        """
+        if self.env_spec is None:
+            raise DatasetError(
+                f"{self.dataset_id} names no environment. Name its task by env_id=, or make the environment yourself."
+            )
+        return env_from_spec(self.env_spec, self.dataset_id, **kwargs)
+
+    def normalized_score(self, returns: float) -> float | None:
+        """A mean return on the scale where 0 is the random policy and 100 the reference one (Fu et al. 2020).
+
+        :param returns: mean undiscounted return of whole episodes
+        :return: the score, or None if the reference returns are not known
+        """
+        low, high = self.reference_min_score, self.reference_max_score
+        if low is None or high is None or low == high:
+            return None
+        return 100.0 * (float(returns) - low) / (high - low)
+
+
+@dataclass(frozen=True, eq=False)
+class OfflineDataset:
+    """Checked transitions in the order in which they were logged.
+
+    Box observations and actions are float32 (uint8 images stay uint8), actions are in the environment's own units,
+    Discrete ones are int64 of shape (n,). A row that ends an episode is either a termination (the task ended: no
+    value beyond it) or a truncation (it was cut: there is more beyond ``next_observations``), never both.
+
+    :param info: spaces, task, reference scores and provenance
+    :param observations: (n, \\*obs_shape)
+    :param actions: (n, action_dim), or (n,) for Discrete
+    :param rewards: (n,)
+    :param next_observations: (n, \\*obs_shape); a copy of ``observations`` where ``valid_next`` is False
+    :param terminations: (n,) bool
+    :param truncations: (n,) bool
+    :param valid_next: (n,) bool, False on a terminal row whose next observation was not logged: harmless for a
+        Bellman target, which does not look beyond a termination, but not to be learned from by a dynamics model
+    """
+
+    info: DatasetInfo
+    observations: np.ndarray
+    actions: np.ndarray
+    rewards: np.ndarray
+    next_observations: np.ndarray
+    terminations: np.ndarray
+    truncations: np.ndarray
+    valid_next: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.rewards)
+
+    @property
+    def observation_space(self) -> spaces.Space:
+        return self.info.observation_space
+
+    @property
+    def action_space(self) -> spaces.Space:
+        return self.info.action_space
+
+    @property
+    def env_spec(self) -> EnvSpec | None:
+        return self.info.env_spec
+
+    @property
+    def episode_ends(self) -> np.ndarray:
+        """(n_episodes,) index of each episode's last row; the last row of all ends an episode in any case."""
+        ends = self.terminations | self.truncations
+        ends[-1] = True
+        return np.flatnonzero(ends)
+
+    @property
+    def n_episodes(self) -> int:
+        return len(self.episode_ends)
+
+    def episode_lengths(self) -> np.ndarray:
+        """(n_episodes,) number of rows of each episode."""
+        return np.diff(self.episode_ends, prepend=-1)
+
+    def episode_returns(self) -> np.ndarray:
+        """(n_episodes,) sum of each episode's rewards, float64."""
+        starts = self.episode_ends - self.episode_lengths() + 1
+        return np.add.reduceat(self.rewards.astype(np.float64), starts)
+
+    def make_env(self, **kwargs: Any) -> gym.Env:
+        """The task's environment; see :meth:`DatasetInfo.make_env`."""
+        return self.info.make_env(**kwargs)
+
+    def normalized_score(self, returns: float) -> float | None:
+        """A mean return on the 0..100 scale; see :meth:`DatasetInfo.normalized_score`."""
+        return self.info.normalized_score(returns)
+
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of the arrays' names, types, shapes and bytes: equal data have equal fingerprints."""
+        digest = hashlib.sha256()
+        for name in ARRAY_NAMES:
+            array = np.ascontiguousarray(getattr(self, name))
+            digest.update(f"{name} {array.dtype.str} {array.shape};".encode())
+            digest.update(array.data)
+        return digest.hexdigest()
+
+    def summary(self) -> dict[str, Any]:
+        """Figures for display, all plain Python values. The score is None without reference returns."""
+        returns, lengths = self.episode_returns(), self.episode_lengths()
+        return {
+            "dataset": self.info.dataset_id,
+            "env": None if self.env_spec is None else self.env_spec.id,
+            "observation_space": str(self.observation_space),
+            "action_space": str(self.action_space),
+            "transitions": len(self),
+            "episodes": self.n_episodes,
+            "terminated_episodes": int(self.terminations.sum()),
+            "truncated_episodes": int(self.truncations.sum()),
+            "mean_length": float(lengths.mean()),
+            "mean_return": float(returns.mean()),
+            "min_return": float(returns.min()),
+            "max_return": float(returns.max()),
+            "mean_normalized_score": self.normalized_score(float(returns.mean())),
+            "fingerprint": self.fingerprint(),
+        }

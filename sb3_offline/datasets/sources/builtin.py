@@ -1,0 +1,22 @@
+"""The small data sets that are packaged with the library."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sb3_offline.datasets.envs import BUILTIN_TASKS, NAMESPACE
+from sb3_offline.datasets.sources.files import open_npz
+from sb3_offline.datasets.sources.raw import RawSource
+
+_FOLDER = Path(__file__).parent.parent / "builtin"
+
+
+def builtin_name(dataset_id: str) -> str | None:
+    """The packaged data set that an id means, with or without ``sb3_offline/``, or None."""
+    name = dataset_id.removeprefix(f"{NAMESPACE}/")
+    return name if name in BUILTIN_TASKS else None
+
+
+def open_builtin(name: str) -> RawSource:
+    """A packaged data set; its metadata are the card that says how it was made."""
+    return open_npz(_FOLDER / f"{name}.npz", f"{NAMESPACE}/{name}")

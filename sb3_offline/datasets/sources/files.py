@@ -1,0 +1,167 @@
+"""Data files: flat HDF5 (D4RL's layout) and npz. Reading one never runs code from it, nor opens another file."""
+
+from __future__ import annotations
+
+import re
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import IO, Any
+
+import h5py
+import numpy as np
+
+from sb3_offline.datasets.checks import ALIASES
+from sb3_offline.datasets.errors import DatasetError
+from sb3_offline.datasets.offline_dataset import ARRAY_NAMES
+from sb3_offline.datasets.sources.raw import Arrays, RawSource, collect_metadata, raw_from_metadata
+
+HDF5_SUFFIXES = (".hdf5", ".h5")
+_PICKLE_SUFFIXES = (".pkl", ".pickle", ".pt", ".pth", ".joblib", ".zip")
+_ARRAY_KEYS = (*ARRAY_NAMES, *ALIASES)
+
+#: D4RL's genuine files (e.g. hopper_medium_expert-v2.hdf5) do not name their task, but their names may tell it.
+_TASKS_IN_FILE_NAMES = {"hopper": "Hopper-v5", "halfcheetah": "HalfCheetah-v5", "walker2d": "Walker2d-v5"}
+
+
+def looks_like_file(name: str) -> bool:
+    """Whether a string is meant as a data file rather than as an id."""
+    return Path(name).suffix.lower() in (*HDF5_SUFFIXES, ".npz", ".npy", *_PICKLE_SUFFIXES)
+
+
+def open_file(path: Path) -> RawSource:
+    """Open a data file by its suffix; only its metadata are read.
+
+    :raises DatasetError: for a missing file, a directory, a pickle, an unknown suffix, or a damaged file
+    """
+    suffix = path.suffix.lower()
+    if path.is_dir():
+        raise DatasetError(f"{path} is a directory; a data file (.hdf5, .h5 or .npz) or a Minari id is needed.")
+    if suffix in _PICKLE_SUFFIXES:
+        raise DatasetError(
+            f"{path}: pickled data are refused, because reading them runs code from the file. Save the arrays with "
+            "numpy.savez_compressed as .npz, or as HDF5."
+        )
+    if not path.exists():
+        raise DatasetError(f"{path}: there is no such file (looked in {path.absolute().parent}).")
+    if suffix in HDF5_SUFFIXES:
+        return _open_hdf5(path)
+    if suffix == ".npz":
+        return open_npz(path, path.name)
+    raise DatasetError(f"{path}: {suffix or 'no suffix'} is not a known format; .hdf5, .h5 and .npz are.")
+
+
+def open_npz(path: Path, dataset_id: str) -> RawSource:
+    """An npz file: the arrays by name, and optionally ``metadata`` (JSON text) or ``env_id``."""
+    with _npz(path) as file:
+        keys = [key for key in file.files if key in ("env_id", "metadata") or key.startswith("metadata/")]
+        metadata = collect_metadata(dataset_id, {key: _npz_member(path, file, key) for key in keys})
+
+    def read() -> Arrays:
+        with _npz(path) as file:
+            return {key: _npz_member(path, file, key) if key in _ARRAY_KEYS else None for key in file.files}
+
+    return raw_from_metadata(dataset_id, read, metadata)
+
+
+@contextmanager
+def _npz(path: Path) -> Iterator[Any]:
+    with path.open("rb") as stream:
+        _check_zip(path, stream)
+        try:
+            with np.load(stream, allow_pickle=False) as file:
+                yield file
+        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError) as error:
+            raise DatasetError(f"{path}: the file is damaged or cut short ({error}). Copy it again.") from error
+
+
+def _check_zip(path: Path, stream: IO[bytes]) -> None:
+    magic = stream.read(2)
+    stream.seek(0)
+    if magic[:1] == b"\x80":
+        raise DatasetError(
+            f"{path}: this is a pickle, whatever its name. Pickled data are refused, because reading them runs code "
+            "from the file."
+        )
+    if magic != b"PK" or not zipfile.is_zipfile(stream):
+        raise DatasetError(
+            f"{path}: this is not an npz file, or it is damaged or cut short. Write it with numpy.savez_compressed."
+        )
+    stream.seek(0)
+
+
+def _npz_member(path: Path, file: Any, key: str) -> np.ndarray:
+    try:
+        return file[key]
+    except ValueError as error:  # numpy refuses object arrays, which are pickled, and headers that it cannot parse
+        raise DatasetError(
+            f"{path}: {key} cannot be read: {error}. Arrays of dtype object are pickled, and pickled data are refused, "
+            "because reading them runs code from the file. Give rectangular arrays of numbers."
+        ) from error
+
+
+def _open_hdf5(path: Path) -> RawSource:
+    with _hdf5(path) as file:
+        metadata = collect_metadata(path.name, _hdf5_metadata(file))
+
+    def read() -> Arrays:
+        with _hdf5(path) as file:
+            return {key: _hdf5_array(path, file, key) if key in _ARRAY_KEYS else None for key in file}
+
+    raw = raw_from_metadata(path.name, read, metadata)
+    task = re.match(r"(hopper|halfcheetah|walker2d)[-_]", path.name.lower())
+    if raw.env_id is None and task:
+        inferred = _TASKS_IN_FILE_NAMES[task.group(1)]
+        return replace(raw, env_id=inferred, env_id_from=f"the file's name, {path.name}: the file itself names no task")
+    return raw
+
+
+@contextmanager
+def _hdf5(path: Path) -> Iterator[h5py.File]:
+    try:
+        with h5py.File(path, "r") as file:
+            _refuse_links_out(path, file)
+            yield file
+    except DatasetError:
+        raise
+    except (OSError, RuntimeError, KeyError) as error:
+        raise DatasetError(f"{path}: not an HDF5 file, or damaged or cut short ({error}).") from error
+
+
+def _refuse_links_out(path: Path, file: h5py.File) -> None:
+    """Refuse whatever would make HDF5 read another file."""
+
+    def link_out(name: str, link: Any) -> str | None:  # a value other than None ends the visit
+        return f"{name} is an external link to {link.filename!r}" if isinstance(link, h5py.ExternalLink) else None
+
+    found = file.visititems_links(link_out)
+    if found is not None:
+        raise DatasetError(f"{path}: {found}. A data file must hold its own data: copy them into one file.")
+
+
+def _is_group(file: h5py.File, key: str) -> bool:
+    return file.get(key, getclass=True) is h5py.Group
+
+
+def _hdf5_array(path: Path, file: h5py.File, key: str) -> np.ndarray:
+    item = file[key]
+    if not isinstance(item, h5py.Dataset):
+        raise DatasetError(f"{path}: {key} is a group, not an array. Dict spaces are not supported.")
+    if item.is_virtual or item.external:
+        raise DatasetError(
+            f"{path}: {key} lies in another file. A data file must hold its own data: copy them into one."
+        )
+    return item[()]
+
+
+def _hdf5_metadata(file: h5py.File) -> dict[str, Any]:
+    """Short entries of the group ``metadata`` and the file's attributes; stored networks and the like are skipped."""
+    found: dict[str, Any] = {f"metadata/{key}": value for key, value in file.attrs.items() if np.ndim(value) == 0}
+    if "metadata" in file and _is_group(file, "metadata"):
+        for key, item in file["metadata"].items():
+            if isinstance(item, h5py.Dataset) and item.shape == () and not (item.is_virtual or item.external):
+                found[f"metadata/{key}"] = item[()]
+    return found

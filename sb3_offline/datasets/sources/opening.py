@@ -1,0 +1,249 @@
+"""`open_dataset` and `load_dataset`: one door for every source."""
+
+from __future__ import annotations
+
+import difflib
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, Union
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
+from stable_baselines3.common.buffers import ReplayBuffer
+
+from sb3_offline.datasets.checks import build_dataset, warn_if_one_episode
+from sb3_offline.datasets.envs import env_from_spec, find_spec
+from sb3_offline.datasets.errors import DatasetError
+from sb3_offline.datasets.offline_dataset import ARRAY_NAMES, DatasetInfo, OfflineDataset
+from sb3_offline.datasets.references import REFERENCE_SCORES
+from sb3_offline.datasets.sources.arrays import open_arrays, open_offline_dataset, open_replay_buffer
+from sb3_offline.datasets.sources.builtin import builtin_name, open_builtin
+from sb3_offline.datasets.sources.files import looks_like_file, open_file
+from sb3_offline.datasets.sources.minari import is_minari_dataset, open_minari, open_minari_dataset
+from sb3_offline.datasets.sources.raw import RawSource
+
+if TYPE_CHECKING:
+    from minari import MinariDataset
+
+#: Whatever logged data may come from; a sequence of sources is one data set.
+Source: TypeAlias = Union[
+    str, Path, Mapping[str, Any], ReplayBuffer, OfflineDataset, "MinariDataset", Sequence["Source"]
+]
+
+
+@dataclass(frozen=True)
+class DatasetSource:
+    """An opened source: its ``info`` is known, its arrays are read and checked by :meth:`load`."""
+
+    info: DatasetInfo
+    read: Callable[[], OfflineDataset]
+
+    def load(self) -> OfflineDataset:
+        """Read and check the arrays.
+
+        :raises DatasetError: naming the key, the row and the remedy
+        """
+        dataset = self.read()
+        warn_if_one_episode(dataset)
+        return dataset
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What the caller says about the data."""
+
+    env_id: str | None
+    observation_space: spaces.Space | None
+    action_space: spaces.Space | None
+    download: bool
+
+
+def open_dataset(
+    source: Source,
+    *,
+    env_id: str | None = None,
+    observation_space: spaces.Space | None = None,
+    action_space: spaces.Space | None = None,
+    download: bool = False,
+) -> DatasetSource:
+    """Find out what a data set is without reading its arrays.
+
+    :param source: a packaged id (``"Pendulum-medium-v0"``), a Minari id (``"mujoco/hopper/medium-v0"``), a file
+        (.hdf5, .h5: D4RL's flat layout; .npz), a mapping of arrays, a filled SB3 ReplayBuffer, a MinariDataset, an
+        OfflineDataset, or a sequence of these, which is one data set
+    :param env_id: Gymnasium id of the task, for data that do not name it (it comes before a name in the data)
+    :param observation_space: for data that do not have it; must agree with the data's own
+    :param action_space: for data that do not have it; must agree with the data's own
+    :param download: fetch a Minari data set that is not installed; otherwise the network is never used
+    :raises DatasetError: if the source cannot be found or opened, or its spaces are not known
+    """
+    return _open(source, _Task(env_id, observation_space, action_space, download))
+
+
+def load_dataset(
+    source: Source,
+    *,
+    env_id: str | None = None,
+    observation_space: spaces.Space | None = None,
+    action_space: spaces.Space | None = None,
+    download: bool = False,
+) -> OfflineDataset:
+    """Open a source, read its arrays and check them; the parameters are those of :func:`open_dataset`.
+
+    :raises DatasetError: naming what is wrong, where (key, row), and the remedy
+    """
+    return _open(source, _Task(env_id, observation_space, action_space, download)).load()
+
+
+def _open(source: Source, task: _Task) -> DatasetSource:
+    if isinstance(source, Sequence) and not isinstance(source, str):
+        return _open_many(source, task)
+    raw = _open_one(source, task.download)
+    info = _describe(raw, task)
+    return DatasetSource(info, lambda: build_dataset(raw.read(), info))
+
+
+def _open_one(source: Source, download: bool) -> RawSource:
+    if isinstance(source, OfflineDataset):
+        return open_offline_dataset(source)
+    if isinstance(source, ReplayBuffer):
+        return open_replay_buffer(source)
+    if isinstance(source, Mapping):
+        return open_arrays(source)
+    if isinstance(source, Path):
+        return open_file(source.expanduser())
+    if isinstance(source, str):
+        return _open_name(source, download)
+    if is_minari_dataset(source):
+        return open_minari_dataset(source)
+    raise DatasetError(
+        f"Data cannot be read from a {type(source).__name__}. Give an id, a file, a dict of arrays, an SB3 "
+        "ReplayBuffer, a MinariDataset, an OfflineDataset, or a list of these."
+    )
+
+
+def _open_name(name: str, download: bool) -> RawSource:
+    packaged = builtin_name(name)
+    if packaged is not None:
+        return open_builtin(packaged)
+    path = Path(name).expanduser()
+    if looks_like_file(name) or path.is_file():
+        return open_file(path)
+    try:
+        return open_minari(name, download=download)
+    except DatasetError:
+        if path.is_dir():
+            open_file(path)  # says that it is a directory
+        raise
+
+
+def _describe(raw: RawSource, task: _Task) -> DatasetInfo:
+    spec = _spec_of(raw, task)
+    inferred = spec is not None and task.env_id is None and raw.env_id_from is not None
+    observation_space, action_space = (
+        _one_space("observation", task.observation_space, raw.observation_space, raw.dataset_id),
+        _one_space("action", task.action_space, raw.action_space, raw.dataset_id),
+    )
+    if observation_space is None or action_space is None:
+        if spec is None:
+            raise DatasetError(_spaces_unknown(raw))
+        if inferred:
+            warnings.warn(
+                f"{raw.dataset_id} is taken for {spec.id} from {raw.env_id_from}. Pass env_id= to say which it is.",
+                stacklevel=4,
+            )
+        env = env_from_spec(spec, raw.dataset_id)
+        observation_space, action_space = observation_space or env.observation_space, action_space or env.action_space
+        env.close()
+    low, high, card = raw.reference_min_score, raw.reference_max_score, dict(raw.card)
+    if inferred:
+        card["env_id_from"] = raw.env_id_from
+    known = None if spec is None else REFERENCE_SCORES.get(spec.id)
+    if known is not None and (low is None or high is None):
+        low, high = known.minimum, known.maximum
+        card["reference_scores"] = known.note
+    return DatasetInfo(raw.dataset_id, observation_space, action_space, spec, low, high, card)
+
+
+def _spec_of(raw: RawSource, task: _Task) -> EnvSpec | None:
+    if task.env_id is None:
+        return raw.env_spec or (find_spec(raw.env_id) if raw.env_id else None)
+    spec = find_spec(task.env_id)
+    if spec is None:
+        near = difflib.get_close_matches(task.env_id, gym.registry, n=3)
+        hint = f" Near it: {', '.join(near)}." if near else ""
+        raise DatasetError(
+            f"env_id={task.env_id!r} is not a registered Gymnasium id.{hint} Import the package that registers it."
+        )
+    return spec
+
+
+def _spaces_unknown(raw: RawSource) -> str:
+    if raw.env_id:
+        names = f"names {raw.env_id}, which is not registered here (import the package that registers it)"
+    else:
+        names = "names no environment and no spaces"
+    return (
+        f"{raw.dataset_id} {names}, and bounds are never guessed from data. Give env= (to an algorithm) or env_id= of "
+        "its task, e.g. 'Hopper-v5', or both observation_space= and action_space=."
+    )
+
+
+def _one_space(kind: str, given: spaces.Space | None, own: spaces.Space | None, dataset_id: str) -> spaces.Space | None:
+    """The space that the caller gives, which must agree with the data's own, or else the data's own."""
+    if given is not None and own is not None and not _same_space(given, own, bounds=kind == "action"):
+        raise DatasetError(
+            f"{dataset_id}: the {kind} space of the environment, {given}, does not match that of the data, {own}."
+        )
+    return given if given is not None else own
+
+
+def _same_space(one: spaces.Space, other: spaces.Space, *, bounds: bool) -> bool:
+    """Equal but for float precision; an observation's bounds may differ, an action's may not."""
+    if not isinstance(one, spaces.Box) or not isinstance(other, spaces.Box):
+        return one == other
+    if one.shape != other.shape or (one.dtype == np.uint8) != (other.dtype == np.uint8):
+        return False
+    return not bounds or (np.allclose(one.low, other.low) and np.allclose(one.high, other.high))
+
+
+def _open_many(sources: Sequence[Source], task: _Task) -> DatasetSource:
+    if len(sources) == 0:
+        raise DatasetError("An empty list holds no data: give at least one source.")
+    parts = [_open(source, task) for source in sources]
+    first = parts[0].info
+    for part in (p.info for p in parts[1:]):
+        for kind in ("observation", "action"):
+            own, other = getattr(first, f"{kind}_space"), getattr(part, f"{kind}_space")
+            if not _same_space(own, other, bounds=kind == "action"):
+                raise DatasetError(
+                    f"{first.dataset_id} and {part.dataset_id} cannot be one data set: their {kind} spaces differ, "
+                    f"{own} and {other}."
+                )
+    info = _joint_info([part.info for part in parts])
+    return DatasetSource(info, lambda: _concatenate(info, [part.read() for part in parts]))
+
+
+def _joint_info(infos: Sequence[DatasetInfo]) -> DatasetInfo:
+    first = infos[0]
+    card: dict[str, Any] = {"parts": [{"dataset_id": info.dataset_id, **info.card} for info in infos]}
+    joint = replace(first, dataset_id=" + ".join(info.dataset_id for info in infos), card=card)
+    if len({info.env_spec.id if info.env_spec else None for info in infos}) > 1:
+        card["env_note"] = "the parts name different environments, so none is named for the whole"
+        joint = replace(joint, env_spec=None)
+    if len({(info.reference_min_score, info.reference_max_score) for info in infos}) > 1:
+        card["reference_note"] = "the parts have different reference scores, so there are none for the whole"
+        joint = replace(joint, reference_min_score=None, reference_max_score=None)
+    return joint
+
+
+def _concatenate(info: DatasetInfo, parts: Sequence[OfflineDataset]) -> OfflineDataset:
+    """One data set of several; an episode never runs on across a joint."""
+    arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in ARRAY_NAMES}
+    last = np.cumsum([len(part) for part in parts]) - 1
+    arrays["truncations"][last] |= ~arrays["terminations"][last]
+    return OfflineDataset(info, **arrays)

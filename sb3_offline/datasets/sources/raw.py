@@ -1,0 +1,82 @@
+"""What a file format's reader hands over: facts about the data, and a function that reads the arrays."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
+
+from sb3_offline.datasets.errors import DatasetError
+
+#: Arrays by name, unchecked. Of a key that is not known only the name matters.
+Arrays = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class RawSource:
+    """An opened source, before anything is checked. What the source does not say is None."""
+
+    dataset_id: str
+    read: Callable[[], Arrays]
+    observation_space: spaces.Space | None = None
+    action_space: spaces.Space | None = None
+    env_spec: EnvSpec | None = None
+    env_id: str | None = None
+    env_id_from: str | None = None  # how env_id is known, if it was inferred
+    reference_min_score: float | None = None
+    reference_max_score: float | None = None
+    card: dict[str, Any] = field(default_factory=dict)
+
+
+def raw_from_metadata(dataset_id: str, read: Callable[[], Arrays], metadata: Mapping[str, Any]) -> RawSource:
+    """A source described by free-form metadata, of which ``env_id`` and the reference scores are understood."""
+    facts = dict(metadata)
+    env_id, low, high = (facts.pop(key, None) for key in ("env_id", "reference_min_score", "reference_max_score"))
+    return RawSource(
+        dataset_id,
+        read,
+        env_id=None if env_id is None else str(env_id),
+        reference_min_score=_score(dataset_id, "reference_min_score", low),
+        reference_max_score=_score(dataset_id, "reference_max_score", high),
+        card=facts,
+    )
+
+
+def _score(dataset_id: str, key: str, value: Any) -> float | None:
+    try:
+        return None if value is None else float(value)
+    except (TypeError, ValueError) as error:
+        raise DatasetError(f"{dataset_id}: the metadata's {key} is {value!r}, not a number.") from error
+
+
+def plain(value: Any) -> Any:
+    """A scalar array or bytes as the plain Python value it holds; anything else as it is."""
+    if isinstance(value, (np.ndarray, np.generic)) and value.ndim == 0:
+        value = value.item()
+    return value.decode("utf-8", errors="replace") if isinstance(value, bytes) else value
+
+
+def collect_metadata(dataset_id: str, entries: Mapping[str, Any]) -> dict[str, Any]:
+    """Metadata from the keys ``env_id``, ``metadata`` (a mapping, or JSON text) and ``metadata/...`` (D4RL).
+
+    :raises DatasetError: if ``metadata`` is text that is not a JSON object
+    """
+    found: dict[str, Any] = {}
+    for key, value in ((str(key), plain(value)) for key, value in entries.items()):
+        if key.startswith("metadata/"):
+            found[key.removeprefix("metadata/")] = value
+        elif key == "metadata" and isinstance(value, str):
+            try:
+                found.update(json.loads(value))
+            except (ValueError, TypeError) as error:
+                raise DatasetError(f"{dataset_id}: metadata is not a JSON object ({error}).") from error
+        elif key == "metadata" and isinstance(value, Mapping):
+            found.update({name: plain(item) for name, item in value.items()})
+        elif key == "env_id":
+            found[key] = value
+    return found
