@@ -1,0 +1,107 @@
+"""The options that a user gives as ``dynamics_kwargs``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
+from typing import Any
+
+from sb3_offline.dynamics.ensemble import weight_decay_per_layer
+from sb3_offline.dynamics.termination import Termination, check_termination
+
+
+@dataclass(frozen=True)
+class DynamicsConfig:
+    """
+    Options of the dynamics model and of its fit; the defaults are those of MBPO and COMBO.
+
+    :param n_members: networks in the ensemble
+    :param n_elites: how many of them, the best on held-out data, are rolled out
+    :param hidden_sizes: widths of the hidden layers
+    :param weight_decay: one float, or one per layer; None is MBPO's: 2.5e-5 at the first layer, rising to 1e-4
+    :param learning_rate: Adam's
+    :param batch_size: transitions per member and step
+    :param holdout_fraction: share of the data held out, at most 1000 transitions
+    :param max_epochs: None for no bound but ``patience``
+    :param patience: epochs without improvement of any member after which the fit ends
+    :param logvar_loss_weight: pull that keeps the soft bounds of the log-variance tight
+    :param termination: "auto", "never" or a callable, see :func:`~sb3_offline.dynamics.resolve_termination`
+    :raises ValueError: for a value out of range
+    :raises TypeError: for a value of the wrong type
+    """
+
+    n_members: int = 7
+    n_elites: int = 5
+    hidden_sizes: tuple[int, ...] = (200, 200, 200, 200)
+    weight_decay: float | tuple[float, ...] | None = None
+    learning_rate: float = 1e-3
+    batch_size: int = 256
+    holdout_fraction: float = 0.2
+    max_epochs: int | None = None
+    patience: int = 5
+    logvar_loss_weight: float = 0.01
+    termination: Termination = "auto"
+
+    def __post_init__(self) -> None:
+        for name in ("n_members", "n_elites", "batch_size", "patience"):
+            _check_count(name, getattr(self, name))
+        if self.max_epochs is not None:
+            _check_count("max_epochs", self.max_epochs)
+        if self.n_elites > self.n_members:
+            raise ValueError(f"dynamics_kwargs['n_elites']={self.n_elites} exceeds n_members={self.n_members}.")
+
+        sizes = _as_tuple("hidden_sizes", self.hidden_sizes)
+        for size in sizes:
+            _check_count("hidden_sizes", size)
+        object.__setattr__(self, "hidden_sizes", sizes)
+
+        if self.weight_decay is not None and not isinstance(self.weight_decay, (int, float)):
+            object.__setattr__(self, "weight_decay", _as_tuple("weight_decay", self.weight_decay))
+        for decay in weight_decay_per_layer(self.weight_decay, len(sizes) + 1):
+            _check_number("weight_decay", decay, low=0.0)
+
+        _check_number("learning_rate", self.learning_rate, low=0.0, low_open=True)
+        _check_number("logvar_loss_weight", self.logvar_loss_weight, low=0.0)
+        _check_number("holdout_fraction", self.holdout_fraction, low=0.0, low_open=True, below=1.0)
+        check_termination(self.termination)
+
+    @classmethod
+    def from_kwargs(cls, kwargs: Mapping[str, Any] | None) -> DynamicsConfig:
+        """
+        Check a user's mapping. An ensemble of fewer members than the default elites rolls out all of its members.
+
+        :raises TypeError: for an unknown key, naming the nearest known one
+        """
+        kwargs = dict(kwargs or {})
+        known = [field.name for field in fields(cls)]
+        for key in kwargs:
+            if key not in known:
+                near = get_close_matches(str(key), known, n=1)
+                hint = f"did you mean {near[0]!r}? " if near else ""
+                raise TypeError(f"dynamics_kwargs has no option {key!r}: {hint}Options: {', '.join(known)}.")
+        members = kwargs.get("n_members")
+        if isinstance(members, int) and 1 <= members < cls.n_elites:
+            kwargs.setdefault("n_elites", members)
+        return cls(**kwargs)
+
+
+def _as_tuple(name: str, value: Any) -> tuple[Any, ...]:
+    if isinstance(value, (str, bytes)) or not hasattr(value, "__iter__"):
+        raise TypeError(f"dynamics_kwargs[{name!r}] must be a list of numbers, got {value!r}.")
+    return tuple(value)
+
+
+def _check_count(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"dynamics_kwargs[{name!r}] must be made of integers, got {value!r}.")
+    if value < 1:
+        raise ValueError(f"dynamics_kwargs[{name!r}] must be at least 1, got {value}.")
+
+
+def _check_number(name: str, value: Any, *, low: float, low_open: bool = False, below: float = float("inf")) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"dynamics_kwargs[{name!r}] must be a number, got {value!r}.")
+    if not low <= value < below or (low_open and value == low):
+        bound = f"{'>' if low_open else '>='} {low:g}" + (f" and < {below:g}" if below < float("inf") else "")
+        raise ValueError(f"dynamics_kwargs[{name!r}] must be {bound}, got {value}.")

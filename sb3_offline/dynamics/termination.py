@@ -1,0 +1,137 @@
+"""When an imagined episode ends: Gymnasium's own rules, a user's callable, or never."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from difflib import get_close_matches
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import torch as th
+from gymnasium.envs.registration import EnvSpec, parse_env_id
+
+from sb3_offline.dynamics.rules import TERMINATION_RULES, Ended, never_ended
+
+TerminationFn: TypeAlias = Callable[[th.Tensor, th.Tensor, th.Tensor], th.Tensor]
+"""(observations (B, o), actions (B, a) in environment units, next observations (B, o)) -> ended (B,) bool."""
+
+Termination: TypeAlias = Literal["auto", "never"] | Callable[..., Any]
+
+
+def known_rule(env_spec: EnvSpec | None) -> Ended | None:
+    """
+    Gymnasium's rule, built with the env's keyword arguments; None for an env that is not Gymnasium's own, or whose
+    observations are changed by a wrapper.
+    """
+    if env_spec is None:
+        return None
+    namespace, name, _ = parse_env_id(env_spec.id)
+    entry_point = env_spec.entry_point
+    foreign = isinstance(entry_point, str) and not entry_point.startswith("gymnasium")
+    wrapped = any("Observation" in wrapper.name for wrapper in env_spec.additional_wrappers)
+    if namespace is not None or name not in TERMINATION_RULES or foreign or wrapped:
+        return None
+    return TERMINATION_RULES[name](env_spec.kwargs)
+
+
+class UserTermination:
+    """
+    A user's callable, checked at each call.
+
+    It is first tried with tensors on the model's device; if that raises, with numpy arrays, and what works is kept.
+
+    :raises ValueError: it returns another shape than (B,) or (B, 1); or it raises with tensors and with arrays (both of
+        its tracebacks are shown)
+    :raises TypeError: it returns another dtype than bool
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+        self.takes_numpy: bool | None = None  # unknown before the first call
+        self.name = f"The termination callable {getattr(function, '__qualname__', function)!r}"
+
+    def __call__(self, observations: th.Tensor, actions: th.Tensor, next_observations: th.Tensor) -> th.Tensor:
+        batch = (observations, actions, next_observations)
+        result = self._first_call(batch) if self.takes_numpy is None else self._call(batch)
+        if not isinstance(result, (th.Tensor, np.ndarray)) or result.dtype not in (th.bool, np.dtype(bool)):
+            found = getattr(result, "dtype", type(result).__name__)
+            raise TypeError(
+                f"{self.name} must return a tensor or array of bool, one entry per row, but returned {found}. Compare "
+                "whole columns, e.g. next_obs[:, 0] < 0.7."
+            )
+        n_rows = len(next_observations)
+        if tuple(result.shape) not in ((n_rows,), (n_rows, 1)):
+            raise ValueError(
+                f"{self.name} must return shape ({n_rows},) for {n_rows} rows, but returned {tuple(result.shape)}."
+            )
+        return th.as_tensor(result, device=next_observations.device).reshape(n_rows)
+
+    def _first_call(self, batch: tuple[th.Tensor, ...]) -> Any:
+        self.takes_numpy = False
+        try:
+            return self._call(batch)
+        except Exception:
+            self.takes_numpy = True
+            try:
+                return self._call(batch)
+            except Exception as error:
+                self.takes_numpy = None
+                shapes = ", ".join(str(tuple(array.shape)) for array in batch)
+                raise ValueError(
+                    f"{self.name} raised {type(error).__name__}: {error}. It is called with (observations, actions, "
+                    f"next_observations) of shapes {shapes}, as tensors and then as numpy arrays."
+                ) from error
+
+    def _call(self, batch: tuple[th.Tensor, ...]) -> Any:
+        return self.function(*(array.cpu().numpy() for array in batch)) if self.takes_numpy else self.function(*batch)
+
+
+def check_termination(termination: Any) -> None:
+    """
+    :raises ValueError: a string that is no option
+    :raises TypeError: neither a string nor a callable
+    """
+    if callable(termination) or termination in ("auto", "never"):
+        return
+    error = ValueError if isinstance(termination, str) else TypeError
+    near = get_close_matches(str(termination), ("auto", "never"), n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    raise error(
+        f"dynamics_kwargs['termination'] must be 'auto', 'never' or a callable (obs, act, next_obs) -> bool, got "
+        f"{termination!r}.{hint}"
+    )
+
+
+def resolve_termination(termination: Termination, env_spec: EnvSpec | None, has_terminations: bool) -> TerminationFn:
+    """
+    Choose the rule that ends imagined episodes.
+
+    "auto" is Gymnasium's own rule where the env is known (:data:`TERMINATION_RULES`), else never, with a warning when
+    the data holds terminations. A callable gets torch tensors (or, failing that, numpy arrays): observations and next
+    observations (B, o), actions (B, a) in environment units; it returns bool of shape (B,).
+
+    :param termination: "auto", "never" or a callable
+    :param env_spec: of the env that the data comes from, if known
+    :param has_terminations: whether any transition of the data is terminal
+    :raises ValueError: unknown option
+    """
+    check_termination(termination)
+    if callable(termination):
+        return UserTermination(termination)
+    rule = never_ended if termination == "never" else _automatic_rule(env_spec, has_terminations)
+    return lambda _observations, _actions, next_observations: rule(next_observations)
+
+
+def _automatic_rule(env_spec: EnvSpec | None, has_terminations: bool) -> Ended:
+    rule = known_rule(env_spec)
+    if has_terminations and (rule is None or rule is never_ended):
+        env = "its env" if env_spec is None else env_spec.id
+        why = f"no rule is known for {env}" if rule is None else f"Gymnasium's {env} never ends"
+        warnings.warn(
+            f"The data holds terminations, but {why}: imagined episodes will not end. Pass dynamics_kwargs="
+            "{'termination': f} with f(obs, act, next_obs) -> bool, or 'never' to silence this.",
+            UserWarning,
+            stacklevel=3,
+        )
+    return never_ended if rule is None else rule

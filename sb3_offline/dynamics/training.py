@@ -1,0 +1,270 @@
+"""Fitting the ensemble by maximum likelihood: bootstrap per member, held-out early stopping, elites."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import torch as th
+from tqdm import tqdm
+
+from sb3_offline.dynamics.ensemble import EnsembleDynamics
+
+MAX_HOLDOUT_ROWS = 1000
+MIN_IMPROVEMENT = 0.01  # a snapshot is taken when the held-out error falls by more than this fraction
+
+StopReason: TypeAlias = Literal["patience", "max_epochs", "callback"]
+
+
+class DynamicsDivergedError(FloatingPointError, ValueError):
+    """The loss became NaN or infinite. Also a ValueError, which is what a hyperparameter search prunes on."""
+
+
+@dataclass(frozen=True, eq=False)
+class EpochStats:
+    """What one epoch did. The errors are those of :class:`FitReport`, (n_members,) on the model's device."""
+
+    epoch: int
+    train_loss: float
+    holdout_error: th.Tensor
+    holdout_mse: th.Tensor
+    best_holdout_error: th.Tensor
+    stale_epochs: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class FitReport:
+    """
+    How a fit went. Per member, of the snapshot that was kept: ``holdout_error`` is the mean squared error of the mean
+    prediction in units of the targets' variance, averaged over (delta observation, reward): 0 is perfect, 1 is no
+    better than a constant. It decides on early stopping, snapshots and elites, where raw units would let the
+    dimensions of largest scale decide alone. ``holdout_mse`` is the same in raw units. ``train_loss`` is the last
+    epoch's :func:`negative_log_likelihood`, the mean over the members.
+    """
+
+    epochs: int
+    train_loss: float
+    holdout_error: tuple[float, ...]
+    holdout_mse: tuple[float, ...]
+    elites: tuple[int, ...]
+    n_train: int
+    n_holdout: int
+    stopped_by: StopReason
+    seconds: float
+
+
+def fit_ensemble(
+    model: EnsembleDynamics,
+    optimizer: th.optim.Optimizer,
+    observations: th.Tensor,
+    actions: th.Tensor,
+    next_observations: th.Tensor,
+    rewards: th.Tensor,
+    *,
+    generator: th.Generator,
+    batch_size: int = 256,
+    holdout_fraction: float = 0.2,
+    max_epochs: int | None = None,
+    patience: int = 5,
+    logvar_loss_weight: float = 0.01,
+    on_epoch: Callable[[EpochStats], bool | None] | None = None,
+    progress_bar: bool = False,
+) -> FitReport:
+    """
+    Train from the model's present weights, restore each member's best snapshot and choose the elites.
+
+    Rows are transitions whose next observation is known, float32 on the model's device, in environment units. They are
+    copied once, standardised; a member's bootstrap sample is a row of indices. The loss is the sum over members of
+    :func:`negative_log_likelihood`, plus ``logvar_loss_weight`` * sum(max_logvar - min_logvar) averaged over members,
+    plus ``model.weight_decay`` times 0.5 |W|^2.
+
+    :param optimizer: over ``model.parameters()``, without a weight decay of its own
+    :param observations: (n, observation_dim)
+    :param actions: (n, action_dim)
+    :param next_observations: (n, observation_dim)
+    :param rewards: (n,) or (n, 1)
+    :param generator: source of the split, the bootstrap and the order of the batches
+    :param holdout_fraction: share of the rows held out, at most 1000 rows
+    :param max_epochs: None stops by ``patience`` alone: epochs in a row in which no member improved by 1%
+    :param on_epoch: called after each epoch; returning False ends the training (the best snapshots are kept)
+    :raises ValueError: too few rows to hold some out and fill two batches; NaN or infinite data
+    :raises DynamicsDivergedError: the loss is not finite. Then, as after any exception, ``model.fitted`` is False.
+    """
+    start = time.perf_counter()
+    model.fitted.fill_(False)
+    rewards = rewards.reshape(-1, 1)
+    _check_finite(observations=observations, actions=actions, next_observations=next_observations, rewards=rewards)
+    n_holdout, n_train = _split_sizes(len(observations), holdout_fraction, batch_size)
+    holdout, train = _permutation(len(observations), generator, model.device).split([n_holdout, n_train])
+    bootstrap = train[bootstrap_indices(model.n_members, n_train, generator).to(model.device)]
+
+    inputs = th.cat([observations, actions], dim=1)
+    model.fit_normalizer(inputs[train])
+    data = th.cat([model.normalize(inputs), next_observations - observations, rewards], dim=1)
+    units = th.cat([observations, rewards], dim=1).abs().amax(dim=0)
+    target_variance = _variance_or_one(data[train, inputs.shape[1] :], units)
+    holdout_data = data[holdout]
+    del inputs
+
+    best = _BestSnapshots(model)
+    epoch = stale = 0
+    stopped_by: StopReason | None = None
+    with tqdm(desc="dynamics", total=max_epochs, unit="epoch", disable=not progress_bar) as bar:
+        while stopped_by is None:
+            epoch += 1
+            epoch_start = time.perf_counter()
+            batches = _permutation(n_train, generator, model.device).split(batch_size)
+            loss = _train_epoch(model, optimizer, data, bootstrap, batches, logvar_loss_weight)
+            error, mse = _holdout_errors(model, holdout_data, target_variance)
+            if not th.isfinite(loss + error.sum()):
+                raise DynamicsDivergedError(
+                    f"The dynamics model diverged in epoch {epoch}: training loss {loss.item()}, held-out errors "
+                    f"{error.tolist()}. Lower learning_rate in dynamics_kwargs, and look for outliers: the largest "
+                    f"change of an observation is {data[:, model.input_mean.shape[0] : -1].abs().max().item():g}, the "
+                    f"largest |reward| {rewards.abs().max().item():g}."
+                )
+            stale = 0 if best.update(model, error, mse) else stale + 1
+            seconds = time.perf_counter() - epoch_start
+            stats = EpochStats(epoch, loss.item(), error, mse, best.error, stale, seconds)
+            bar.set_postfix(loss=f"{stats.train_loss:.3g}", error=f"{best.error.mean().item():.3g}", stale=stale)
+            bar.update()
+            if on_epoch is not None and on_epoch(stats) is False:
+                stopped_by = "callback"
+            elif stale >= patience:
+                stopped_by = "patience"
+            elif max_epochs is not None and epoch >= max_epochs:
+                stopped_by = "max_epochs"
+
+    best.restore(model)
+    model.elites.copy_(best.error.argsort(stable=True)[: len(model.elites)])
+    model.fitted.fill_(True)
+    return FitReport(
+        epochs=epoch,
+        train_loss=stats.train_loss,
+        holdout_error=tuple(best.error.tolist()),
+        holdout_mse=tuple(best.mse.tolist()),
+        elites=tuple(model.elites.tolist()),
+        n_train=n_train,
+        n_holdout=n_holdout,
+        stopped_by=stopped_by,
+        seconds=time.perf_counter() - start,
+    )
+
+
+def negative_log_likelihood(mean: th.Tensor, logvar: th.Tensor, targets: th.Tensor) -> th.Tensor:
+    """Gaussian NLL per member (M,), averaged over rows and dimensions, times two, without its constant (PETS, Eq 1)."""
+    return ((mean - targets).square() * (-logvar).exp() + logvar).mean(dim=(1, 2))
+
+
+@th.no_grad()
+def add_weight_decay(model: EnsembleDynamics) -> None:
+    """Add the gradient of sum over layers of 0.5 wd |W|^2, which is wd W, to the weights' gradients."""
+    for weight, decay in zip(model.weights, model.weight_decay, strict=True):
+        if weight.grad is not None:
+            weight.grad.add_(weight, alpha=decay)
+
+
+def bootstrap_indices(n_members: int, n_rows: int, generator: th.Generator) -> th.Tensor:
+    """(n_members, n_rows) indices below ``n_rows``, drawn with replacement, on the generator's device."""
+    return th.randint(n_rows, (n_members, n_rows), generator=generator, device=generator.device)
+
+
+def _train_epoch(
+    model: EnsembleDynamics,
+    optimizer: th.optim.Optimizer,
+    data: th.Tensor,
+    bootstrap: th.Tensor,
+    batches: tuple[th.Tensor, ...],
+    logvar_loss_weight: float,
+) -> th.Tensor:
+    """
+    One pass over every member's bootstrap sample.
+
+    :param data: (n, inputs + targets), the inputs standardised
+    :param bootstrap: (n_members, n_train) rows of ``data``
+    :param batches: columns of ``bootstrap``, a batch each
+    :return: the mean of :func:`negative_log_likelihood` over the pass, ()
+    """
+    n_inputs = model.input_mean.shape[0]
+    total = data.new_zeros(())
+    for columns in batches:
+        rows = bootstrap.index_select(1, columns)
+        batch = data.index_select(0, rows.flatten()).view(*rows.shape, -1)
+        inputs, targets = batch.tensor_split([n_inputs], dim=2)
+        nll = negative_log_likelihood(*model.networks(inputs), targets).sum()
+        bounds = (model.max_logvar - model.min_logvar).sum() / model.n_members
+        optimizer.zero_grad(set_to_none=True)
+        (nll + logvar_loss_weight * bounds).backward()
+        add_weight_decay(model)
+        optimizer.step()
+        total += nll.detach() * len(columns)
+    return total / bootstrap.numel()
+
+
+class _BestSnapshots:
+    """Each member's parameters at its lowest held-out error. Every parameter's first dimension is the member."""
+
+    def __init__(self, model: EnsembleDynamics) -> None:
+        self.error = th.full((model.n_members,), th.inf, device=model.device)
+        self.mse = self.error.clone()
+        self.parameters = [parameter.detach().clone() for parameter in model.parameters()]
+
+    @th.no_grad()
+    def update(self, model: EnsembleDynamics, error: th.Tensor, mse: th.Tensor) -> bool:
+        """Take a snapshot of the members that improved; whether any did."""
+        improved = error < (1 - MIN_IMPROVEMENT) * self.error
+        self.error, self.mse = th.where(improved, error, self.error), th.where(improved, mse, self.mse)
+        for saved, parameter in zip(self.parameters, model.parameters(), strict=True):
+            saved[improved] = parameter[improved]
+        return bool(improved.any())
+
+    @th.no_grad()
+    def restore(self, model: EnsembleDynamics) -> None:
+        for saved, parameter in zip(self.parameters, model.parameters(), strict=True):
+            parameter.copy_(saved)
+
+
+@th.no_grad()
+def _holdout_errors(
+    model: EnsembleDynamics, data: th.Tensor, target_variance: th.Tensor
+) -> tuple[th.Tensor, th.Tensor]:
+    """Mean squared error per member (M,): in units of the targets' variance, and raw."""
+    inputs, targets = data.tensor_split([model.input_mean.shape[0]], dim=1)
+    mean, _ = model.networks(inputs.expand(model.n_members, -1, -1))
+    mse = (mean - targets).square().mean(dim=1)
+    return (mse / target_variance).mean(dim=1), mse.mean(dim=1)
+
+
+def _variance_or_one(targets: th.Tensor, units: th.Tensor) -> th.Tensor:
+    """Variance per target dimension; 1 where nothing varies but float32's rounding of quantities as large as ``units``."""
+    std = targets.std(dim=0, correction=0)
+    return th.where(std <= 1e-6 * units, 1.0, std).square()
+
+
+def _permutation(n: int, generator: th.Generator, device: th.device) -> th.Tensor:
+    return th.randperm(n, generator=generator, device=generator.device).to(device)
+
+
+def _split_sizes(n_rows: int, holdout_fraction: float, batch_size: int) -> tuple[int, int]:
+    n_holdout = min(int(holdout_fraction * n_rows), MAX_HOLDOUT_ROWS)
+    n_train = n_rows - n_holdout
+    if n_holdout < 1 or n_train < 2 * batch_size:
+        raise ValueError(
+            f"{n_rows} transitions are too few for the dynamics model: holdout_fraction={holdout_fraction:g} holds out "
+            f"{n_holdout} (at least 1 is needed) and leaves {n_train} to train on (at least two batches of "
+            f"{batch_size} are). Bring more data, or change batch_size or holdout_fraction in dynamics_kwargs."
+        )
+    return n_holdout, n_train
+
+
+def _check_finite(**arrays: th.Tensor) -> None:
+    for name, array in arrays.items():
+        bad = ~th.isfinite(array).all(dim=1)
+        if bad.any():
+            raise ValueError(
+                f"{name} hold NaN or infinite values in {int(bad.sum())} of {len(bad)} rows, first in row "
+                f"{int(bad.nonzero()[0])}: leave those rows out before fitting the dynamics model."
+            )
