@@ -1,0 +1,22 @@
+"""Offline reinforcement learning for Stable-Baselines3."""
+
+from sb3_offline.combo import COMBO
+from sb3_offline.cql import CQL
+from sb3_offline.datasets import OfflineDataset, load_dataset, make_env, register_envs
+from sb3_offline.dromo import DROMO
+from sb3_offline.evaluation import OfflineEvalCallback
+
+__version__ = "0.1.0"
+
+register_envs()
+
+__all__ = [
+    "COMBO",
+    "CQL",
+    "DROMO",
+    "OfflineDataset",
+    "OfflineEvalCallback",
+    "__version__",
+    "load_dataset",
+    "make_env",
+]

@@ -1,0 +1,3 @@
+from sb3_offline.combo.combo import COMBO
+
+__all__ = ["COMBO"]

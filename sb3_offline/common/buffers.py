@@ -1,0 +1,134 @@
+"""Replay buffers whose arrays are tensors on the training device, sampled there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer
+from stable_baselines3.common.type_aliases import ReplayBufferSamples
+from stable_baselines3.common.vec_env import VecNormalize
+
+from sb3_offline.datasets import OfflineDataset
+
+_ARRAYS = ("observations", "actions", "next_observations", "rewards", "dones")
+
+
+class TensorReplayBuffer(ReplayBuffer):
+    """
+    An SB3 ``ReplayBuffer`` of tensors of shape (buffer_size, ...), allocated when first written.
+
+    Observations are raw, actions scaled to [-1, 1] as in SB3's own buffers, and ``dones`` holds terminations only:
+    a time-out does not end the bootstrap.
+
+    :param buffer_size: Capacity in rows.
+    :param device: Where the tensors live and are sampled.
+    """
+
+    def __init__(
+        self,
+        buffer_size: int,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        device: th.device | str = "auto",
+        n_envs: int = 1,
+        optimize_memory_usage: bool = False,
+    ):
+        if n_envs != 1 or optimize_memory_usage:
+            raise ValueError(f"{type(self).__name__} holds one stream of rows: n_envs=1 and no optimize_memory_usage.")
+        # Not ReplayBuffer.__init__, which would allocate numpy arrays of buffer_size rows at once
+        BaseBuffer.__init__(self, buffer_size, observation_space, action_space, device, n_envs)
+        self.generator: th.Generator | None = None
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget every row, and give the memory back."""
+        super().reset()
+        empty = th.empty(0, device=self.device)
+        for name in _ARRAYS:
+            setattr(self, name, empty)
+
+    def write(self, **rows: th.Tensor) -> None:
+        """
+        Append rows; when the buffer is full the oldest are overwritten.
+
+        :param rows: ``observations``, ``actions``, ``next_observations`` (n, ...), ``rewards`` and ``dones`` (n,).
+        """
+        n = len(rows["rewards"])
+        if n > self.buffer_size:  # only the newest rows survive
+            rows = {name: values[-self.buffer_size :] for name, values in rows.items()}
+            n = self.buffer_size
+        index = (th.arange(n, device=self.device) + self.pos) % self.buffer_size
+        for name in _ARRAYS:
+            values = rows[name]
+            if len(getattr(self, name)) == 0:
+                setattr(self, name, values.new_zeros((self.buffer_size, *values.shape[1:]), device=self.device))
+            getattr(self, name)[index] = values.to(self.device)
+        self.full = self.full or self.pos + n >= self.buffer_size
+        self.pos = (self.pos + n) % self.buffer_size
+
+    def sample(self, batch_size: int, env: VecNormalize | None = None) -> ReplayBufferSamples:
+        """
+        Draw rows uniformly, with replacement, from the buffer's own generator.
+
+        :param env: As in SB3: if given, observations are normalised by its statistics.
+        """
+        if self.size() == 0:
+            raise ValueError(f"The {type(self).__name__} is empty: nothing to sample.")
+        index = th.randint(self.size(), (batch_size,), generator=self.generator, device=self.device)
+        return self._get_samples(index, env)
+
+    def _get_samples(self, batch_inds: th.Tensor, env: VecNormalize | None = None) -> ReplayBufferSamples:  # type: ignore[override]
+        def normalise(observations: th.Tensor) -> th.Tensor:
+            if env is None:
+                return observations
+            return th.as_tensor(env.normalize_obs(observations.cpu().numpy()), device=self.device)
+
+        return ReplayBufferSamples(
+            observations=normalise(self._rows("observations", batch_inds)),
+            actions=self._rows("actions", batch_inds),
+            next_observations=normalise(self._rows("next_observations", batch_inds)),
+            dones=self._rows("dones", batch_inds).unsqueeze(1),
+            rewards=self._rows("rewards", batch_inds).unsqueeze(1),
+        )
+
+    def _rows(self, name: str, index: th.Tensor) -> th.Tensor:
+        return getattr(self, name).index_select(0, index)
+
+
+class OfflineDatasetBuffer(TensorReplayBuffer):
+    """The logged data as an SB3 replay buffer. It is filled once, from an :class:`OfflineDataset`."""
+
+    def load(self, dataset: OfflineDataset) -> None:
+        """Hold all rows of ``dataset``: observations raw, actions scaled to [-1, 1]."""
+        self.buffer_size = len(dataset)
+        self.reset()
+        self.write(
+            observations=th.as_tensor(dataset.observations),
+            actions=th.as_tensor(scale_actions(dataset.actions, self.action_space)),
+            next_observations=th.as_tensor(dataset.next_observations),
+            rewards=th.as_tensor(dataset.rewards),
+            dones=th.as_tensor(dataset.terminations.astype(np.float32)),
+        )
+
+    def add(self, *args: Any, **kwargs: Any) -> None:
+        raise RuntimeError("The logged data is fixed: an OfflineDatasetBuffer takes no new transitions.")
+
+
+class ModelRolloutBuffer(TensorReplayBuffer):
+    """A ring of transitions imagined by the dynamics model; the newest overwrite the oldest."""
+
+
+def scale_actions(actions: np.ndarray, action_space: spaces.Space) -> np.ndarray:
+    """Map actions (n, action_dim) from the space's bounds to [-1, 1], clipped, float32 (``policy.scale_action``)."""
+    if not isinstance(action_space, spaces.Box):
+        return actions
+    low, high = action_space.low, action_space.high
+    return np.clip(2.0 * (actions - low) / (high - low) - 1.0, -1.0, 1.0).astype(np.float32)
+
+
+def unscale_actions(actions: th.Tensor, low: th.Tensor, high: th.Tensor) -> th.Tensor:
+    """The inverse of :func:`scale_actions`, on the device."""
+    return low + 0.5 * (actions + 1.0) * (high - low)

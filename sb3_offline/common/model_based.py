@@ -1,0 +1,208 @@
+"""What model-based algorithms add: fit the dynamics once, roll it out now and then, mix real and imagined rows."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch as th
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.preprocessing import get_action_dim, get_flattened_obs_dim
+from stable_baselines3.sac.policies import Actor
+
+from sb3_offline.common.buffers import ModelRolloutBuffer, unscale_actions
+from sb3_offline.common.networks import Batch
+from sb3_offline.common.offline_sac import OfflineSAC, polyak
+from sb3_offline.datasets import OfflineDataset
+from sb3_offline.dynamics import (
+    DynamicsConfig,
+    EnsembleDynamics,
+    EpochStats,
+    fit_ensemble,
+    resolve_termination,
+    rollout,
+)
+
+RolloutPolicy = Literal["current", "target", "uniform"]
+
+
+class ModelBasedAlgorithm(OfflineSAC):
+    """
+    An :class:`OfflineSAC` whose batches mix data with short rollouts of a learned ensemble (MBPO, Janner et al. 2019).
+
+    :param real_ratio: f, the share of real rows in a batch: d_f = f d + (1 - f) rho; in (0, 1).
+    :param rollout_length: Steps of a rollout, from states of the data.
+    :param rollout_freq: Gradient steps between rollouts.
+    :param rollout_batch_size: Rollouts started at once.
+    :param rollout_retain: How many rollout rounds the model buffer keeps.
+    :param rollout_policy: Who acts in rollouts: the "current" policy, its Polyak copy ("target"), or "uniform" actions.
+    :param dynamics_kwargs: Options of the ensemble and its fit, see :class:`~sb3_offline.dynamics.DynamicsConfig`.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        real_ratio: float = 0.5,
+        rollout_length: int = 5,
+        rollout_freq: int = 1000,
+        rollout_batch_size: int = 10_000,
+        rollout_retain: int = 5,
+        rollout_policy: RolloutPolicy = "current",
+        dynamics_kwargs: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ):
+        self.real_ratio = real_ratio
+        self.rollout_length = rollout_length
+        self.rollout_freq = rollout_freq
+        self.rollout_batch_size = rollout_batch_size
+        self.rollout_retain = rollout_retain
+        self.rollout_policy = rollout_policy
+        self.dynamics_kwargs = None if dynamics_kwargs is None else dict(dynamics_kwargs)
+        self._check_options()
+        super().__init__(*args, **kwargs)
+
+    def _check_options(self) -> None:
+        if not 0 < self.real_ratio < 1:
+            raise ValueError(f"real_ratio must lie strictly between 0 and 1, got {self.real_ratio}.")
+        for name in ("rollout_length", "rollout_freq", "rollout_batch_size", "rollout_retain"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if self.rollout_policy not in ("current", "target", "uniform"):
+            raise ValueError(f"rollout_policy must be 'current', 'target' or 'uniform', got {self.rollout_policy!r}.")
+        DynamicsConfig.from_kwargs(self.dynamics_kwargs or {})
+
+    actor_target: Actor
+
+    # --- set up ---
+
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        if self.rollout_policy == "target":
+            # kept in the policy, so that it is saved, loaded and moved with it
+            self.actor_target = copy.deepcopy(self.policy.actor).requires_grad_(False)
+            self.actor_target.set_training_mode(False)
+            del self.actor_target.optimizer
+            self.policy.actor_target = self.actor_target
+        config = DynamicsConfig.from_kwargs(self.dynamics_kwargs or {})
+        self.dynamics = EnsembleDynamics(
+            get_flattened_obs_dim(self.observation_space),
+            get_action_dim(self.action_space),
+            n_members=config.n_members,
+            n_elites=config.n_elites,
+            hidden_sizes=config.hidden_sizes,
+            weight_decay=config.weight_decay,
+            generator=self.streams.cpu("dynamics_init"),
+        ).to(self.device)
+        self.model_buffer = ModelRolloutBuffer(
+            self.rollout_retain * self.rollout_length * self.rollout_batch_size,
+            self.observation_space,
+            self.action_space,
+            self.device,
+        )
+
+    def prepare(self, dataset: OfflineDataset, progress_bar: bool) -> None:
+        super().prepare(dataset, progress_bar)
+        config = DynamicsConfig.from_kwargs(self.dynamics_kwargs or {})
+        self.termination = resolve_termination(config.termination, dataset.info.env_spec, bool(dataset.terminations.any()))
+        if not bool(self.dynamics.fitted):
+            self.fit_dynamics(dataset, progress_bar)
+        self.model_buffer.generator = self.streams["sampling"]
+
+    def fit_dynamics(self, dataset: OfflineDataset | None = None, progress_bar: bool = False) -> None:
+        """
+        Fit the ensemble to the data; called by the first ``learn``, skipped when it is already fitted.
+
+        :param dataset: The data; the model's own if not given.
+        :raises ValueError: if the data is too small to hold any of it out.
+        """
+        dataset = self.load_dataset() if dataset is None else dataset
+        config = DynamicsConfig.from_kwargs(self.dynamics_kwargs or {})
+        valid = dataset.valid_next
+        arrays = (dataset.observations, dataset.actions, dataset.next_observations, dataset.rewards)
+        columns = [th.as_tensor(array[valid], device=self.device) for array in arrays]
+        fit_ensemble(
+            self.dynamics,
+            th.optim.Adam(self.dynamics.parameters(), lr=config.learning_rate),
+            *columns,
+            generator=self.streams["dynamics"],
+            batch_size=config.batch_size,
+            holdout_fraction=config.holdout_fraction,
+            max_epochs=config.max_epochs,
+            patience=config.patience,
+            logvar_loss_weight=config.logvar_loss_weight,
+            on_epoch=self._log_dynamics,
+            progress_bar=progress_bar,
+        )
+
+    def _log_dynamics(self, stats: EpochStats) -> None:
+        if hasattr(self, "_logger"):
+            self.logger.record("dynamics/train_loss", stats.train_loss)
+            self.logger.record("dynamics/holdout_error", float(stats.holdout_error.mean()))
+            self.logger.record("dynamics/holdout_mse", float(stats.holdout_mse.mean()))
+            self.logger.record("dynamics/epoch", stats.epoch)
+            self.logger.dump(step=stats.epoch)
+
+    # --- rollouts ---
+
+    def before_update(self, callback: BaseCallback) -> None:
+        if self.num_timesteps % self.rollout_freq == 0 or self.model_buffer.size() == 0:
+            callback.on_rollout_start()
+            self.rollout_model()
+            callback.on_rollout_end()
+
+    @th.no_grad()
+    def rollout_model(self) -> None:
+        """Roll the model out from states of the data, and append what it imagines to ``model_buffer``."""
+        nets, generator = self.networks(), self.streams["rollout"]
+        low, high = self._action_bounds
+        start_rows = th.randint(self.replay_buffer.size(), (self.rollout_batch_size,), generator=generator, device=self.device)
+
+        def act(observations: th.Tensor) -> th.Tensor:
+            shape = (len(observations), 1, len(low))
+            if self.rollout_policy == "uniform":
+                scaled = 2.0 * th.rand(shape, generator=generator, device=self.device) - 1.0
+            else:
+                actor = self.actor_target if self.rollout_policy == "target" else self.actor
+                noise = th.randn(shape, generator=generator, device=self.device)
+                scaled, _ = nets.sample_actor(actor, observations, noise)
+            return unscale_actions(scaled.squeeze(1), low, high)
+
+        imagined = rollout(
+            self.dynamics,
+            self.replay_buffer.observations[start_rows],
+            act,
+            self.termination,
+            self.rollout_length,
+            generator,
+        )
+        self.model_buffer.write(
+            observations=imagined.observations,
+            actions=(2.0 * (imagined.actions - low) / (high - low) - 1.0).clamp(-1.0, 1.0),
+            next_observations=imagined.next_observations,
+            rewards=imagined.rewards,
+            dones=imagined.terminations.float(),
+        )
+        self.logger.record("model_rollout/reward_mean", float(imagined.rewards.mean()))
+        self.logger.record("model_rollout/length_mean", len(imagined.rewards) / self.rollout_batch_size)
+        self.logger.record("model_rollout/terminated_fraction", float(imagined.terminations.float().mean()))
+        self.logger.record("model_rollout/buffer_size", self.model_buffer.size())
+
+    def sample_batch(self) -> Batch:
+        """d_f: round(f B) rows of the data, the rest from the model."""
+        n_real = min(max(round(self.real_ratio * self.batch_size), 1), self.batch_size - 1)
+        return Batch.of(self.replay_buffer.sample(n_real), self.model_buffer.sample(self.batch_size - n_real))
+
+    def update_targets(self) -> None:
+        super().update_targets()
+        if self.rollout_policy == "target":
+            polyak(self.actor, self.actor_target, self.tau)
+
+    # --- save and load ---
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        state_dicts, variables = super()._get_torch_save_params()
+        return [*state_dicts, "dynamics"], variables
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "model_buffer", "termination", "actor_target"]

@@ -1,0 +1,112 @@
+"""What a loss may ask of the networks. A loss sees only this, so an exact table can stand in for the networks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple, cast
+
+import torch as th
+import torch.nn.functional as F
+from stable_baselines3.common.running_mean_std import RunningMeanStd
+from stable_baselines3.common.type_aliases import ReplayBufferSamples
+from stable_baselines3.common.vec_env import VecNormalize
+from stable_baselines3.sac.policies import Actor, SACPolicy
+from stable_baselines3.td3.policies import ContinuousCritic
+
+Normalizer = Callable[[th.Tensor], th.Tensor]
+
+
+class Batch(NamedTuple):
+    """
+    Transitions from d_f: the first ``n_real`` rows are data, the rest come from the model.
+
+    Observations (B, obs) are raw, actions (B, action_dim) in [-1, 1], rewards and dones (terminations) (B,).
+    """
+
+    observations: th.Tensor
+    actions: th.Tensor
+    next_observations: th.Tensor
+    rewards: th.Tensor
+    dones: th.Tensor
+    n_real: int
+
+    @classmethod
+    def of(cls, real: ReplayBufferSamples, model: ReplayBufferSamples | None = None) -> Batch:
+        """Join rows of the data with rows of the model."""
+        fields = ("observations", "actions", "next_observations", "rewards", "dones")
+        columns = {name: getattr(real, name) for name in fields}
+        if model is not None:
+            columns = {name: th.cat([column, getattr(model, name)]) for name, column in columns.items()}
+        rewards, dones = columns.pop("rewards").flatten(), columns.pop("dones").flatten()
+        return cls(**columns, rewards=rewards, dones=dones, n_real=len(real.rewards))
+
+
+def squashed_gaussian(mean: th.Tensor, log_std: th.Tensor, noise: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+    """
+    Actions tanh(mean + std noise) and their log-density (Haarnoja et al. 2018, appendix C).
+
+    :param mean: (B, action_dim), as ``log_std``; one row a state.
+    :param noise: Standard normal, (B, N, action_dim).
+    :return: Actions (B, N, action_dim) and log-probabilities (B, N).
+    """
+    log_std = log_std.unsqueeze(1)
+    pre_tanh = mean.unsqueeze(1) + log_std.exp() * noise
+    log_prob = -0.5 * noise.square() - log_std - 0.5 * math.log(2 * math.pi)
+    # log(1 - tanh(x)^2) = 2 (log 2 - x - softplus(-2 x)), stable for large |x|
+    log_prob = log_prob - 2.0 * (math.log(2.0) - pre_tanh - F.softplus(-2.0 * pre_tanh))
+    return th.tanh(pre_tanh), log_prob.sum(dim=-1)
+
+
+class SACNetworks:
+    """
+    A policy's networks, evaluated on N actions for each raw observation.
+
+    :param policy: An SB3 SAC policy.
+    :param normalize: Maps raw observations to what the policy was built for (identity, or VecNormalize's statistics).
+    """
+
+    def __init__(self, policy: SACPolicy, normalize: Normalizer):
+        self.policy = policy
+        self.normalize = normalize
+
+    def sample(self, observations: th.Tensor, noise: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+        """Actions (B, N, action_dim) of the current policy and their log-probabilities (B, N), trunk run once a state."""
+        return self.sample_actor(self.policy.actor, observations, noise)
+
+    def sample_actor(self, actor: Actor, observations: th.Tensor, noise: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+        """As :meth:`sample`, for another actor (for instance a target actor)."""
+        mean, log_std, _ = actor.get_action_dist_params(self.normalize(observations))
+        return squashed_gaussian(mean, log_std, noise)
+
+    def q(self, observations: th.Tensor, actions: th.Tensor) -> th.Tensor:
+        """Q of every critic: actions (B, N, action_dim) -> (n_critics, B, N)."""
+        return self._evaluate(self.policy.critic, observations, actions)
+
+    def q_target(self, observations: th.Tensor, actions: th.Tensor) -> th.Tensor:
+        """Q of every target critic, shaped as :meth:`q`."""
+        return self._evaluate(self.policy.critic_target, observations, actions)
+
+    def _evaluate(self, critic: ContinuousCritic, observations: th.Tensor, actions: th.Tensor) -> th.Tensor:
+        # features once a state, then repeated beside its N actions
+        features = critic.extract_features(self.normalize(observations), critic.features_extractor)
+        n_states, n_actions = actions.shape[:2]
+        inputs = th.cat([features.unsqueeze(1).expand(-1, n_actions, -1), actions], dim=-1).flatten(0, 1)
+        values = th.stack([q_network(inputs) for q_network in critic.q_networks])
+        return values.view(-1, n_states, n_actions)
+
+
+def identity(observations: th.Tensor) -> th.Tensor:
+    """No normalisation."""
+    return observations
+
+
+def vec_normalizer(env: VecNormalize | None, device: th.device) -> Normalizer:
+    """``VecNormalize.normalize_obs`` on the device, with its present statistics."""
+    if env is None or not env.norm_obs:
+        return identity
+    statistics = cast(RunningMeanStd, env.obs_rms)  # a dict only for Dict observations, which are refused
+    mean = th.as_tensor(statistics.mean, dtype=th.float32, device=device)
+    std = th.sqrt(th.as_tensor(statistics.var, dtype=th.float32, device=device) + env.epsilon)
+    clip = env.clip_obs
+    return lambda observations: th.clamp((observations - mean) / std, -clip, clip)

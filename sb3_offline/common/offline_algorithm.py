@@ -1,0 +1,264 @@
+"""What every offline algorithm shares, whatever it learns: where the data comes from, the learn loop, save and load."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import gymnasium as gym
+import numpy as np
+import torch as th
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.running_mean_std import RunningMeanStd
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
+from stable_baselines3.common.utils import safe_mean
+from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
+
+from sb3_offline.common.buffers import OfflineDatasetBuffer
+from sb3_offline.common.networks import Normalizer, vec_normalizer
+from sb3_offline.common.rng import Streams
+from sb3_offline.common.signature import check_arguments, merge_signature
+from sb3_offline.datasets import DatasetInfo, OfflineDataset, SpacesOnlyEnv, open_dataset
+from sb3_offline.datasets.sources import Source
+
+SelfOffline = TypeVar("SelfOffline", bound="OfflineAlgorithm")
+
+DEFAULT_TIMESTEPS = 100_000
+_NO_DATA = (
+    "No data to learn from. Give one of: dataset=... (a packaged or Minari id, an .hdf5 or .npz file, a dict of arrays, a "
+    "filled SB3 ReplayBuffer); an env whose unwrapped.get_dataset() returns its data, such as "
+    'gym.make("sb3_offline/Pendulum-medium-replay-v0"); or a dataset\'s id as env.'
+)
+
+
+class OfflineAlgorithm(OffPolicyAlgorithm):
+    """
+    An SB3 off-policy algorithm that learns from a fixed dataset; one timestep is one gradient step.
+
+    A child says what one gradient step is (:meth:`update`) and may prepare more than the buffer (:meth:`prepare`).
+    """
+
+    dataset: Source | None = None  # how to load the data again; kept by save() when it is an id or a path
+    dataset_info: DatasetInfo | None = None
+    replay_buffer: OfflineDatasetBuffer  # SB3 declares it optional
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.__signature__ = merge_signature(cls)  # type: ignore[attr-defined]
+
+    @classmethod
+    def check_arguments(cls, kwargs: Mapping[str, Any]) -> None:
+        """Refuse unknown and online-only arguments (:func:`check_arguments`)."""
+        check_arguments(cls, dict(kwargs))
+
+    # --- where the data and the spaces come from ---
+
+    def _resolve_env(self, env: GymEnv | str | None, dataset: Source | None) -> GymEnv:
+        """
+        Find the spaces, the task and the data: explicit ``dataset``, else the env's own, else the env as a dataset's id.
+
+        :raises ValueError: if neither gives spaces, or if they do not fit each other or this algorithm.
+        """
+        if isinstance(env, str) and env not in gym.registry and dataset is None:
+            env, dataset = None, env  # a dataset's id given as env
+        if isinstance(env, str):
+            env = gym.make(env)
+        if isinstance(env, VecEnv) and env.num_envs != 1:
+            raise ValueError(
+                f"{type(self).__name__} got {env.num_envs} environments. Give one: offline training never steps it."
+            )
+        normalizer = unwrap_vec_normalize(env) if isinstance(env, VecEnv) else None
+        if normalizer is not None and normalizer.norm_reward:
+            raise ValueError(
+                "VecNormalize(norm_reward=True) would change the logged rewards' meaning offline. Use norm_reward=False "
+                '(RL-Zoo: normalize: "dict(norm_obs=True, norm_reward=False)").'
+            )
+        self.dataset = dataset
+        if dataset is None:
+            if env is None:
+                raise ValueError(_NO_DATA)
+            return env
+        info = open_dataset(
+            dataset,
+            observation_space=None if env is None else env.observation_space,
+            action_space=None if env is None else env.action_space,
+        ).info
+        self.dataset_info = info
+        return self._env_of(info) if env is None else env
+
+    def _env_of(self, info: DatasetInfo) -> gym.Env:
+        """The dataset's own task where it can be made here, else an env that only has its spaces."""
+        if info.env_spec is not None:
+            try:
+                return info.make_env()
+            except Exception as error:
+                print(f"{type(self).__name__}: training without a simulator ({info.env_spec.id} cannot be made: {error})")
+        return SpacesOnlyEnv(info.observation_space, info.action_space)
+
+    def load_dataset(self) -> OfflineDataset:
+        """
+        Read the data that this model was given, or that its env offers.
+
+        :raises ValueError: if there is none (after ``load`` from a file, pass ``env=`` or set ``model.dataset``).
+        """
+        source = self.dataset
+        if source is None and self.env is not None and self.env.has_attr("get_dataset"):
+            source = self.env.env_method("get_dataset")[0]
+        if source is None:
+            raise ValueError(_NO_DATA)
+        dataset = open_dataset(source, observation_space=self.observation_space, action_space=self.action_space).load()
+        self.dataset_info = dataset.info
+        return dataset
+
+    # --- set up ---
+
+    def _setup_model(self) -> None:
+        self.replay_buffer_class = OfflineDatasetBuffer
+        super()._setup_model()
+        self.streams = Streams(self.seed, self.device, offset=self.num_timesteps)
+        self._log_sums: dict[str, th.Tensor] = {}
+        self._log_count = 0
+
+    def prepare(self, dataset: OfflineDataset, progress_bar: bool) -> None:
+        """Everything that must be ready before the first gradient step. Children fit their models here."""
+        buffer = OfflineDatasetBuffer(len(dataset), self.observation_space, self.action_space, self.device)
+        buffer.load(dataset)
+        buffer.generator = self.streams["sampling"]
+        self.replay_buffer = buffer
+
+    def _prepare_vec_normalize(self, dataset: OfflineDataset) -> None:
+        """An env that is never stepped cannot gather statistics: take them from the data, unless they were loaded."""
+        normalizer = self._vec_normalize_env
+        if normalizer is None:
+            return
+        normalizer.training = False
+        if normalizer.norm_obs and normalizer.obs_rms.count < 2:  # type: ignore[attr-defined]  # fresh, or reset once
+            statistics = RunningMeanStd(shape=self.observation_space.shape)  # type: ignore[arg-type]
+            statistics.update(dataset.observations.astype(np.float64))
+            normalizer.obs_rms = statistics  # type: ignore[assignment]
+
+    @property
+    def normalizer(self) -> Normalizer:
+        """Maps raw observations (tensors) to what the policy sees."""
+        return vec_normalizer(self._vec_normalize_env, self.device)
+
+    # --- learning ---
+
+    def update(self) -> None:
+        """One gradient step on one batch."""
+        raise NotImplementedError
+
+    def before_update(self, callback: Any) -> None:
+        """Called ahead of every gradient step; model-based algorithms refresh their rollouts here."""
+
+    def learn(
+        self: SelfOffline,
+        total_timesteps: int | None = None,
+        callback: MaybeCallback = None,
+        log_interval: int | None = 1000,
+        tb_log_name: str | None = None,
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> SelfOffline:
+        """
+        Train on the dataset. One timestep is one gradient step; nothing is collected.
+
+        :param total_timesteps: Number of gradient steps; 100,000 if not given.
+        :param callback: Any SB3 callback(s).
+        :param log_interval: Gradient steps between log lines; ``None`` logs nothing.
+        :param tb_log_name: Name of the TensorBoard run; the class's name if not given.
+        :param reset_num_timesteps: ``False`` continues the count of an earlier call.
+        :param progress_bar: Show a progress bar, also while models are fitted.
+        :return: The trained model.
+        :raises ValueError: if there is no data, or it does not fit this model.
+        """
+        announce = total_timesteps is None or self.verbose > 0
+        dataset = self.load_dataset()
+        self._prepare_vec_normalize(dataset)
+        total_timesteps, callback = self._setup_learn(
+            DEFAULT_TIMESTEPS if total_timesteps is None else total_timesteps,
+            callback,
+            reset_num_timesteps,
+            tb_log_name or type(self).__name__,
+            progress_bar,
+        )
+        self.prepare(dataset, progress_bar)
+
+        # SB3's callbacks read these names from the loop's locals
+        dones, infos = np.zeros(1, dtype=bool), [{}]  # type: ignore[var-annotated]
+        self.policy.set_training_mode(True)
+        callback.on_training_start(locals(), globals())
+        estimate = _TimeEstimate(type(self).__name__, total_timesteps - self.num_timesteps) if announce else None
+        while self.num_timesteps < total_timesteps:
+            self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
+            self.before_update(callback)
+            self.update()
+            self.num_timesteps += 1
+            callback.update_locals(locals())
+            if not callback.on_step():
+                break
+            if log_interval is not None and self.num_timesteps % log_interval == 0:
+                self.dump_logs()
+            if estimate is not None and estimate.print_once():
+                estimate = None
+        callback.on_training_end()
+        return self
+
+    def train(self, gradient_steps: int, batch_size: int = 256) -> None:
+        """SB3's own entry point: ``gradient_steps`` updates."""
+        self.policy.set_training_mode(True)
+        for _ in range(gradient_steps):
+            self.update()
+
+    # --- logging: sums stay on the device until they are written ---
+
+    def _accumulate(self, logs: Mapping[str, th.Tensor]) -> None:
+        for name, value in logs.items():
+            total = self._log_sums.get(name)
+            self._log_sums[name] = value.detach().clone() if total is None else total.add_(value.detach())
+        self._log_count += 1
+
+    def dump_logs(self) -> None:
+        """Write the means since the last call to the logger (``train/*``, ``time/*``)."""
+        elapsed = max((time.time_ns() - self.start_time) / 1e9, sys.float_info.epsilon)
+        if self.ep_info_buffer:
+            self.logger.record("rollout/ep_rew_mean", safe_mean([info["r"] for info in self.ep_info_buffer]))
+        self.logger.record("time/fps", int((self.num_timesteps - self._num_timesteps_at_start) / elapsed))
+        self.logger.record("time/time_elapsed", int(elapsed), exclude="tensorboard")
+        self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        for name, total in self._log_sums.items():
+            self.logger.record(f"train/{name}", float(total) / self._log_count)
+        self._log_sums, self._log_count = {}, 0
+        self.logger.dump(step=self.num_timesteps)
+
+    # --- save and load ---
+
+    def _excluded_save_params(self) -> list[str]:
+        excluded = [*super()._excluded_save_params(), "streams", "_log_sums", "_log_count", "replay_buffer_class"]
+        if not isinstance(self.dataset, (str, Path)):
+            excluded.append("dataset")  # arrays stay where they are; an id or a path travels with the model
+        return excluded
+
+
+class _TimeEstimate:
+    """Says once, when the first updates have been timed, how long training will take."""
+
+    def __init__(self, name: str, steps: int, after: int = 100):
+        self.name, self.steps, self.after = name, steps, after
+        self.done, self.start = 0, time.perf_counter()
+
+    def print_once(self) -> bool:
+        self.done += 1
+        if self.done == 10:  # the first updates pay for allocations
+            self.start = time.perf_counter()
+        if self.done < min(self.after, self.steps):
+            return False
+        rate = (self.done - 10) / max(time.perf_counter() - self.start, 1e-9)
+        if self.done > 10:
+            minutes = self.steps / rate / 60
+            print(f"{self.name}: {self.steps:,} gradient steps at {rate:.0f} a second, about {minutes:.1f} minutes.")
+        return True

@@ -1,0 +1,241 @@
+"""SAC's update on logged data: critic, actor, temperature, targets. Every continuous algorithm starts here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3 import SAC
+from stable_baselines3.common.type_aliases import GymEnv, Schedule
+from stable_baselines3.common.utils import FloatSchedule
+from stable_baselines3.sac.policies import SACPolicy
+
+from sb3_offline.common.networks import Batch, SACNetworks
+from sb3_offline.common.offline_algorithm import OfflineAlgorithm
+from sb3_offline.datasets.sources import Source
+
+Logs = dict[str, th.Tensor]
+
+
+@dataclass(frozen=True)
+class SACNoise:
+    """Standard normals for the actions at the next states and at the states, each (B, 1, action_dim)."""
+
+    next_action: th.Tensor
+    action: th.Tensor
+
+
+class OfflineSAC(OfflineAlgorithm, SAC):
+    """
+    Soft Actor-Critic (Haarnoja et al. 2018) on a fixed dataset, the parent of the conservative algorithms.
+
+    :param policy: "MlpPolicy" or an SB3 SAC policy class.
+    :param env: A gymnasium env or its id; may be left out when ``dataset`` names its task or its spaces.
+    :param dataset: Anything :func:`sb3_offline.load_dataset` takes; not needed if ``env`` carries its own data.
+    :param learning_rate: Of the actor and the temperature; a number or a schedule.
+    :param qf_learning_rate: Of the critics.
+    :param batch_size: Transitions a gradient step.
+    :param tau: Polyak coefficient of the target critics.
+    :param gamma: Discount factor, in [0, 1).
+    :param ent_coef: Entropy temperature, "auto" to learn it.
+    :param target_entropy: Target of the learned temperature; "auto" is minus the number of action dimensions.
+    :param entropy_backup: Subtract the entropy term from the critics' target too (SAC's form).
+    :param tensorboard_log: Folder for TensorBoard.
+    :param policy_kwargs: Passed to the policy, as in SB3 (``net_arch``, ``activation_fn``, ...).
+    :raises ValueError: if the spaces, the data or an option do not fit.
+    """
+
+    def __init__(
+        self,
+        policy: str | type[SACPolicy],
+        env: GymEnv | str | None = None,
+        dataset: Source | None = None,
+        *,
+        learning_rate: float | Schedule = 1e-4,
+        qf_learning_rate: float | Schedule = 3e-4,
+        batch_size: int = 256,
+        tau: float = 0.005,
+        gamma: float = 0.99,
+        ent_coef: str | float = "auto",
+        target_entropy: str | float = "auto",
+        entropy_backup: bool = False,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: th.device | str = "auto",
+        _init_setup_model: bool = True,
+        **unknown: Any,
+    ):
+        self.check_arguments(unknown)
+        if not 0 <= gamma < 1:
+            raise ValueError(f"gamma must lie in [0, 1), got {gamma}.")
+        if batch_size < 2:
+            raise ValueError(f"batch_size must be at least 2, got {batch_size}.")
+        if _init_setup_model or env is not None or dataset is not None:  # not SB3's load(), which knows the spaces already
+            env = self._resolve_env(env, dataset)
+            self._check_spaces(env)
+        super().__init__(
+            policy,
+            env,  # type: ignore[arg-type]
+            learning_rate,
+            buffer_size=1,
+            learning_starts=0,
+            batch_size=batch_size,
+            tau=tau,
+            gamma=gamma,
+            ent_coef=ent_coef,
+            target_entropy=target_entropy,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            policy_kwargs=policy_kwargs,
+            verbose=verbose,
+            seed=seed,
+            device=device,
+            _init_setup_model=False,
+        )
+        self.qf_learning_rate = qf_learning_rate
+        self.entropy_backup = entropy_backup
+        if _init_setup_model:
+            self._setup_model()
+
+    def _check_spaces(self, env: GymEnv) -> None:
+        if not isinstance(env.action_space, spaces.Box):
+            raise ValueError(
+                f"{type(self).__name__} needs continuous actions (a Box space); this task has {env.action_space}."
+            )
+        if not isinstance(env.observation_space, spaces.Box):
+            raise ValueError(f"{type(self).__name__} needs a Box observation space; this task has {env.observation_space}.")
+
+    def _setup_model(self) -> None:
+        if self.target_entropy == "auto":
+            self.target_entropy = -float(np.prod(self.action_space.shape))  # type: ignore[arg-type]
+        super()._setup_model()
+        self.qf_lr_schedule = FloatSchedule(self.qf_learning_rate)
+        self._action_bounds = tuple(
+            th.as_tensor(bound, dtype=th.float32, device=self.device)
+            for bound in (self.action_space.low, self.action_space.high)  # type: ignore[attr-defined]
+        )
+
+    # --- the losses: pure functions of (networks, batch, noise) ---
+
+    def critic_loss(self, nets: SACNetworks, batch: Batch, noise: Any) -> tuple[th.Tensor, Logs]:
+        """
+        1/2 E_{d_f}(Q - y)^2, summed over the critics, plus what children add (:meth:`critic_penalty`).
+
+        The 1/2 stays: without it every penalty's weight would count half.
+        """
+        y = self.td_target(nets, batch, noise)  # (B,)
+        q = nets.q(batch.observations, batch.actions.unsqueeze(1)).squeeze(-1)  # (n_critics, B)
+        td_loss = 0.5 * (q - y).square().mean(dim=1).sum()
+        penalty, logs = self.critic_penalty(nets, batch, noise, q)
+        loss = td_loss + penalty
+        return loss, {"critic_loss": loss, "td_loss": td_loss, "q_data": q[:, : batch.n_real].mean(), **logs}
+
+    @th.no_grad()
+    def td_target(self, nets: SACNetworks, batch: Batch, noise: SACNoise) -> th.Tensor:
+        """y = r + gamma (1 - done) min_j Q'_j(s', a'), a' sampled from the current actor: (B,)."""
+        actions, log_prob = nets.sample(batch.next_observations, noise.next_action)
+        value = nets.q_target(batch.next_observations, actions).amin(dim=0).squeeze(-1)
+        if self.entropy_backup:
+            value = value - self._ent_coef() * log_prob.squeeze(-1)
+        return batch.rewards + self.gamma * (1.0 - batch.dones) * value
+
+    def critic_penalty(self, nets: SACNetworks, batch: Batch, noise: Any, q: th.Tensor) -> tuple[th.Tensor, Logs]:
+        """
+        What an algorithm adds to the TD loss, already weighted and summed over the critics; nothing here.
+
+        :param q: Q of the batch's own actions, (n_critics, B).
+        """
+        return q.new_zeros(()), {}
+
+    def actor_loss(self, nets: SACNetworks, batch: Batch, noise: SACNoise) -> tuple[th.Tensor, th.Tensor, Logs]:
+        """E[alpha log pi - min_j Q_j] over the batch's states; also returns log pi (B,) for the temperature."""
+        actions, log_prob = nets.sample(batch.observations, noise.action)
+        q = nets.q(batch.observations, actions).amin(dim=0)
+        loss = (self._ent_coef() * log_prob - q).mean()
+        return loss, log_prob.squeeze(-1), {"actor_loss": loss, "entropy": -log_prob.mean()}
+
+    def _ent_coef(self) -> th.Tensor:
+        return self.ent_coef_tensor if self.log_ent_coef is None else self.log_ent_coef.detach().exp()
+
+    # --- one update ---
+
+    def sample_batch(self) -> Batch:
+        """A batch of d_f; without a model, of the data."""
+        return Batch.of(self.replay_buffer.sample(self.batch_size))
+
+    def normals(self, *shape: int, stream: str = "policy") -> th.Tensor:
+        """Standard normals from a named stream, on the device."""
+        return th.randn(*shape, generator=self.streams[stream], device=self.device)
+
+    def draw_noise(self, batch: Batch) -> Any:
+        """All the randomness of one update, so that the losses have none of their own."""
+        shape = (len(batch.rewards), 1, batch.actions.shape[1])
+        return SACNoise(next_action=self.normals(*shape), action=self.normals(*shape))
+
+    def update(self) -> None:
+        """One gradient step: critics, actor, temperature, targets."""
+        self._update_learning_rates()
+        nets = self.networks()
+        batch = self.sample_batch()
+        noise = self.draw_noise(batch)
+
+        critic_loss, logs = self.critic_loss(nets, batch, noise)
+        minimize(critic_loss, self.critic.optimizer)
+        self.after_critic_step(logs)
+        actor_loss, log_prob, actor_logs = self.actor_loss(nets, batch, noise)
+        minimize(actor_loss, self.actor.optimizer)
+        if self.log_ent_coef is not None and self.ent_coef_optimizer is not None:
+            target = float(self.target_entropy)
+            minimize(-(self.log_ent_coef * (log_prob.detach() + target)).mean(), self.ent_coef_optimizer)
+        self.update_targets()
+        self._n_updates += 1
+        self._accumulate({**logs, **actor_logs, "ent_coef": self._ent_coef()})
+
+    def after_critic_step(self, logs: Logs) -> None:
+        """Called with the critics' logs; a learned conservative weight takes its step here."""
+
+    def networks(self) -> SACNetworks:
+        """The view of the networks that the losses get."""
+        return SACNetworks(self.policy, self.normalizer)
+
+    def update_targets(self) -> None:
+        """Polyak step of the target critics: theta' <- tau theta + (1 - tau) theta'."""
+        polyak(self.critic, self.critic_target, self.tau)
+
+    def _update_learning_rates(self) -> None:
+        progress = self._current_progress_remaining
+        rate, qf_rate = self.lr_schedule(progress), self.qf_lr_schedule(progress)
+        for optimizer, value in (
+            (self.actor.optimizer, rate),
+            (self.critic.optimizer, qf_rate),
+            (self.ent_coef_optimizer, rate),
+        ):
+            for group in optimizer.param_groups if optimizer is not None else ():
+                group["lr"] = value
+        self.logger.record("train/learning_rate", rate)
+        self.logger.record("train/qf_learning_rate", qf_rate)
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "qf_lr_schedule", "_action_bounds"]
+
+
+def minimize(loss: th.Tensor, optimizer: th.optim.Optimizer) -> None:
+    """One optimiser step on its own parameters only: no other network collects gradients."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for parameter, gradient in zip(parameters, th.autograd.grad(loss, parameters, allow_unused=True), strict=True):
+        parameter.grad = gradient
+    optimizer.step()
+
+
+@th.no_grad()
+def polyak(source: th.nn.Module, target: th.nn.Module, tau: float) -> None:
+    """theta' <- tau theta + (1 - tau) theta', and buffers (batch norm's statistics) likewise."""
+    old: list[th.Tensor] = [*target.parameters(), *(b for b in target.buffers() if b.is_floating_point())]
+    new: list[th.Tensor] = [*source.parameters(), *(b for b in source.buffers() if b.is_floating_point())]
+    th._foreach_lerp_(old, new, tau)

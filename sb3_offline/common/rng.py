@@ -1,0 +1,47 @@
+"""Named random streams, all derived from one seed, so that one consumer never shifts another."""
+
+from __future__ import annotations
+
+import contextlib
+import zlib
+from collections.abc import Iterator
+
+import numpy as np
+import torch as th
+
+
+class Streams:
+    """
+    One independent ``torch.Generator`` for each purpose, made when first asked for.
+
+    :param seed: The seed that all streams derive from; ``None`` draws one from torch's global generator.
+    :param device: Device of the generators.
+    :param offset: Separates the streams of a continued run from those of its beginning (for instance ``num_timesteps``).
+    """
+
+    def __init__(self, seed: int | None, device: th.device, offset: int = 0):
+        self.seed = int(th.randint(2**31 - 1, (1,))) if seed is None else seed
+        self.device = device
+        self.offset = offset
+        self._generators: dict[str, th.Generator] = {}
+
+    def __getitem__(self, name: str) -> th.Generator:
+        if name not in self._generators:
+            self._generators[name] = th.Generator(device=self.device).manual_seed(self._derive(name))
+        return self._generators[name]
+
+    def cpu(self, name: str) -> th.Generator:
+        """A fresh CPU generator for initialising weights, so that CPU and GPU start from the same numbers."""
+        return th.Generator().manual_seed(self._derive(name))
+
+    def _derive(self, name: str) -> int:
+        entropy = [self.seed, zlib.crc32(name.encode()), self.offset]
+        return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> 1)
+
+    @contextlib.contextmanager
+    def scope(self, name: str) -> Iterator[None]:
+        """Run code that can only use torch's global generator from a stream of its own; the global state is restored."""
+        devices = [self.device] if self.device.type == "cuda" else []
+        with th.random.fork_rng(devices=devices):
+            th.manual_seed(self._derive(name))
+            yield

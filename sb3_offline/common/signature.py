@@ -1,0 +1,58 @@
+"""Constructor arguments shared along a class hierarchy, written once where they belong."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from typing import Any
+
+# What SB3's SAC takes and offline training has no use for
+ONLINE_ONLY = {
+    "buffer_size": "the buffer holds exactly the dataset",
+    "learning_starts": "learning starts at once, on logged data",
+    "train_freq": "one timestep is one gradient step",
+    "gradient_steps": "one timestep is one gradient step",
+    "action_noise": "nothing is explored",
+    "replay_buffer_class": "the dataset is the buffer",
+    "replay_buffer_kwargs": "the dataset is the buffer",
+    "optimize_memory_usage": "the dataset is the buffer",
+    "n_steps": "n-step returns are off-policy on logged data",
+    "use_sde": "nothing is explored",
+    "sde_sample_freq": "nothing is explored",
+    "use_sde_at_warmup": "nothing is explored",
+    "n_envs": "there is no data collection to run in parallel",
+}
+
+
+def merge_signature(cls: type) -> inspect.Signature:
+    """The signature a user should see: a class's own arguments first, then those its ``**kwargs`` hand to its parents."""
+    parameters: dict[str, inspect.Parameter] = {}
+    for base in cls.__mro__:
+        if base.__module__.startswith("stable_baselines3"):
+            break  # our root lists what it takes of SB3's own arguments
+        if "__init__" not in vars(base):
+            continue
+        own = inspect.signature(vars(base)["__init__"]).parameters.values()
+        for parameter in own:
+            if parameter.kind in (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY):
+                parameters.setdefault(parameter.name, parameter)
+    parameters.pop("self", None)
+    ordered = sorted(parameters.values(), key=lambda p: p.kind is inspect.Parameter.KEYWORD_ONLY)
+    return inspect.Signature(ordered)
+
+
+def check_arguments(cls: type, kwargs: dict[str, Any]) -> None:
+    """
+    Refuse what no constructor along the hierarchy takes, and say what was probably meant.
+
+    :raises TypeError: for an unknown argument, or one that only makes sense online.
+    """
+    known = set(inspect.signature(cls).parameters)
+    for name in kwargs:
+        if name in known:
+            continue
+        if name in ONLINE_ONLY:
+            raise TypeError(f"{cls.__name__} takes no {name!r}: {ONLINE_ONLY[name]}. Leave it out.")
+        nearest = difflib.get_close_matches(name, known, n=1)
+        hint = f" Did you mean {nearest[0]!r}?" if nearest else f" It takes: {', '.join(sorted(known))}."
+        raise TypeError(f"{cls.__name__} takes no argument {name!r}.{hint}")

@@ -1,0 +1,3 @@
+from sb3_offline.cql.cql import CQL
+
+__all__ = ["CQL"]

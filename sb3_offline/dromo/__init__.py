@@ -1,0 +1,3 @@
+from sb3_offline.dromo.dromo import DROMO
+
+__all__ = ["DROMO"]
