@@ -1,0 +1,201 @@
+"""
+One runner for evidence: a resumable grid of training runs, one JSON-lines file a run.
+
+    python -m benchmarks.run --algos combo dromo --datasets sb3_offline/Pendulum-medium-replay-v0 --seeds 0-2 --steps 20000
+
+Line 1 of a file is the configuration, then one line an evaluation (deterministic policy, 10 episodes), and at last a
+summary; a file with a summary is not run again. ``python -m benchmarks.table`` prints the means.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import platform
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.monitor import Monitor
+
+import sb3_offline
+from sb3_offline.common.offline_algorithm import OfflineAlgorithm
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def algorithms() -> dict[str, type[OfflineAlgorithm]]:
+    """The exported algorithms by lower-case name."""
+    exported = {name: getattr(sb3_offline, name) for name in sb3_offline.__all__}
+    return {
+        name.lower(): value
+        for name, value in exported.items()
+        if isinstance(value, type) and issubclass(value, OfflineAlgorithm)
+    }
+
+
+def parse_seeds(text: str) -> list[int]:
+    """ "0-2" or "0,3,5"."""
+    seeds: list[int] = []
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        seeds += range(int(first), int(last or first) + 1)
+    return seeds
+
+
+def parse_option(text: str) -> tuple[str, Any]:
+    """``name=value``, the value as JSON where it is JSON."""
+    name, separator, value = text.partition("=")
+    if not separator:
+        raise argparse.ArgumentTypeError(f"expected name=value, got {text!r}")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on."""
+    cpu = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        models = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        cpu = models[0] if models else cpu
+    packages = ("sb3-offline", "stable-baselines3", "torch", "gymnasium", "numpy")
+    versions = {name: importlib.metadata.version(name) for name in packages}
+    accelerator = th.cuda.get_device_name() if th.cuda.is_available() else None
+    return {
+        "cpu": cpu,
+        "threads": th.get_num_threads(),
+        "gpu": accelerator,
+        "python": platform.python_version(),
+        "versions": versions,
+    }
+
+
+class CurveCallback(BaseCallback):
+    """Evaluate the deterministic policy every k steps, and write a line for each."""
+
+    def __init__(self, path: Path, every: int, n_episodes: int, seed: int):
+        super().__init__()
+        self.path, self.every, self.n_episodes, self.env_seed = path, every, n_episodes, seed
+        self.curve: list[dict[str, Any]] = []
+        self.start = time.perf_counter()
+        self.training_start = self.start
+
+    def _init_callback(self) -> None:
+        info = self.model.dataset_info  # type: ignore[attr-defined]
+        self.env = Monitor(info.make_env())
+        self.env.reset(seed=self.env_seed)
+
+    def _on_training_start(self) -> None:
+        self.training_start = time.perf_counter()  # the dynamics have been fitted by now
+
+    def _on_step(self) -> bool:
+        if self.n_calls % self.every == 0:
+            returns, lengths = evaluate_policy(
+                self.model, self.env, n_eval_episodes=self.n_episodes, return_episode_rewards=True
+            )
+            mean = float(np.mean(returns))
+            point = {
+                "step": self.num_timesteps,
+                "mean_return": mean,
+                "std_return": float(np.std(returns)),
+                "mean_length": float(np.mean(lengths)),
+                "normalized_score": self.model.dataset_info.normalized_score(mean),  # type: ignore[attr-defined]
+                "seconds": round(time.perf_counter() - self.start, 2),
+            }
+            self.curve.append(point)
+            append(self.path, point)
+        return True
+
+
+def append(path: Path, record: dict[str, Any]) -> None:
+    with path.open("a") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+def is_finished(path: Path) -> bool:
+    return path.exists() and any("summary" in json.loads(line) for line in path.read_text().splitlines())
+
+
+def run_one(algo: str, dataset: str, seed: int, arguments: argparse.Namespace, path: Path) -> dict[str, Any]:
+    """Train once; write the file under a temporary name until its summary is in."""
+    options = dict(arguments.option)
+    partial = path.with_suffix(".partial")
+    partial.unlink(missing_ok=True)
+    config = {
+        "algo": algo,
+        "dataset": dataset,
+        "seed": seed,
+        "steps": arguments.steps,
+        "eval_every": arguments.eval_every,
+        "n_episodes": arguments.episodes,
+        "options": options,
+        "command": "python -m benchmarks.run " + " ".join(sys.argv[1:]),
+        "machine": machine(),
+    }
+    append(partial, {"config": config})
+    callback = CurveCallback(partial, arguments.eval_every, arguments.episodes, seed)
+    model = algorithms()[algo]("MlpPolicy", dataset=dataset, seed=seed, **options)  # type: ignore[call-arg]
+    data = model.load_dataset()
+    model.learn(arguments.steps, callback=callback, progress_bar=arguments.progress)
+    returns = np.array([point["mean_return"] for point in callback.curve])
+    seconds = time.perf_counter() - callback.start
+    training = time.perf_counter() - callback.training_start
+    summary = {
+        "last": returns[-1],
+        "best": returns.max(),
+        "mean_last_5": returns[-5:].mean(),
+        "normalized_mean_last_5": model.dataset_info.normalized_score(float(returns[-5:].mean())),  # type: ignore[union-attr]
+        "data_mean_return": float(data.episode_returns().mean()),
+        "finite": bool(np.isfinite(returns).all() and all(p.isfinite().all() for p in model.policy.parameters())),
+        "seconds": round(seconds, 1),
+        "preparation_seconds": round(seconds - training, 1),
+    }
+    append(partial, {"summary": summary})
+    partial.replace(path)
+    return summary
+
+
+def grid(arguments: argparse.Namespace) -> Iterator[tuple[str, str, int, Path]]:
+    """Every run of the grid with its file."""
+    folder = arguments.out / arguments.tag if arguments.tag else arguments.out
+    for algo in arguments.algos:
+        for dataset in arguments.datasets:
+            name = Path(dataset).stem if Path(dataset).suffix else dataset.replace("/", ".")
+            for seed in arguments.seeds:
+                yield algo, dataset, seed, folder / f"{algo}_{name}_seed{seed}.jsonl"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--algos", nargs="+", required=True, choices=sorted(algorithms()))
+    parser.add_argument("--datasets", nargs="+", required=True, help="ids or files")
+    parser.add_argument("--seeds", type=parse_seeds, default=[0], help="0-2 or 0,3,5")
+    parser.add_argument("--steps", type=int, default=100_000)
+    parser.add_argument("--eval-every", type=int, default=1000)
+    parser.add_argument("--episodes", type=int, default=10)
+    parser.add_argument("--option", type=parse_option, action="append", default=[], metavar="NAME=JSON")
+    parser.add_argument("--tag", default="", help="sub-folder of the results, one a set of options")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--progress", action="store_true", help="show progress bars")
+    arguments = parser.parse_args(argv)
+    for algo, dataset, seed, path in grid(arguments):
+        if is_finished(path):
+            print(f"done already: {path.name}", flush=True)
+            continue
+        path.parent.mkdir(parents=True, exist_ok=True)
+        summary = run_one(algo, dataset, seed, arguments, path)
+        print(f"{path.name}: mean of the last five {summary['mean_last_5']:.1f}, {summary['seconds']} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()

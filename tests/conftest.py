@@ -1,0 +1,42 @@
+"""Small real data: random actions on Pendulum, whose action bounds are not +-1."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+import sb3_offline  # noqa: F401  (registers the packaged ids)
+
+FAST_DYNAMICS = {"hidden_sizes": (32, 32), "n_members": 3, "n_elites": 2, "max_epochs": 3, "weight_decay": 1e-5}
+FAST: dict[str, Any] = {"policy_kwargs": {"net_arch": [32, 32]}, "batch_size": 64, "seed": 0, "device": "cpu"}
+FAST_MODEL_BASED = FAST | {"dynamics_kwargs": FAST_DYNAMICS, "rollout_batch_size": 256, "rollout_freq": 50}
+FAST_DROMO = FAST_MODEL_BASED | {"behavior_kwargs": {"hidden_sizes": (32,), "n_steps": 100}, "n_action_samples": 4}
+
+
+def fast_options(algorithm: type) -> dict[str, Any]:
+    """Options that make an algorithm quick."""
+    return {"CQL": FAST | {"n_action_samples": 4}, "COMBO": FAST_MODEL_BASED, "DROMO": FAST_DROMO}[algorithm.__name__]
+
+
+@pytest.fixture(scope="session")
+def pendulum_arrays() -> dict[str, np.ndarray]:
+    """Five episodes of 200 random steps each."""
+    env = gym.make("Pendulum-v1")
+    env.action_space.seed(0)
+    rows: dict[str, list[Any]] = {
+        name: [] for name in ("observations", "actions", "rewards", "next_observations", "terminations", "truncations")
+    }
+    for episode in range(5):
+        observation, _ = env.reset(seed=episode)
+        truncated = False
+        while not truncated:
+            action = env.action_space.sample()
+            next_observation, reward, terminated, truncated, _ = env.step(action)
+            row = (observation, action, reward, next_observation, terminated, truncated)
+            for name, value in zip(rows, row, strict=True):
+                rows[name].append(value)
+            observation = next_observation
+    return {name: np.asarray(values) for name, values in rows.items()}

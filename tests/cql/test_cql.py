@@ -1,0 +1,185 @@
+"""The conservative term, number for number."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch as th
+
+from sb3_offline import CQL
+from sb3_offline.common.networks import Batch
+from sb3_offline.cql.cql import CQLNoise, log_mean_exp
+from tests.conftest import FAST
+
+
+class StandIn:
+    """Networks whose Q is a given function of (observation, action), and whose policy has density ``density``."""
+
+    def __init__(self, q: Any, density: float = 0.5):
+        self.function, self.density = q, density
+
+    def q(self, observations: th.Tensor, actions: th.Tensor) -> th.Tensor:
+        values = self.function(observations.unsqueeze(1), actions)
+        return th.stack([values, values])
+
+    def sample(self, observations: th.Tensor, noise: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+        return noise, th.full(noise.shape[:2], noise.shape[2] * math.log(self.density))
+
+
+def make(arrays: dict[str, np.ndarray], **options: Any) -> CQL:
+    return CQL("MlpPolicy", env="Pendulum-v1", dataset=arrays, **(FAST | options))
+
+
+def batch_of(n: int, action_dim: int) -> Batch:
+    zeros = th.zeros(n)
+    return Batch(th.zeros(n, 3), th.zeros(n, action_dim), th.zeros(n, 3), zeros, zeros, n_real=n)
+
+
+def noise_of(n: int, n_actions: int, action_dim: int) -> CQLNoise:
+    generator = th.Generator().manual_seed(0)
+    draw = [2 * th.rand(n, n_actions, action_dim, generator=generator) - 1 for _ in range(3)]
+    single = th.zeros(n, 1, action_dim)
+    return CQLNoise(single, single, *draw)
+
+
+@pytest.mark.parametrize("action_dim", [1, 3])
+def test_constant_q_gives_c_plus_m_log_2(pendulum_arrays: dict[str, np.ndarray], action_dim: int) -> None:
+    """With uniform proposals log E_a exp(Q) of a constant c is exactly c + m log 2: the volume of [-1, 1]^m is 2^m."""
+    model = make(pendulum_arrays, n_action_samples=10)
+    nets = StandIn(lambda _, actions: th.full(actions.shape[:2], 7.0))
+    value = model.out_of_data_value(nets, batch_of(4, action_dim), noise_of(4, 10, action_dim))
+    assert value.shape == (2, 4)
+    np.testing.assert_allclose(value.numpy(), 7.0 + action_dim * math.log(2), rtol=1e-6)
+
+
+def test_soft_maximum_runs_over_all_3n_actions(pendulum_arrays: dict[str, np.ndarray]) -> None:
+    """A reshape that is thrown away makes it run over 3 values, not 3N = 30; the value tells them apart."""
+    model = make(pendulum_arrays, n_action_samples=10)
+    seen = []
+
+    def q(_: th.Tensor, actions: th.Tensor) -> th.Tensor:
+        seen.append(actions.shape[1])
+        return 5.0 * actions[..., 0]
+
+    noise = noise_of(6, 10, 1)
+    value = model.out_of_data_value(StandIn(q, density=0.8), batch_of(6, 1), noise)[0]
+    assert seen == [30]
+    for state in range(6):
+        terms = [5 * float(a) - math.log(0.5) for a in noise.uniform[state, :, 0]]
+        terms += [5 * float(a) - math.log(0.8) for a in noise.next_policy[state, :, 0]]
+        terms += [5 * float(a) - math.log(0.8) for a in noise.policy[state, :, 0]]
+        expected = math.log(sum(math.exp(t) for t in terms) / 30)
+        assert float(value[state]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_importance_sampling_estimates_the_integral(pendulum_arrays: dict[str, np.ndarray]) -> None:
+    """log of the integral of exp(2a) over [-1, 1] = log(sinh 2)."""
+    model = make(pendulum_arrays)
+    value = model.out_of_data_value(StandIn(lambda _, a: 2.0 * a[..., 0]), batch_of(20, 1), noise_of(20, 5000, 1))
+    assert float(value.mean()) == pytest.approx(math.log(math.sinh(2.0)), abs=0.01)
+
+
+def test_log_mean_exp_has_the_gradient_of_log_sum_exp() -> None:
+    values = th.tensor([[1.0, -2.0, 0.5]], requires_grad=True)
+    (mean_gradient,) = th.autograd.grad(log_mean_exp(values).sum(), values)
+    (sum_gradient,) = th.autograd.grad(th.logsumexp(values, -1).sum(), values)
+    assert th.equal(mean_gradient, sum_gradient)
+
+
+def test_uniform_actions_cover_the_whole_range(pendulum_arrays: dict[str, np.ndarray]) -> None:
+    """Not U(1, 1), and not only [0, 1]."""
+    model = make(pendulum_arrays, n_action_samples=50).learn(1)
+    uniform = model.draw_noise(model.sample_batch()).uniform
+    assert uniform.shape == (64, 50, 1)
+    assert uniform.min() < -0.95
+    assert uniform.max() > 0.95
+    assert abs(float(uniform.mean())) < 0.05
+
+
+def test_unseen_actions_receive_gradient(pendulum_arrays: dict[str, np.ndarray]) -> None:
+    """One step of the conservative term alone lowers Q at random actions and raises it at the data's."""
+    model = make(pendulum_arrays, conservative_weight=5.0).learn(1)
+    nets, batch = model.networks(), model.sample_batch()
+    noise = model.draw_noise(batch)
+    data_actions = batch.actions.unsqueeze(1)
+
+    def gap() -> tuple[float, float]:
+        with th.no_grad():
+            return (
+                float(model.out_of_data_value(nets, batch, noise).mean()),
+                float(nets.q(batch.observations, data_actions).mean()),
+            )
+
+    before = gap()
+    model.critic.optimizer.zero_grad()
+    optimizer = th.optim.SGD(model.critic.parameters(), lr=1e-3)
+    q = nets.q(batch.observations, data_actions).squeeze(-1)
+    penalty, logs = model.critic_penalty(nets, batch, noise, q)
+    assert float(penalty.detach()) == pytest.approx(2 * 5.0 * float(logs["conservative_gap"].detach()), rel=1e-4)
+    penalty.backward()
+    optimizer.step()
+    after = gap()
+    assert (after[0] - after[1]) < (before[0] - before[1])
+
+
+def test_gap_above_target_raises_the_weight(pendulum_arrays: dict[str, np.ndarray]) -> None:
+    model = make(pendulum_arrays, target_gap=1.0).learn(1)
+    start = float(model.current_conservative_weight())
+    model.after_critic_step({"conservative_gap": th.tensor(3.0)})
+    risen = float(model.current_conservative_weight())
+    assert risen > start
+    for _ in range(20):
+        model.after_critic_step({"conservative_gap": th.tensor(-3.0)})
+    assert float(model.current_conservative_weight()) < risen
+
+
+def test_td_target_stops_at_terminations_only(pendulum_arrays: dict[str, np.ndarray]) -> None:
+    model = make(pendulum_arrays, gamma=0.9)
+
+    class Constant(StandIn):
+        def q_target(self, observations: th.Tensor, actions: th.Tensor) -> th.Tensor:
+            return th.stack([th.full(actions.shape[:2], 10.0), th.full(actions.shape[:2], 20.0)])
+
+    batch = batch_of(2, 1)._replace(rewards=th.tensor([1.0, 1.0]), dones=th.tensor([0.0, 1.0]))
+    target = model.td_target(Constant(None), batch, noise_of(2, 1, 1))
+    assert target.tolist() == [1.0 + 0.9 * 10.0, 1.0]  # the smaller critic; no bootstrap after a termination
+
+
+def test_td_loss_keeps_its_half(pendulum_arrays: dict[str, np.ndarray]) -> None:
+    model = make(pendulum_arrays, conservative_weight=0.0, gamma=0.0)
+    nets = StandIn(lambda _, actions: th.full(actions.shape[:2], 3.0))
+    nets.q_target = nets.q  # type: ignore[attr-defined]
+    batch = batch_of(4, 1)._replace(rewards=th.ones(4))
+    loss, _ = model.critic_loss(nets, batch, noise_of(4, 2, 1))
+    assert float(loss) == pytest.approx(2 * 0.5 * (3.0 - 1.0) ** 2)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"conservative_weight": 1.0, "target_gap": 1.0}, "not both"),
+        ({"conservative_weight": -1.0}, "must not be negative"),
+        ({"n_action_samples": 0}, "n_action_samples"),
+        ({"conservative": "soft"}, "logsumexp"),
+        ({"gamma": 1.0}, r"gamma must lie in \[0, 1\)"),
+    ],
+)
+def test_bad_options_are_refused(pendulum_arrays: dict[str, np.ndarray], options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make(pendulum_arrays, **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("conservative_wieght", "Did you mean 'conservative_weight'"),
+        ("train_freq", "gradient step"),
+        ("n_envs", "Leave it out"),
+    ],
+)
+def test_unknown_arguments_are_refused(pendulum_arrays: dict[str, np.ndarray], name: str, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        make(pendulum_arrays, **{name: 1})
