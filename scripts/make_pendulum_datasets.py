@@ -176,6 +176,8 @@ def main() -> None:
             print(f"wrote {path} ({path.stat().st_size / 1e6:.2f} MB)")
         elif load_dataset(path).fingerprint() != dataset.fingerprint():
             raise SystemExit(f"{path} differs: other versions, or another processor, give other last digits.")
+        else:
+            print(f"{path} holds the same arrays")
 
 
 if __name__ == "__main__":

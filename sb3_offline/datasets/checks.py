@@ -199,9 +199,7 @@ def _shaped(name: str, array: np.ndarray, space: spaces.Space, where: str) -> np
     raise DatasetError(f"{where}: {name} have shape {array.shape}, but the space {space} asks for ({wanted}).")
 
 
-def _whole_numbers(
-    name: str, array: np.ndarray, space: spaces.Space, dtype: type[np.integer], where: str
-) -> np.ndarray:
+def _whole_numbers(name: str, array: np.ndarray, space: spaces.Space, dtype: type[np.integer], where: str) -> np.ndarray:
     if array.dtype.kind == "f":
         raise DatasetError(f"{where}: {name} are {array.dtype}, but the space {space} holds whole numbers.")
     low: Any

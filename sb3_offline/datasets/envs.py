@@ -27,9 +27,7 @@ class SpacesOnlyEnv(gym.Env):
     :param spec: the task's spec, if it is known
     """
 
-    def __init__(
-        self, observation_space: spaces.Space, action_space: spaces.Space, spec: EnvSpec | None = None
-    ) -> None:
+    def __init__(self, observation_space: spaces.Space, action_space: spaces.Space, spec: EnvSpec | None = None) -> None:
         self.observation_space = observation_space
         self.action_space = action_space
         self.spec = spec

@@ -151,9 +151,7 @@ def _hdf5_array(path: Path, file: h5py.File, key: str) -> np.ndarray:
     if not isinstance(item, h5py.Dataset):
         raise DatasetError(f"{path}: {key} is a group, not an array. Dict spaces are not supported.")
     if item.is_virtual or item.external:
-        raise DatasetError(
-            f"{path}: {key} lies in another file. A data file must hold its own data: copy them into one."
-        )
+        raise DatasetError(f"{path}: {key} lies in another file. A data file must hold its own data: copy them into one.")
     return item[()]
 
 

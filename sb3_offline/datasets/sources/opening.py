@@ -30,9 +30,7 @@ if TYPE_CHECKING:
     from minari import MinariDataset
 
 #: Whatever logged data may come from; a sequence of sources is one data set.
-Source: TypeAlias = Union[
-    str, Path, Mapping[str, Any], ReplayBuffer, OfflineDataset, "MinariDataset", Sequence["Source"]
-]
+Source: TypeAlias = Union[str, Path, Mapping[str, Any], ReplayBuffer, OfflineDataset, "MinariDataset", Sequence["Source"]]
 
 
 @dataclass(frozen=True)
@@ -144,21 +142,15 @@ def _open_name(name: str, download: bool) -> RawSource:
 def _describe(raw: RawSource, task: _Task) -> DatasetInfo:
     spec = _spec_of(raw, task)
     inferred = spec is not None and task.env_id is None and raw.env_id_from is not None
-    observation_space, action_space = (
-        _one_space("observation", task.observation_space, raw.observation_space, raw.dataset_id),
-        _one_space("action", task.action_space, raw.action_space, raw.dataset_id),
-    )
+    if inferred and spec is not None:
+        warnings.warn(
+            f"{raw.dataset_id} is taken for {spec.id} from {raw.env_id_from}. Pass env_id= to say which it is.", stacklevel=4
+        )
+    own_observation, own_action = _own_spaces(raw, spec, task)
+    observation_space = _one_space("observation", task.observation_space, own_observation, raw.dataset_id)
+    action_space = _one_space("action", task.action_space, own_action, raw.dataset_id)
     if observation_space is None or action_space is None:
-        if spec is None:
-            raise DatasetError(_spaces_unknown(raw))
-        if inferred:
-            warnings.warn(
-                f"{raw.dataset_id} is taken for {spec.id} from {raw.env_id_from}. Pass env_id= to say which it is.",
-                stacklevel=4,
-            )
-        env = env_from_spec(spec, raw.dataset_id)
-        observation_space, action_space = observation_space or env.observation_space, action_space or env.action_space
-        env.close()
+        raise DatasetError(_spaces_unknown(raw))
     low, high, card = raw.reference_min_score, raw.reference_max_score, dict(raw.card)
     if inferred:
         card["env_id_from"] = raw.env_id_from
@@ -167,6 +159,24 @@ def _describe(raw: RawSource, task: _Task) -> DatasetInfo:
         low, high = known.minimum, known.maximum
         card["reference_scores"] = known.note
     return DatasetInfo(raw.dataset_id, observation_space, action_space, spec, low, high, card)
+
+
+def _own_spaces(raw: RawSource, spec: EnvSpec | None, task: _Task) -> tuple[spaces.Space | None, spaces.Space | None]:
+    """The spaces that the data hold, or else those of their task, as far as it can be made here."""
+    observation_space, action_space = raw.observation_space, raw.action_space
+    if spec is None or (observation_space is not None and action_space is not None):
+        return observation_space, action_space
+    try:
+        env = env_from_spec(spec, raw.dataset_id)
+    except DatasetError:
+        if task.observation_space is None or task.action_space is None:
+            raise  # nobody else says what the spaces are
+        return observation_space, action_space
+    env.close()
+    return (
+        env.observation_space if observation_space is None else observation_space,
+        env.action_space if action_space is None else action_space,
+    )
 
 
 def _spec_of(raw: RawSource, task: _Task) -> EnvSpec | None:
