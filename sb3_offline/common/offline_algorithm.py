@@ -6,11 +6,12 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import gymnasium as gym
 import numpy as np
 import torch as th
+from gymnasium import spaces
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
@@ -41,6 +42,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
     A child says what one gradient step is (:meth:`update`) and may prepare more than the buffer (:meth:`prepare`).
     """
 
+    supported_spaces: ClassVar[tuple[type[spaces.Space], ...]] = (spaces.Box,)
     dataset: Source | None = None  # how to load the data again; kept by save() when it is an id or a path
     dataset_info: DatasetInfo | None = None
     replay_buffer: OfflineDatasetBuffer  # SB3 declares it optional
@@ -56,12 +58,23 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
 
     # --- where the data and the spaces come from ---
 
-    def _resolve_env(self, env: GymEnv | str | None, dataset: Source | None) -> GymEnv:
+    def _resolve_env(self, env: GymEnv | str | None, dataset: Source | None, loading: bool) -> GymEnv:
         """
         Find the spaces, the task and the data: explicit ``dataset``, else the env's own, else the env as a dataset's id.
 
+        :param loading: True inside SB3's ``load``, which knows the spaces already and may have no env.
         :raises ValueError: if neither gives spaces, or if they do not fit each other or this algorithm.
         """
+        if loading and env is None:
+            return None  # type: ignore[return-value]
+        env = self._find_env(env, dataset)
+        for kind, space in (("action", env.action_space), ("observation", env.observation_space)):
+            if not isinstance(space, self.supported_spaces):
+                names = " or ".join(supported.__name__ for supported in self.supported_spaces)
+                raise ValueError(f"{type(self).__name__} needs {kind}s in a {names} space; this task has {space}.")
+        return env
+
+    def _find_env(self, env: GymEnv | str | None, dataset: Source | None) -> GymEnv:
         if isinstance(env, str) and env not in gym.registry and dataset is None:
             env, dataset = None, env  # a dataset's id given as env
         if isinstance(env, str):

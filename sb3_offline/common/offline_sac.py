@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch as th
-from gymnasium import spaces
 from stable_baselines3 import SAC
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from stable_baselines3.common.utils import FloatSchedule
@@ -76,12 +75,9 @@ class OfflineSAC(OfflineAlgorithm, SAC):
             raise ValueError(f"gamma must lie in [0, 1), got {gamma}.")
         if batch_size < 2:
             raise ValueError(f"batch_size must be at least 2, got {batch_size}.")
-        if _init_setup_model or env is not None or dataset is not None:  # not SB3's load(), which knows the spaces already
-            env = self._resolve_env(env, dataset)
-            self._check_spaces(env)
         super().__init__(
             policy,
-            env,  # type: ignore[arg-type]
+            self._resolve_env(env, dataset, loading=not _init_setup_model),
             learning_rate,
             buffer_size=1,
             learning_starts=0,
@@ -102,14 +98,6 @@ class OfflineSAC(OfflineAlgorithm, SAC):
         self.entropy_backup = entropy_backup
         if _init_setup_model:
             self._setup_model()
-
-    def _check_spaces(self, env: GymEnv) -> None:
-        if not isinstance(env.action_space, spaces.Box):
-            raise ValueError(
-                f"{type(self).__name__} needs continuous actions (a Box space); this task has {env.action_space}."
-            )
-        if not isinstance(env.observation_space, spaces.Box):
-            raise ValueError(f"{type(self).__name__} needs a Box observation space; this task has {env.observation_space}.")
 
     def _setup_model(self) -> None:
         if self.target_entropy == "auto":

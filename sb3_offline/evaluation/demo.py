@@ -23,8 +23,11 @@ from sb3_offline.evaluation.callbacks import OfflineEvalCallback
 DEMO_STEPS = 10_000
 DEMO_OPTIONS: dict[str, Any] = {
     "policy_kwargs": {"net_arch": [64, 64]},
-    "learning_rate": 3e-4,
+    "learning_rate": 1e-3,
+    "qf_learning_rate": 1e-3,
+    "tau": 0.01,
     "gamma": 0.98,
+    "ent_coef": "auto_0.1",
     "dynamics_kwargs": {
         "hidden_sizes": (64, 64),
         "n_members": 5,

@@ -252,7 +252,7 @@ def test_two_environments_are_refused(pendulum_arrays: Arrays) -> None:
 
 
 def test_discrete_actions_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"continuous actions.*Discrete\(2\)"):
+    with pytest.raises(ValueError, match=r"actions in a Box space.*Discrete\(2\)"):
         CQL("MlpPolicy", "CartPole-v1")
 
 

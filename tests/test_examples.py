@@ -1,0 +1,40 @@
+"""The examples, and the code that README and docs show, run as they are written (with fewer steps)."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+EXAMPLES = {
+    "offline_from_replay_buffer.py": ["--online-steps", "300", "--offline-steps", "30"],
+    "your_own_data.py": ["--steps", "30"],
+}
+PAGES = ("README.md", "docs/quickstart.md", "docs/from_sac.md", "docs/cql.md", "docs/combo.md", "docs/dromo.md")
+
+
+def run(code: list[str], folder: Path) -> str:
+    result = subprocess.run([sys.executable, *code], cwd=folder, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr[-3000:]
+    return result.stdout
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_example(name: str, tmp_path: Path) -> None:
+    output = run([str(ROOT / "examples" / name), *EXAMPLES[name]], tmp_path)
+    assert re.search(r"-?\d", output)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_code_of_page(page: str, tmp_path: Path) -> None:
+    """All python blocks of a page, one after another; those that need data which is not packaged are left out."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
+    blocks = [block for block in blocks if "hopper" not in block]
+    assert blocks
+    script = tmp_path / "page.py"
+    script.write_text("\n".join(blocks).replace("5_000", "20"), encoding="utf-8")
+    run([str(script)], tmp_path)
