@@ -1,10 +1,12 @@
 """Offline reinforcement learning for Stable-Baselines3."""
 
 from sb3_offline.combo import COMBO
+from sb3_offline.common.offline_sac import OfflineSAC
 from sb3_offline.cql import CQL
 from sb3_offline.datasets import OfflineDataset, load_dataset, make_env, register_envs
 from sb3_offline.dromo import DROMO
 from sb3_offline.evaluation import OfflineEvalCallback
+from sb3_offline.preqn import PreQN
 
 __version__ = "0.1.0"
 
@@ -16,6 +18,8 @@ __all__ = [
     "DROMO",
     "OfflineDataset",
     "OfflineEvalCallback",
+    "OfflineSAC",
+    "PreQN",
     "__version__",
     "load_dataset",
     "make_env",

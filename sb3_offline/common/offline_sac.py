@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch as th
@@ -13,10 +13,14 @@ from stable_baselines3.common.utils import FloatSchedule
 from stable_baselines3.sac.policies import SACPolicy
 
 from sb3_offline.common.networks import Batch, SACNetworks
+from sb3_offline.common.normalized_td import normalized_td_step
 from sb3_offline.common.offline_algorithm import OfflineAlgorithm
 from sb3_offline.datasets.sources import Source
+from sb3_offline.diagnostics.q_function import QFunction
+from sb3_offline.diagnostics.td_linearization import Transitions
 
 Logs = dict[str, th.Tensor]
+CriticUpdate = Literal["adam", "normalized_td"]
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,9 @@ class OfflineSAC(OfflineAlgorithm, SAC):
     :param ent_coef: Entropy temperature, "auto" to learn it.
     :param target_entropy: Target of the learned temperature; "auto" is minus the number of action dimensions.
     :param entropy_backup: Subtract the entropy term from the critics' target too (SAC's form).
+    :param critic_update: "adam", or "normalized_td": w <- w - lambda sum_j d_j e_j / (1 + d_j^T d_j)^2 over the batch, with
+        lambda = ``qf_learning_rate`` and the critic's own bootstrap (see :mod:`sb3_offline.common.normalized_td`).
+    :param semi_gradient: In "normalized_td", d = grad Q(s, a) instead of the gradient of the whole TD residual.
     :param tensorboard_log: Folder for TensorBoard.
     :param policy_kwargs: Passed to the policy, as in SB3 (``net_arch``, ``activation_fn``, ...).
     :raises ValueError: if the spaces, the data or an option do not fit.
@@ -61,6 +68,8 @@ class OfflineSAC(OfflineAlgorithm, SAC):
         ent_coef: str | float = "auto",
         target_entropy: str | float = "auto",
         entropy_backup: bool = False,
+        critic_update: CriticUpdate = "adam",
+        semi_gradient: bool = False,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
         policy_kwargs: dict[str, Any] | None = None,
@@ -75,6 +84,10 @@ class OfflineSAC(OfflineAlgorithm, SAC):
             raise ValueError(f"gamma must lie in [0, 1), got {gamma}.")
         if batch_size < 2:
             raise ValueError(f"batch_size must be at least 2, got {batch_size}.")
+        if critic_update not in ("adam", "normalized_td"):
+            raise ValueError(f"critic_update must be 'adam' or 'normalized_td', got {critic_update!r}.")
+        if semi_gradient and critic_update == "adam":
+            raise ValueError("semi_gradient belongs to critic_update='normalized_td'; Adam's TD step is one already.")
         super().__init__(
             policy,
             self._resolve_env(env, dataset, loading=not _init_setup_model),
@@ -96,6 +109,8 @@ class OfflineSAC(OfflineAlgorithm, SAC):
         )
         self.qf_learning_rate = qf_learning_rate
         self.entropy_backup = entropy_backup
+        self.critic_update = critic_update
+        self.semi_gradient = semi_gradient
         if _init_setup_model:
             self._setup_model()
 
@@ -173,8 +188,11 @@ class OfflineSAC(OfflineAlgorithm, SAC):
         batch = self.sample_batch()
         noise = self.draw_noise(batch)
 
-        critic_loss, logs = self.critic_loss(nets, batch, noise)
-        minimize(critic_loss, self.critic.optimizer)
+        if self.critic_update == "normalized_td":
+            logs = self.normalized_td(nets, batch, noise)
+        else:
+            critic_loss, logs = self.critic_loss(nets, batch, noise)
+            minimize(critic_loss, self.critic.optimizer)
         self.after_critic_step(logs)
         actor_loss, log_prob, actor_logs = self.actor_loss(nets, batch, noise)
         minimize(actor_loss, self.actor.optimizer)
@@ -184,6 +202,27 @@ class OfflineSAC(OfflineAlgorithm, SAC):
         self.update_targets()
         self._n_updates += 1
         self._accumulate({**logs, **actor_logs, "ent_coef": self._ent_coef()})
+
+    def normalized_td(self, nets: SACNetworks, batch: Batch, noise: SACNoise) -> Logs:
+        """One step of the normalised rule for each critic, on e = Q(s, a) - r - gamma (1 - done) Q(s', a')."""
+        next_actions, _ = nets.sample(batch.next_observations, noise.next_action)
+        transitions = Transitions(
+            nets.normalize(batch.observations),
+            batch.actions,
+            batch.rewards,
+            self.gamma * (1.0 - batch.dones),
+            nets.normalize(batch.next_observations),
+            next_actions.squeeze(1).detach(),
+        )
+        rate = self.qf_lr_schedule(self._current_progress_remaining)
+        residuals, norms = [], []
+        for index in range(self.critic.n_critics):
+            q = QFunction(self.critic, index)
+            step = normalized_td_step(q, transitions, rate, semi_gradient=self.semi_gradient)
+            q.assign(step.parameters)
+            residuals.append(step.residuals)
+            norms.append(step.squared_norms)
+        return {"critic_loss": th.stack(residuals).square().mean(), "normalizer": 1.0 + th.stack(norms).mean()}
 
     def after_critic_step(self, logs: Logs) -> None:
         """Called with the critics' logs; a learned conservative weight takes its step here."""

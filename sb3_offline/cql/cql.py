@@ -56,6 +56,8 @@ class CQL(OfflineSAC):
             raise ValueError(f"n_action_samples must be at least 1, got {n_action_samples}.")
         if conservative not in ("logsumexp", "expectation"):
             raise ValueError(f"conservative must be 'logsumexp' or 'expectation', got {conservative!r}.")
+        if kwargs.get("critic_update", "adam") != "adam":
+            raise ValueError("critic_update='normalized_td' has no conservative term: use it with OfflineSAC.")
         self.conservative_weight = 2.5 if conservative_weight is None else conservative_weight
         self.target_gap = target_gap
         self.n_action_samples = n_action_samples

@@ -20,7 +20,7 @@ from sb3_offline.dromo import DROMO
 from sb3_offline.evaluation.callbacks import OfflineEvalCallback
 
 # Found on the packaged Pendulum data: small networks are enough, and train in minutes on two cores
-DEMO_STEPS = 10_000
+DEMO_STEPS = 12_000
 DEMO_OPTIONS: dict[str, Any] = {
     "policy_kwargs": {"net_arch": [64, 64]},
     "learning_rate": 1e-3,
@@ -61,6 +61,7 @@ def run_demo(dataset: str, steps: int | None, eval_freq: int, seed: int, output:
     :raises OSError: if the folder cannot be written.
     """
     check_writable(output)
+    th.set_num_threads(1)  # with networks this small, threads only wait for each other
     console = Console()
     steps = DEMO_STEPS if steps is None else steps
     model = DROMO("MlpPolicy", dataset=dataset, tensorboard_log=str(output / "tensorboard"), seed=seed, **DEMO_OPTIONS)

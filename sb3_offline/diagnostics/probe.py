@@ -1,0 +1,153 @@
+"""A fixed batch of transitions on which a running SB3 model is examined, without touching its random streams."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch as th
+from stable_baselines3 import DQN, SAC, TD3
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.type_aliases import DictReplayBufferSamples, ReplayBufferSamples
+from torch import nn
+
+from sb3_offline.diagnostics.q_function import as_float64, evaluation_mode, take_rows
+from sb3_offline.diagnostics.td_linearization import Transitions
+
+Samples = ReplayBufferSamples | DictReplayBufferSamples
+
+
+@contextmanager
+def preserved_rng(*owners: object) -> Iterator[None]:
+    """Restore the global random states, and those of every generator that is an attribute of ``owners``."""
+    generators = [g for owner in owners for g in vars(owner).values()]
+    torch_states = [(g, g.get_state()) for g in generators if isinstance(g, th.Generator)]
+    numpy_states = [(g, g.bit_generator.state) for g in generators if isinstance(g, np.random.Generator)]
+    # SB3's buffers draw from NumPy's global stream, which has no other interface
+    python_state, global_state = random.getstate(), np.random.get_state()  # noqa: NPY002
+    try:
+        # states of GPUs that this process has not used need no saving
+        devices = range(th.cuda.device_count()) if th.cuda.is_initialized() else ()
+        with th.random.fork_rng(devices=list(devices)):
+            yield
+    finally:
+        random.setstate(python_state)
+        np.random.set_state(global_state)  # noqa: NPY002
+        for generator, state in torch_states:
+            generator.set_state(state)
+        for numpy_generator, numpy_state in numpy_states:
+            numpy_generator.bit_generator.state = numpy_state
+
+
+@dataclass(frozen=True)
+class Probe:
+    """
+    Distinct pairs (s, a) with one of their successors each, and how often each pair occurs.
+
+    :param samples: M transitions, observations normalised as in training
+    :param rho: (M,), float64, sums to 1
+    """
+
+    samples: Samples
+    rho: th.Tensor
+
+
+def merge_repeats(samples: Samples) -> Probe:
+    """
+    One row for each distinct (s, a), weighted by its count; the first successor stands for all.
+
+    A pair listed twice would make the kernel singular whatever the network.
+    """
+    rows: dict[bytes, int] = {}
+    counts: dict[bytes, int] = {}
+    arrays = [x.cpu().numpy() for x in [*_leaves(samples.observations), samples.actions]]
+    for row in range(len(samples.actions)):
+        pair = b"".join(array[row].tobytes() for array in arrays)
+        rows.setdefault(pair, row)
+        counts[pair] = counts.get(pair, 0) + 1
+    device = samples.actions.device
+    kept = th.tensor(list(rows.values()), device=device)
+    fields: dict[str, Any] = {name: take_rows(field, kept) for name, field in samples._asdict().items() if field is not None}
+    rho = as_float64(np.array(list(counts.values())) / len(samples.actions))
+    return Probe(samples._replace(**fields), rho)
+
+
+def draw_probe(model: OffPolicyAlgorithm, batch_size: int) -> Probe | None:
+    """
+    A probe of ``batch_size`` draws from the model's replay buffer.
+
+    :return: None while the buffer holds fewer than ``batch_size`` transitions
+    """
+    buffer = model.replay_buffer
+    if buffer is None or buffer.size() * buffer.n_envs < batch_size:
+        return None
+    with preserved_rng(model, buffer):
+        return merge_repeats(buffer.sample(batch_size, env=model.get_vec_normalize_env()))
+
+
+def _leaves(observations: th.Tensor | Mapping[str, th.Tensor]) -> list[th.Tensor]:
+    return list(observations.values()) if isinstance(observations, Mapping) else [observations]
+
+
+def trained_critic(model: OffPolicyAlgorithm) -> nn.Module:
+    """
+    :return: the critic that the TD loss trains
+    :raises TypeError: if the model is not one of SB3's SAC, TD3, DDPG or DQN, or a child of these
+    """
+    if isinstance(model, DQN):
+        return model.q_net
+    if isinstance(model, SAC | TD3):
+        return model.critic
+    raise TypeError(f"{type(model).__name__} has no critic known here: SAC, TD3, DDPG, DQN and their children have.")
+
+
+def target_critic(model: OffPolicyAlgorithm) -> nn.Module:
+    """:return: the target network of :func:`trained_critic`"""
+    if isinstance(model, DQN):
+        return model.q_net_target
+    assert isinstance(model, SAC | TD3)
+    return model.critic_target
+
+
+def critic_learning_rate(model: OffPolicyAlgorithm) -> float:
+    """:return: the present learning rate of the critic's optimiser"""
+    assert isinstance(model, DQN | SAC | TD3)
+    optimizer = model.policy.optimizer if isinstance(model, DQN) else model.critic.optimizer
+    return float(optimizer.param_groups[0]["lr"])
+
+
+def bootstrap(model: OffPolicyAlgorithm, samples: Samples, seed: int = 0) -> tuple[Transitions, th.Tensor]:
+    """
+    The transitions with the next actions that the algorithm would take, and its own targets y, shape (M,).
+
+    DQN takes the target network's greedy action, TD3 the target actor's (without smoothing noise), SAC a sample of the
+    actor's, always with the same noise. y uses the target networks, as the algorithm's critic loss does.
+    """
+    discounts = samples.discounts if samples.discounts is not None else model.gamma
+    discounts = ((1 - samples.dones) * discounts).flatten()
+    rewards, successors = samples.rewards.flatten(), samples.next_observations
+    with th.no_grad(), evaluation_mode(model.policy), preserved_rng(model):
+        th.manual_seed(seed)
+        if isinstance(model, DQN):
+            values, next_actions = model.q_net_target(successors).max(dim=1, keepdim=True)
+        elif isinstance(model, SAC):
+            next_actions, log_prob = model.actor.action_log_prob(successors)
+            values = _smallest(model.critic_target(successors, next_actions))
+            if getattr(model, "entropy_backup", True):
+                log_temperature = model.log_ent_coef
+                temperature = model.ent_coef_tensor if log_temperature is None else log_temperature.exp()
+                values = values - temperature * log_prob.reshape(-1, 1)
+        else:
+            assert isinstance(model, TD3)
+            next_actions = model.actor_target(successors)
+            values = _smallest(model.critic_target(successors, next_actions))
+    batch = Transitions(samples.observations, samples.actions, rewards, discounts, successors, next_actions)
+    return batch, rewards + discounts * values.flatten()
+
+
+def _smallest(values: tuple[th.Tensor, ...]) -> th.Tensor:
+    return th.cat(values, dim=1).min(dim=1, keepdim=True).values

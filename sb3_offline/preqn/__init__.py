@@ -1,0 +1,4 @@
+from sb3_offline.preqn.preqn import PreQN
+from sb3_offline.preqn.update import LineSearch, PreQNStep, preqn_step
+
+__all__ = ["LineSearch", "PreQN", "PreQNStep", "preqn_step"]

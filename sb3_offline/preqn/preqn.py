@@ -1,0 +1,161 @@
+"""PreQN: Q-learning with a preconditioned critic step (Achiam, Knight and Abbeel 2019, arXiv 1903.08894)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch as th
+from stable_baselines3 import TD3
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.noise import ActionNoise
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.td3.policies import TD3Policy
+
+from sb3_offline.common.offline_algorithm import OfflineAlgorithm
+from sb3_offline.common.offline_sac import minimize
+from sb3_offline.datasets.sources import Source
+from sb3_offline.diagnostics.q_function import QFunction
+from sb3_offline.diagnostics.td_linearization import Transitions
+from sb3_offline.preqn.update import AlignTo, LineSearch, preqn_step
+
+
+class PreQN(OfflineAlgorithm, TD3):
+    """
+    DDPG without target networks, whose critic step moves Q along the TD errors themselves: K Z = Delta,
+    theta' = theta + a J^T Z, with a shrunk until cos(Q' - Q, Delta) reaches ``cosine``. Offline by :meth:`learn`, online by
+    :meth:`learn_online`.
+
+    :param policy: "MlpPolicy" or an SB3 TD3 policy class; one critic, ``policy_kwargs["activation_fn"]`` selects relu, tanh...
+    :param learning_rate: Of the actor (Adam).
+    :param batch_size: B; the kernel is B x B, and its Jacobian B x parameters in float64.
+    :param step_size: a, tried first.
+    :param step_decay: Factor on a for each trial that fails.
+    :param max_backtracks: Trials after the first; then the critic's update is skipped, and logged.
+    :param cosine: eta, the least alignment that is accepted.
+    :param align_to: "delta", or "projected" for what the network can do on this batch (its projection of Delta).
+    :param rcond: Eigenvalues of K below this share of the largest are dropped.
+    """
+
+    def __init__(
+        self,
+        policy: str | type[TD3Policy],
+        env: GymEnv | str | None = None,
+        dataset: Source | None = None,
+        *,
+        learning_rate: float | Schedule = 1e-3,
+        batch_size: int = 128,
+        gamma: float = 0.99,
+        step_size: float = 0.05,
+        step_decay: float = 0.5,
+        max_backtracks: int = 10,
+        cosine: float = 0.97,
+        align_to: AlignTo = "delta",
+        rcond: float = 1e-6,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: th.device | str = "auto",
+        _init_setup_model: bool = True,
+        **unknown: Any,
+    ):
+        self.check_arguments(unknown)
+        self.step_size, self.step_decay, self.max_backtracks = step_size, step_decay, max_backtracks
+        self.cosine, self.align_to, self.rcond = cosine, align_to, rcond
+        self._line_search()  # refuses bad values now
+        super().__init__(
+            policy,
+            self._resolve_env(env, dataset, loading=not _init_setup_model),
+            learning_rate,
+            buffer_size=1,
+            batch_size=batch_size,
+            gamma=gamma,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            policy_kwargs={"n_critics": 1, **(policy_kwargs or {})},
+            verbose=verbose,
+            seed=seed,
+            device=device,
+            _init_setup_model=False,
+        )
+        if _init_setup_model:
+            self._setup_model()
+
+    def _line_search(self) -> LineSearch:
+        return LineSearch(self.step_size, self.step_decay, self.max_backtracks, self.cosine, self.align_to)
+
+    def update(self) -> None:
+        """The critic's preconditioned step, then a deterministic policy gradient step of the actor."""
+        self._update_learning_rate(self.actor.optimizer)
+        data = self.replay_buffer.sample(self.batch_size, env=self._vec_normalize_env)
+        q = QFunction(self.critic)
+        with th.no_grad():
+            next_actions = self.actor(data.next_observations)
+        discounts = self.gamma * (1.0 - data.dones.flatten())
+        batch = Transitions(
+            data.observations, data.actions, data.rewards.flatten(), discounts, data.next_observations, next_actions
+        )
+        step = preqn_step(q, batch, self._line_search(), rcond=self.rcond)
+        if step.status == "accepted":
+            q.assign(step.parameters)
+        actor_loss = -q_of_actor(self, data.observations).mean()
+        minimize(actor_loss, self.actor.optimizer)
+        self._n_updates += 1
+        self._accumulate(
+            {
+                "actor_loss": actor_loss,
+                "q_data": q(data.observations, data.actions).mean(),
+                **{
+                    name: th.tensor(float(value), device=self.device)
+                    for name, value in (
+                        ("step_size", step.step_size),
+                        ("backtracks", step.backtracks),
+                        ("kernel_rank", step.rank),
+                        ("skipped_fraction", step.status == "skipped"),
+                    )
+                },
+            }
+        )
+
+    def learn_online(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        *,
+        action_noise: ActionNoise | None = None,
+        buffer_size: int = 100_000,
+        learning_starts: int = 1000,
+        train_freq: int = 1,
+        gradient_steps: int = 1,
+        log_interval: int = 4,
+        tb_log_name: str = "PreQN_online",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> PreQN:
+        """
+        Learn from the environment with SB3's own loop; the arguments are SB3's, ``log_interval`` in episodes.
+
+        :param total_timesteps: Environment steps.
+        """
+        self.replay_buffer = ReplayBuffer(  # type: ignore[assignment]
+            buffer_size, self.observation_space, self.action_space, self.device, n_envs=self.n_envs
+        )
+        self.action_noise, self.learning_starts = action_noise, learning_starts
+        self.train_freq, self.gradient_steps = train_freq, gradient_steps
+        self._convert_train_freq()
+        return OffPolicyAlgorithm.learn(
+            self,
+            total_timesteps,
+            callback,
+            log_interval,
+            tb_log_name,
+            reset_num_timesteps,
+            progress_bar,
+        )
+
+
+def q_of_actor(model: PreQN, observations: th.Tensor) -> th.Tensor:
+    """Q(s, mu(s)), differentiable in the actor: (B, 1)."""
+    return model.critic.q1_forward(observations, model.actor(observations))
