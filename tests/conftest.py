@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -14,13 +15,24 @@ import sb3_offline  # noqa: F401  (registers the packaged ids)
 th.set_num_threads(1)  # small networks: threads only wait for each other
 FAST_DYNAMICS = {"hidden_sizes": (32, 32), "n_members": 3, "n_elites": 2, "max_epochs": 3, "weight_decay": 1e-5}
 FAST: dict[str, Any] = {"policy_kwargs": {"net_arch": [32, 32]}, "batch_size": 64, "seed": 0, "device": "cpu"}
-FAST_MODEL_BASED = FAST | {"dynamics_kwargs": FAST_DYNAMICS, "rollout_batch_size": 256, "rollout_freq": 50}
+FAST_MODEL_BASED = FAST | {
+    "dynamics_kwargs": FAST_DYNAMICS,
+    "dynamics_cache": False,
+    "rollout_batch_size": 256,
+    "rollout_freq": 50,
+}
 FAST_DROMO = FAST_MODEL_BASED | {"behavior_kwargs": {"hidden_sizes": (32,), "n_steps": 100}, "n_action_samples": 4}
 
 
 def fast_options(algorithm: type) -> dict[str, Any]:
     """Options that make an algorithm quick."""
     return {"CQL": FAST | {"n_action_samples": 4}, "COMBO": FAST_MODEL_BASED, "DROMO": FAST_DROMO}[algorithm.__name__]
+
+
+@pytest.fixture(autouse=True)
+def private_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reads or fills the user's cache."""
+    monkeypatch.setenv("SB3_OFFLINE_CACHE", str(tmp_path / "dynamics_cache"))
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 import torch as th
@@ -11,6 +12,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.preprocessing import get_action_dim, get_flattened_obs_dim
 from stable_baselines3.sac.policies import Actor
 
+import sb3_offline
 from sb3_offline.common.buffers import ModelRolloutBuffer, unscale_actions
 from sb3_offline.common.networks import Batch
 from sb3_offline.common.offline_sac import OfflineSAC, polyak
@@ -23,6 +25,7 @@ from sb3_offline.dynamics import (
     resolve_termination,
     rollout,
 )
+from sb3_offline.dynamics.cache import cache_folder, cache_key, load_dynamics, save_dynamics
 
 RolloutPolicy = Literal["current", "target", "uniform"]
 
@@ -38,6 +41,8 @@ class ModelBasedAlgorithm(OfflineSAC):
     :param rollout_retain: How many rollout rounds the model buffer keeps.
     :param rollout_policy: Who acts in rollouts: the "current" policy, its Polyak copy ("target"), or "uniform" actions.
     :param dynamics_kwargs: Options of the ensemble and its fit, see :class:`~sb3_offline.dynamics.DynamicsConfig`.
+    :param dynamics_cache: Take an equal fit (same data, options, seed, versions) from the user's cache folder, and put new
+        ones there.
     """
 
     def __init__(
@@ -50,6 +55,7 @@ class ModelBasedAlgorithm(OfflineSAC):
         rollout_retain: int = 5,
         rollout_policy: RolloutPolicy = "current",
         dynamics_kwargs: Mapping[str, Any] | None = None,
+        dynamics_cache: bool = True,
         **kwargs: Any,
     ):
         self.real_ratio = real_ratio
@@ -59,6 +65,7 @@ class ModelBasedAlgorithm(OfflineSAC):
         self.rollout_retain = rollout_retain
         self.rollout_policy = rollout_policy
         self.dynamics_kwargs = None if dynamics_kwargs is None else dict(dynamics_kwargs)
+        self.dynamics_cache = dynamics_cache
         self._check_options()
         super().__init__(*args, **kwargs)
 
@@ -118,6 +125,12 @@ class ModelBasedAlgorithm(OfflineSAC):
         """
         dataset = self.load_dataset() if dataset is None else dataset
         config = DynamicsConfig.from_kwargs(self.dynamics_kwargs or {})
+        key = cache_key(dataset.fingerprint(), config, self.streams.seed, sb3_offline.__version__, self.device)
+        cached = cache_folder() / f"{key}.pt"
+        use_cache = self.dynamics_cache and self.seed is not None  # a random seed never comes back
+        if use_cache and cached.exists():
+            self.load_dynamics(cached)
+            return
         valid = dataset.valid_next
         arrays = (dataset.observations, dataset.actions, dataset.next_observations, dataset.rewards)
         columns = [th.as_tensor(array[valid], device=self.device) for array in arrays]
@@ -134,6 +147,24 @@ class ModelBasedAlgorithm(OfflineSAC):
             on_epoch=self._log_dynamics,
             progress_bar=progress_bar,
         )
+        if use_cache:
+            self.save_dynamics(cached)
+
+    def save_dynamics(self, path: str | Path) -> None:
+        """
+        Write the fitted dynamics alone, to be shared by other runs.
+
+        :raises ValueError: if they are not fitted yet.
+        """
+        save_dynamics(self.dynamics, Path(path))
+
+    def load_dynamics(self, path: str | Path) -> None:
+        """
+        Take fitted dynamics from a file of :meth:`save_dynamics`; ``learn`` then fits none.
+
+        :raises ValueError: if the file is missing, damaged, or of another size.
+        """
+        load_dynamics(self.dynamics, Path(path))
 
     def _log_dynamics(self, stats: EpochStats) -> None:
         if hasattr(self, "_logger"):

@@ -10,6 +10,7 @@ import torch as th
 from torch import nn
 from torch.nn import functional as F
 
+FLOAT32_ROUNDING = 1e-6  # relative; what varies less is constant
 CPU_BLOCK_ROWS = 1024  # rows per member evaluated at once: activations that stay in the cache are twice as fast
 
 
@@ -47,8 +48,9 @@ class EnsembleDynamics(nn.Module):
     (s, a) -> Gaussian over (s' - s, r), by ``n_members`` swish networks whose weights are stacked along a first
     dimension, so that one batched product evaluates all of them.
 
-    Observations and actions are in environment units; a normaliser (buffers, set by the fit) sits inside. The
-    log-variance is kept between soft bounds, learned per member, so that no member's parameter depends on another's.
+    Everything is in environment units; normalisers of inputs and targets (buffers, set by the fit) sit inside. The
+    log-variance of a standardised target is kept between soft bounds, which start at MBPO's 0.5 and -10 and are learned
+    per member, so that no member's parameter depends on another's.
 
     :param observation_dim: length of a flat observation
     :param action_dim: length of a flat action
@@ -63,6 +65,8 @@ class EnsembleDynamics(nn.Module):
 
     input_mean: th.Tensor  # (observation_dim + action_dim,)
     input_std: th.Tensor
+    target_mean: th.Tensor  # (observation_dim + 1,)
+    target_std: th.Tensor
     elites: th.Tensor  # (n_elites,) int64, best first
     fitted: th.Tensor  # () bool
     max_logvar: nn.Parameter  # (n_members, 1, observation_dim + 1)
@@ -98,6 +102,8 @@ class EnsembleDynamics(nn.Module):
 
         self.register_buffer("input_mean", th.zeros(sizes[0]))
         self.register_buffer("input_std", th.ones(sizes[0]))
+        self.register_buffer("target_mean", th.zeros(observation_dim + 1))
+        self.register_buffer("target_std", th.ones(observation_dim + 1))
         self.register_buffer("elites", th.arange(n_elites))
         self.register_buffer("fitted", th.tensor(False))
 
@@ -106,16 +112,28 @@ class EnsembleDynamics(nn.Module):
         return self.input_mean.device
 
     @th.no_grad()
-    def fit_normalizer(self, inputs: th.Tensor) -> None:
-        """Standardise as ``inputs`` (n, observation_dim + action_dim) asks; a constant dimension is only centred."""
-        mean, std = inputs.mean(dim=0), inputs.std(dim=0, correction=0)
-        constant = std <= 1e-6 * mean.abs().clamp(min=1e-6)  # what float32 leaves of a constant is not a scale
-        self.input_mean.copy_(mean)
-        self.input_std.copy_(th.where(constant, 1.0, std))
+    def fit_normalizers(
+        self, observations: th.Tensor, actions: th.Tensor, next_observations: th.Tensor, rewards: th.Tensor
+    ) -> None:
+        """
+        Standardise inputs and targets as these n transitions ask; ``rewards`` are (n, 1).
 
-    def normalize(self, inputs: th.Tensor) -> th.Tensor:
-        """(..., observation_dim + action_dim) in environment units -> standardised."""
-        return (inputs - self.input_mean) / self.input_std
+        A constant input is only centred, lest a rollout's slightest deviation be blown up. A constant target gets the
+        scale of its rounding, so that samples of it stay constant.
+        """
+        inputs = th.cat([observations, actions], dim=1)
+        std = inputs.std(dim=0, correction=0)
+        self.input_mean.copy_(inputs.mean(dim=0))
+        self.input_std.copy_(th.where(std <= FLOAT32_ROUNDING * inputs.abs().amax(dim=0), 1.0, std))
+
+        targets = th.cat([next_observations - observations, rewards], dim=1)
+        rounding = FLOAT32_ROUNDING * th.cat([next_observations, rewards], dim=1).abs().amax(dim=0)
+        self.target_mean.copy_(targets.mean(dim=0))
+        self.target_std.copy_(targets.std(dim=0, correction=0).clamp(min=rounding.clamp(min=FLOAT32_ROUNDING**2)))
+
+    def normalize(self, observations: th.Tensor, actions: th.Tensor) -> th.Tensor:
+        """(..., observation_dim) and (..., action_dim) -> standardised inputs (..., observation_dim + action_dim)."""
+        return (th.cat([observations, actions], dim=-1) - self.input_mean) / self.input_std
 
     def networks(self, inputs: th.Tensor, members: th.Tensor | None = None) -> tuple[th.Tensor, th.Tensor]:
         """
@@ -123,7 +141,7 @@ class EnsembleDynamics(nn.Module):
 
         :param inputs: (M, B, observation_dim + action_dim), standardised; row m goes to network m
         :param members: (M,) which networks to evaluate, None for all in order
-        :return: mean and log-variance, (M, B, observation_dim + 1) each
+        :return: mean and log-variance of the standardised targets, (M, B, observation_dim + 1) each
         """
 
         def pick(parameter: th.Tensor) -> th.Tensor:
@@ -148,8 +166,8 @@ class EnsembleDynamics(nn.Module):
         :param actions: the same, with action_dim, in environment units
         :return: mean and log-variance of (next observation - observation, reward), (n_members, B, observation_dim + 1)
         """
-        inputs = self.normalize(th.cat([observations, actions], dim=-1))
-        return self.networks(inputs.expand(self.n_members, -1, -1))
+        mean, logvar = self.networks(self.normalize(observations, actions).expand(self.n_members, -1, -1))
+        return mean * self.target_std + self.target_mean, logvar + 2 * self.target_std.log()
 
     @th.no_grad()
     def sample(self, observations: th.Tensor, actions: th.Tensor, generator: th.Generator) -> ModelSample:
@@ -163,7 +181,7 @@ class EnsembleDynamics(nn.Module):
         :param actions: (B, action_dim), in environment units
         :param generator: source of the elites and of the noise, on this model's device
         """
-        inputs = self.normalize(th.cat([observations, actions], dim=-1))
+        inputs = self.normalize(observations, actions)
         n_rows, n_elites = len(inputs), len(self.elites)
         hand = -(-n_rows // n_elites)
         seats = th.randperm(hand * n_elites, generator=generator, device=generator.device)[:n_rows].to(self.device)
@@ -172,8 +190,9 @@ class EnsembleDynamics(nn.Module):
         block = hand if dealt.is_cuda else CPU_BLOCK_ROWS
         blocks = dealt.view(n_elites, hand, -1).split(block, dim=1)
         means, logvars = zip(*(self.networks(rows, self.elites) for rows in blocks), strict=True)
-        mean = th.cat(means, dim=1).flatten(0, 1).index_select(0, seats)
-        std = (0.5 * th.cat(logvars, dim=1)).exp().flatten(0, 1).index_select(0, seats)
+        mean = th.cat(means, dim=1).flatten(0, 1).index_select(0, seats) * self.target_std + self.target_mean
+        logvar = th.cat(logvars, dim=1).flatten(0, 1).index_select(0, seats)
+        std = (0.5 * logvar).exp() * self.target_std
 
         noise = th.randn(mean.shape, generator=generator, device=generator.device).to(mean)
         drawn = mean + std * noise

@@ -39,10 +39,10 @@ class EpochStats:
 class FitReport:
     """
     How a fit went. Per member, of the snapshot that was kept: ``holdout_error`` is the mean squared error of the mean
-    prediction in units of the targets' variance, averaged over (delta observation, reward): 0 is perfect, 1 is no
-    better than a constant. It decides on early stopping, snapshots and elites, where raw units would let the
-    dimensions of largest scale decide alone. ``holdout_mse`` is the same in raw units. ``train_loss`` is the last
-    epoch's :func:`negative_log_likelihood`, the mean over the members.
+    prediction of standardised targets, averaged over (delta observation, reward): 0 is perfect, 1 is no better than a
+    constant. It decides on early stopping, snapshots and elites; in raw units the dimensions of largest scale would
+    decide alone. ``holdout_mse`` is the same in raw units. ``train_loss`` is the last epoch's
+    :func:`negative_log_likelihood`, the mean over the members.
     """
 
     epochs: int
@@ -77,7 +77,9 @@ def fit_ensemble(
     Train from the model's present weights, restore each member's best snapshot and choose the elites.
 
     Rows are transitions whose next observation is known, float32 on the model's device, in environment units. They are
-    copied once, standardised; a member's bootstrap sample is a row of indices. The loss is the sum over members of
+    copied once, standardised; a member's bootstrap sample is a row of indices. Targets are standardised too: with raw
+    ones, whose errors start far above the bound of the log-variance, its gradient vanishes and the std stays too large.
+    The loss is the sum over members of
     :func:`negative_log_likelihood`, plus ``logvar_loss_weight`` * sum(max_logvar - min_logvar) averaged over members,
     plus ``model.weight_decay`` times 0.5 |W|^2.
 
@@ -101,13 +103,10 @@ def fit_ensemble(
     holdout, train = _permutation(len(observations), generator, model.device).split([n_holdout, n_train])
     bootstrap = train[bootstrap_indices(model.n_members, n_train, generator).to(model.device)]
 
-    inputs = th.cat([observations, actions], dim=1)
-    model.fit_normalizer(inputs[train])
-    data = th.cat([model.normalize(inputs), next_observations - observations, rewards], dim=1)
-    units = th.cat([observations, rewards], dim=1).abs().amax(dim=0)
-    target_variance = _variance_or_one(data[train, inputs.shape[1] :], units)
+    columns = (observations, actions, next_observations, rewards)
+    model.fit_normalizers(*(column[train] for column in columns))
+    data = _standardized(model, *columns)
     holdout_data = data[holdout]
-    del inputs
 
     best = _BestSnapshots(model)
     epoch = stale = 0
@@ -118,13 +117,13 @@ def fit_ensemble(
             epoch_start = time.perf_counter()
             batches = _permutation(n_train, generator, model.device).split(batch_size)
             loss = _train_epoch(model, optimizer, data, bootstrap, batches, logvar_loss_weight)
-            error, mse = _holdout_errors(model, holdout_data, target_variance)
+            error, mse = _holdout_errors(model, holdout_data)
             if not th.isfinite(loss + error.sum()):
+                outlier = data[:, model.input_mean.shape[0] :].abs().max().item()
                 raise DynamicsDivergedError(
                     f"The dynamics model diverged in epoch {epoch}: training loss {loss.item()}, held-out errors "
-                    f"{error.tolist()}. Lower learning_rate in dynamics_kwargs, and look for outliers: the largest "
-                    f"change of an observation is {data[:, model.input_mean.shape[0] : -1].abs().max().item():g}, the "
-                    f"largest |reward| {rewards.abs().max().item():g}."
+                    f"{error.tolist()}. Lower learning_rate in dynamics_kwargs, and look for outliers: one target lies "
+                    f"{outlier:.3g} standard deviations from the mean."
                 )
             stale = 0 if best.update(model, error, mse) else stale + 1
             seconds = time.perf_counter() - epoch_start
@@ -172,6 +171,18 @@ def bootstrap_indices(n_members: int, n_rows: int, generator: th.Generator) -> t
     return th.randint(n_rows, (n_members, n_rows), generator=generator, device=generator.device)
 
 
+def _standardized(
+    model: EnsembleDynamics,
+    observations: th.Tensor,
+    actions: th.Tensor,
+    next_observations: th.Tensor,
+    rewards: th.Tensor,
+) -> th.Tensor:
+    """(n, inputs + targets), as the networks see them."""
+    targets = th.cat([next_observations - observations, rewards], dim=1)
+    return th.cat([model.normalize(observations, actions), (targets - model.target_mean) / model.target_std], dim=1)
+
+
 def _train_epoch(
     model: EnsembleDynamics,
     optimizer: th.optim.Optimizer,
@@ -183,7 +194,7 @@ def _train_epoch(
     """
     One pass over every member's bootstrap sample.
 
-    :param data: (n, inputs + targets), the inputs standardised
+    :param data: (n, inputs + targets), standardised
     :param bootstrap: (n_members, n_train) rows of ``data``
     :param batches: columns of ``bootstrap``, a batch each
     :return: the mean of :func:`negative_log_likelihood` over the pass, ()
@@ -228,20 +239,12 @@ class _BestSnapshots:
 
 
 @th.no_grad()
-def _holdout_errors(
-    model: EnsembleDynamics, data: th.Tensor, target_variance: th.Tensor
-) -> tuple[th.Tensor, th.Tensor]:
-    """Mean squared error per member (M,): in units of the targets' variance, and raw."""
+def _holdout_errors(model: EnsembleDynamics, data: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+    """Mean squared error per member (M,), over rows and dimensions: of standardised targets, and in raw units."""
     inputs, targets = data.tensor_split([model.input_mean.shape[0]], dim=1)
     mean, _ = model.networks(inputs.expand(model.n_members, -1, -1))
     mse = (mean - targets).square().mean(dim=1)
-    return (mse / target_variance).mean(dim=1), mse.mean(dim=1)
-
-
-def _variance_or_one(targets: th.Tensor, units: th.Tensor) -> th.Tensor:
-    """Variance per target dimension; 1 where nothing varies but float32's rounding of quantities as large as ``units``."""
-    std = targets.std(dim=0, correction=0)
-    return th.where(std <= 1e-6 * units, 1.0, std).square()
+    return mse.mean(dim=1), (mse * model.target_std.square()).mean(dim=1)
 
 
 def _permutation(n: int, generator: th.Generator, device: th.device) -> th.Tensor:

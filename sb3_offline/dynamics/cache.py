@@ -1,0 +1,66 @@
+"""Fitted dynamics on disk: written whole or not at all, read without running any code."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+import torch as th
+
+from sb3_offline.dynamics.config import DynamicsConfig
+from sb3_offline.dynamics.ensemble import EnsembleDynamics
+
+
+def cache_folder() -> Path:
+    """The user's cache folder for fitted dynamics; ``SB3_OFFLINE_CACHE`` names another one."""
+    chosen = os.environ.get("SB3_OFFLINE_CACHE")
+    return Path(chosen) if chosen else Path(platformdirs.user_cache_dir("sb3_offline")) / "dynamics"
+
+
+def cache_key(fingerprint: str, config: DynamicsConfig, seed: int, version: str, device: th.device) -> str:
+    """Equal for fits that give equal weights: same data, options of the fit, seed, versions and kind of device."""
+    options = {name: value for name, value in asdict(config).items() if name != "termination"}  # not part of the fit
+    facts = [fingerprint, options, seed, version, th.__version__, device.type]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def save_dynamics(dynamics: EnsembleDynamics, path: Path) -> None:
+    """
+    Write a fitted model by way of a temporary file, so that an interrupted write leaves nothing behind that looks whole.
+
+    :raises ValueError: if the model is not fitted.
+    """
+    if not bool(dynamics.fitted):
+        raise ValueError("The dynamics model is not fitted yet: call fit_dynamics() (or learn()) before saving it.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            th.save({name: value.cpu() for name, value in dynamics.state_dict().items()}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def load_dynamics(dynamics: EnsembleDynamics, path: Path) -> None:
+    """
+    Read a file of :func:`save_dynamics` into a model of the same sizes.
+
+    :raises ValueError: if there is no such file, it is damaged, or it belongs to a model of other sizes.
+    """
+    try:
+        state: dict[str, Any] = th.load(path, map_location=dynamics.device, weights_only=True)
+        dynamics.load_state_dict(state)
+    except FileNotFoundError as error:
+        raise ValueError(f"There is no dynamics file {str(path)!r}.") from error
+    except Exception as error:
+        raise ValueError(f"{str(path)!r} is damaged, or holds a dynamics model of other sizes: {error}") from error
