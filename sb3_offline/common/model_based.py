@@ -136,7 +136,7 @@ class ModelBasedAlgorithm(OfflineSAC):
         columns = [th.as_tensor(array[valid], device=self.device) for array in arrays]
         fit_ensemble(
             self.dynamics,
-            th.optim.Adam(self.dynamics.parameters(), lr=config.learning_rate),
+            th.optim.Adam(self.dynamics.parameters(), lr=config.learning_rate, fused=True),
             *columns,
             generator=self.streams["dynamics"],
             batch_size=config.batch_size,
