@@ -101,9 +101,15 @@ class DROMO(COMBO):
                 observations,
                 self.replay_buffer.actions,
                 generator=self.streams.cpu("behavior"),
+                on_log=self._log_behavior,
                 progress_bar=progress_bar,
                 **options,
             )
+
+    def _log_behavior(self, step: int, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            self.logger.record(f"behavior_policy/{name}", value)
+        self.logger.dump(step=step)
 
     def networks(self) -> DROMONetworks:
         return DROMONetworks(self)

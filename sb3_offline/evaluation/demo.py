@@ -14,17 +14,18 @@ from rich.console import Console
 from rich.table import Table
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.utils import LinearSchedule
 
 from sb3_offline.datasets import DatasetInfo
 from sb3_offline.dromo import DROMO
 from sb3_offline.evaluation.callbacks import OfflineEvalCallback
 
 # Found on the packaged Pendulum data: small networks are enough, and train in minutes on two cores
-DEMO_STEPS = 12_000
+DEMO_STEPS = 16_000
 DEMO_OPTIONS: dict[str, Any] = {
     "policy_kwargs": {"net_arch": [64, 64]},
-    "learning_rate": 1e-3,
-    "qf_learning_rate": 1e-3,
+    "learning_rate": LinearSchedule(1e-3, 1e-4, 1.0),
+    "qf_learning_rate": LinearSchedule(1e-3, 1e-4, 1.0),
     "tau": 0.01,
     "gamma": 0.98,
     "ent_coef": "auto_0.1",

@@ -141,7 +141,7 @@ def test_tensorboard_names(tmp_path: Path) -> None:
     tags = set(events.Tags()["scalars"])
     expected = {"critic_loss", "actor_loss", "q_data", "q_policy", "conservative_gap", "robust_penalty", "ent_coef"}
     assert {f"train/{name}" for name in expected | {"robust_active_fraction"}} <= tags
-    assert {"dynamics/train_loss", "dynamics/holdout_mse"} <= tags
+    assert {"dynamics/train_loss", "dynamics/holdout_mse", "behavior_policy/holdout_nll"} <= tags
     assert {f"model_rollout/{name}" for name in ("length_mean", "reward_mean", "terminated_fraction")} <= tags
     assert {"eval/mean_reward", "eval/normalized_score"} <= tags
     assert evaluation.last_normalized_score is not None

@@ -1,0 +1,270 @@
+"""The shell's commands, on real data; and its errors, which are one line."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import gymnasium as gym
+import h5py
+import numpy as np
+import pytest
+from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
+
+from sb3_offline import COMBO, CQL, DROMO, OfflineSAC, load_dataset
+from sb3_offline.cli import main
+from sb3_offline.shell.card import make_card
+from sb3_offline.shell.models import detect_algorithm, load_model
+
+OFFLINE = {"policy_kwargs": {"net_arch": [8]}, "batch_size": 8, "seed": 0, "device": "cpu"}
+MODEL_BASED = {
+    **OFFLINE,
+    "dynamics_cache": False,
+    "rollout_batch_size": 16,
+    "dynamics_kwargs": {"hidden_sizes": (8,), "n_members": 2, "max_epochs": 1, "weight_decay": 1e-5},
+}
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+    monkeypatch.setenv("COLUMNS", "200")
+    (tmp_path / "minari").mkdir()
+
+
+@pytest.fixture
+def cql() -> Path:
+    model = CQL("MlpPolicy", "sb3_offline/Pendulum-medium-v0", **OFFLINE).learn(3)
+    model.save("cql")
+    return Path("cql.zip")
+
+
+# --- the data card, against numbers made by hand ---
+
+
+def arrays_of(n: int) -> dict[str, np.ndarray]:
+    """Episodes of 10 rows; the action is at its upper bound in every fourth row; the last 20 rows repeat the first 20."""
+    rng = np.random.default_rng(0)
+    arrays = {
+        "observations": rng.normal(size=(n, 3)) * [1.0, 1.0, 0.0],
+        "actions": np.where(np.arange(n) % 4 == 0, 2.0, 0.1)[:, None],
+        "rewards": np.ones(n),
+        "next_observations": rng.normal(size=(n, 3)),
+        "terminations": np.arange(n) % 20 == 19,
+        "truncations": np.arange(n) % 20 == 9,
+    }
+    for name in ("observations", "actions"):
+        arrays[name][-20:] = arrays[name][:20]
+    return arrays
+
+
+def test_card_figures() -> None:
+    card = make_card(load_dataset(arrays_of(200), env_id="Pendulum-v1"))
+    assert card.summary["episodes"] == 20
+    assert card.summary["terminated_episodes"] == card.summary["truncated_episodes"] == 10
+    assert card.returns.tolist() == [10.0] * 20
+    assert card.histograms["episode length"].counts.sum() == 20
+    assert card.saturation == [0.25]
+    assert card.duplicates == pytest.approx(0.1)
+    assert card.action_coverage == [2 / 20]
+    assert card.effective_dimensions == pytest.approx(2.0, abs=0.1)  # the third never changes
+    text = " | ".join(card.warnings)
+    for expected in ("Only 200 transitions", "10.0% of the rows repeat", "dimensions [2] never change", "All rewards are 1"):
+        assert expected in text
+    assert "Action 0 stays within 10% of its range (0.1 to 2)" in text
+    assert "time limit" not in text
+
+
+def test_card_suspects_time_limits_that_are_marked_as_ends() -> None:
+    arrays = arrays_of(400)
+    arrays["terminations"], arrays["truncations"] = np.arange(400) % 200 == 199, np.zeros(400, dtype=bool)
+    card = make_card(load_dataset(arrays, env_id="Pendulum-v1"))
+    assert any("2 episodes terminate exactly at the time limit of 200" in warning for warning in card.warnings)
+
+
+def test_packaged_data_give_no_warning() -> None:
+    assert make_card(load_dataset("Pendulum-medium-replay-v0")).warnings == []
+
+
+def test_inspect_prints_and_writes_a_page(capsys: pytest.CaptureFixture[str]) -> None:
+    card = '{"env_id": "Pendulum-v1", "description": "<script>alert(1)</script> [bold]x[/bold]"}'
+    np.savez("log.npz", metadata=card, **arrays_of(200))
+    assert main(["inspect", "log.npz", "--html", "card.html"]) == 0
+    out = capsys.readouterr().out
+    assert "20: 10 terminated, 10 truncated" in out
+    assert "[bold]x[/bold]" in out  # text from a file is only text
+    page = Path("card.html").read_text()
+    assert "<svg" in page
+    assert "<script>" not in page
+    assert "&lt;script&gt;" in page
+
+
+# --- collect, convert ---
+
+
+def test_collect_random_actions() -> None:
+    for name in ("a.npz", "b.npz"):
+        assert main(["collect", "Pendulum-v1", name, "--steps", "450", "--seed", "3"]) == 0
+    data = load_dataset("a.npz")
+    assert data.episode_lengths().tolist() == [200, 200, 50]
+    assert data.truncations.sum() == 3
+    assert not data.terminations.any()
+    assert data.env_spec is not None
+    assert data.env_spec.id == "Pendulum-v1"
+    assert data.fingerprint() == load_dataset("b.npz").fingerprint()
+
+    env = gym.make("Pendulum-v1")  # what was logged is what the task does
+    observation, _ = env.reset(seed=3)
+    np.testing.assert_allclose(data.observations[0], observation, rtol=1e-6)
+    for row in range(5):
+        observation, reward, *_ = env.step(data.actions[row])
+        np.testing.assert_allclose(data.next_observations[row], observation, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(data.rewards[row], reward, rtol=1e-5)
+
+
+def test_collect_with_a_model(cql: Path) -> None:
+    assert main(["collect", "Pendulum-v1", "a.hdf5", "--model", str(cql), "-n", "20", "--deterministic"]) == 0
+    data = load_dataset("a.hdf5")
+    model = CQL.load(cql)
+    np.testing.assert_allclose(model.predict(data.observations, deterministic=True)[0], data.actions, atol=1e-5)
+    assert (
+        main(["collect", "Pendulum-v1", "c.npz", "--model", str(cql), "-n", "200", "--deterministic", "--random-share", "1"])
+        == 0
+    )
+    assert load_dataset("c.npz").actions.std() > 0.9  # uniform on [-2, 2] has 1.15
+
+
+def test_convert_there_and_back_loses_nothing() -> None:
+    pytest.importorskip("minari")
+    source = load_dataset("Pendulum-medium-v0")
+    steps = [("Pendulum-medium-v0", "a.hdf5"), ("a.hdf5", "mine/pendulum-v0"), ("mine/pendulum-v0", "b.npz")]
+    for origin, target in steps:
+        assert main(["convert", origin, target]) == 0
+        assert load_dataset(target).fingerprint() == source.fingerprint()
+    last = load_dataset("b.npz").info
+    assert last.env_spec is not None
+    assert last.env_spec.id == "Pendulum-v1"
+    assert (last.reference_min_score, last.reference_max_score) == (
+        source.info.reference_min_score,
+        source.info.reference_max_score,
+    )
+    with h5py.File("a.hdf5") as file:
+        assert {"terminals", "timeouts"} <= file.keys()
+
+
+def test_convert_to_minari_cuts_where_rows_are_missing() -> None:
+    pytest.importorskip("minari")
+    arrays = {name: values[:40] for name, values in arrays_of(60).items()}
+    arrays["next_observations"] = np.roll(arrays["observations"], -1, axis=0)
+    arrays["next_observations"][4] += 1.0  # the row after row 4 was dropped
+    np.savez("log.npz", env_id="Pendulum-v1", **arrays)
+    assert main(["convert", "log.npz", "with/gap-v0"]) == 0
+    data = load_dataset("with/gap-v0")
+    assert data.episode_lengths().tolist() == [5, 5, 10, 10, 10]
+    assert not data.terminations[4]
+    np.testing.assert_allclose(data.next_observations[4], arrays["next_observations"][4], rtol=1e-6)
+
+
+def test_convert_scales_rewards() -> None:
+    assert main(["convert", "Pendulum-medium-v0", "a.npz", "--reward-scale", "10", "--reward-shift", "-5"]) == 0
+    before, after = load_dataset("Pendulum-medium-v0"), load_dataset("a.npz")
+    np.testing.assert_allclose(after.rewards, 10 * before.rewards - 5, rtol=1e-5)
+    assert "10 r + -5" in after.info.card["rewards"]
+
+
+# --- models of any class ---
+
+
+@pytest.mark.parametrize("algorithm", [CQL, COMBO, DROMO, OfflineSAC])
+def test_our_models_are_recognised(algorithm: type) -> None:
+    options = MODEL_BASED if issubclass(algorithm, COMBO) else OFFLINE
+    algorithm("MlpPolicy", dataset="sb3_offline/Pendulum-medium-v0", **options).save("model")
+    assert type(load_model(Path("model")).model) is algorithm
+
+
+@pytest.mark.parametrize(("algorithm", "env"), [(SAC, "Pendulum-v1"), (TD3, "Pendulum-v1"), (PPO, "Pendulum-v1")])
+def test_models_of_sb3_are_recognised(algorithm: type, env: str) -> None:
+    algorithm("MlpPolicy", env, policy_kwargs={"net_arch": [8]}, device="cpu").save("model")
+    assert type(load_model(Path("model.zip")).model) is algorithm
+
+
+@pytest.mark.parametrize(("algorithm", "name"), [(DQN, "dqn"), (A2C, "a2c")])
+def test_models_of_discrete_tasks_are_recognised(algorithm: type, name: str) -> None:
+    algorithm("MlpPolicy", "CartPole-v1", policy_kwargs={"net_arch": [8]}, device="cpu").save("model")
+    assert detect_algorithm(Path("model.zip")) == name
+
+
+def test_evaluate(cql: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", str(cql), "-n", "2"]) == 0
+    first = capsys.readouterr().out
+    assert first.startswith("CQL in Pendulum-v1: return -")
+    assert "over 2 episodes of 200 steps, normalised score -" in first
+    assert main(["evaluate", "cql", "--env", "Pendulum-v1", "--episodes", "2"]) == 0
+    assert capsys.readouterr().out == first
+
+
+def test_datasets_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["datasets"]) == 0
+    row = next(line for line in capsys.readouterr().out.splitlines() if "Pendulum-medium-v0" in line)
+    assert "30,000" in row
+    assert "150" in row
+    assert "50.4" in row
+
+
+# --- errors ---
+
+
+@pytest.mark.usefixtures("cql")
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["nonsense"], "No such command 'nonsense'"),
+        (["inspect"], "Missing argument"),
+        (["inspect", "missing.npz"], "there is no such file"),
+        (["inspect", "Pendulum-medum-v0"], "Pendulum-medium-v0"),
+        (["collect", "Pendulum-v1", "a.csv"], "is no target"),
+        (["collect", "Pendulum-v1", "x/y-v0"], "two letters or more"),
+        (["collect", "Pendulum-v9", "a.npz"], "Near it: "),
+        (["collect", "Pendulum-v1", "a.npz", "--steps", "0"], "--steps must be at least 1"),
+        (["collect", "Pendulum-v1", "a.npz", "--steps", "many"], "--steps"),
+        (["collect", "Pendulum-v1", "a.npz", "--random-share", "2"], "must lie in [0, 1]"),
+        (["collect", "Hopper-v5", "a.npz", "--model", "cql.zip"], "name the task that it was trained on"),
+        (["evaluate", "missing.zip"], "there is no such model"),
+        (["evaluate", "cql.zip", "--algo", "cqql"], "Did you mean 'cql'"),
+        (["evaluate", "cql.zip", "--episodes", "0"], "--episodes must be at least 1"),
+        (["convert", "Pendulum-medium-v0", "cql.npz"], "cql.npz exists"),
+        (["demo", "--dataset", "nothing-v0"], "nothing-v0"),
+        (["train", "--algo", "nothing", "--env", "Pendulum-v1"], ""),
+    ],
+)
+def test_errors_are_one_line(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("cql.npz").touch()
+    capsys.readouterr()
+    assert main(words) == 2
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1
+    assert captured.err.startswith("sb3-offline")
+    assert message in captured.err
+
+
+@pytest.mark.parametrize("command", ["", "demo", "train", "enjoy", "collect", "datasets", "inspect", "convert", "evaluate"])
+def test_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*command.split(), "--help"]) == 0
+    assert f"Usage: sb3-offline {command}".strip() in capsys.readouterr().out
+
+
+def test_warnings_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["collect", "Pendulum-v1", "a.npz", "-n", "20"]) == 0
+    warnings = [line for line in capsys.readouterr().err.splitlines() if "single episode" in line]
+    assert warnings
+    assert all(line.startswith("warning: ") for line in warnings)
+
+
+def test_as_a_module() -> None:
+    call = [sys.executable, "-m", "sb3_offline", "inspect", "missing.npz"]
+    done = subprocess.run(call, capture_output=True, text=True, env=dict(os.environ))
+    assert done.returncode == 2
+    assert done.stderr.startswith("sb3-offline inspect: missing.npz: there is no such file")

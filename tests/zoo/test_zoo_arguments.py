@@ -1,0 +1,99 @@
+"""Command lines: what is translated, what is given, what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sb3_offline.zoo import config_path
+from sb3_offline.zoo.arguments import play_arguments, train_arguments
+from sb3_offline.zoo.plots import _folder_names, plots
+
+PENDULUM = ["--algo", "cql", "--env", "sb3_offline/Pendulum-medium-v0"]
+
+
+def test_the_packaged_configuration_is_given() -> None:
+    assert train_arguments(PENDULUM) == [*PENDULUM, "-conf", str(config_path("cql"))]
+
+
+def test_a_configuration_of_ones_own_is_kept(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yml"
+    mine.write_text("default: {}")
+    assert train_arguments([*PENDULUM, "-conf", str(mine)]) == [*PENDULUM, "-conf", str(mine)]
+
+
+def test_names_of_data_become_gymnasium_ids() -> None:
+    assert train_arguments(["--algo=cql", "--env=Pendulum-medium-v0"])[3] == "sb3_offline/Pendulum-medium-v0"
+
+
+def test_dataset_becomes_a_hyperparameter() -> None:
+    words = train_arguments(["--algo", "cql", "--env", "Pendulum-v1", "--dataset", "my log.npz"])
+    assert words[-2:] == ["-params", "dataset:'my log.npz'"]
+    words = train_arguments([*PENDULUM, "-params", "batch_size:8", "gamma:0.9", "--dataset", "log.npz", "-P"])
+    at = words.index("-params")
+    assert words[at : at + 5] == ["-params", "batch_size:8", "gamma:0.9", "dataset:'log.npz'", "-P"]
+
+
+@pytest.mark.parametrize(
+    ("given", "passed"),
+    [
+        ("conservative:logsumexp", "conservative:'logsumexp'"),
+        ("learning_rate:lin_1e-4", "learning_rate:'lin_1e-4'"),
+        ("dataset:a/b.npz", "dataset:'a/b.npz'"),
+        ("conservative:'logsumexp'", "conservative:'logsumexp'"),
+        ("gamma:0.9", "gamma:0.9"),
+        ("strict:True", "strict:True"),
+        ("policy_kwargs:dict(net_arch=[8])", "policy_kwargs:dict(net_arch=[8])"),
+    ],
+)
+def test_text_among_hyperparameters_is_quoted(given: str, passed: str) -> None:
+    assert train_arguments([*PENDULUM, "-params", given])[5] == passed
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--env", "Pendulum-v1"], "--algo is missing; one of"),
+        (["--algo", "drom", "--env", "Pendulum-v1"], "Did you mean 'dromo'"),
+        (["--algo", "ppo", "--env", "Pendulum-v1"], "Offline ones are"),
+        (["--algo", "cql"], "--env is missing"),
+        (["--algo", "cql", "--env"], "--env needs a value"),
+        (["--algo", "cql", "--env", "Pendulm-medium-v0"], "Near it: .*Pendulum-medium-v0"),
+        (["--algo", "cql", "--env", "mujoco/nothing/medium-v0"], "minari download mujoco/nothing/medium-v0"),
+        ([*PENDULUM, "--save-replay-buffer"], "the buffer is the dataset"),
+        ([*PENDULUM, "--vec-env", "subproc"], "nothing is collected"),
+        ([*PENDULUM, "--vec-env=subproc"], "nothing is collected"),
+        ([*PENDULUM, "-conf", "missing.yml"], "no such file"),
+        ([*PENDULUM, "-i", "missing.zip"], "no such .zip file"),
+        ([*PENDULUM, "-params", "batch_size"], "must read name:value"),
+    ],
+)
+def test_what_cannot_apply_is_refused(words: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        train_arguments(words)
+
+
+def test_a_pickled_buffer_is_not_loaded(tmp_path: Path) -> None:
+    model = tmp_path / "model.zip"
+    model.touch()
+    train_arguments([*PENDULUM, "-i", str(model)])
+    (tmp_path / "replay_buffer.pkl").touch()
+    with pytest.raises(ValueError, match="would unpickle"):
+        train_arguments([*PENDULUM, "-i", str(model)])
+
+
+def test_enjoy_looks_where_train_saves() -> None:
+    assert play_arguments(PENDULUM)[-2:] == ["-f", "logs"]
+    assert play_arguments([*PENDULUM, "-f", "mine"]) == [*PENDULUM, "-f", "mine"]
+
+
+def test_plots_name_folders_as_rl_zoo_does() -> None:
+    words = ["-a", "cql", "-e", "sb3_offline/Pendulum-medium-v0", "Hopper-v5", "-f", "a/logs"]
+    assert _folder_names(words) == ["-a", "cql", "-e", "sb3_offline-Pendulum-medium-v0", "Hopper-v5", "-f", "a/logs"]
+
+
+@pytest.mark.parametrize(("words", "message"), [(["train"], "nothing is collected"), ([], "which plots"), (["pie"], "'pie'")])
+def test_plots_that_cannot_be(words: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        plots(words)

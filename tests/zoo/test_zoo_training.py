@@ -1,0 +1,217 @@
+"""RL-Zoo itself, on packaged data: train, continue, enjoy, search, plot, record."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch as th
+import yaml
+
+from sb3_offline import COMBO, CQL, load_dataset
+from sb3_offline.shell.running import run
+
+pytest.importorskip("rl_zoo3")
+
+from sb3_offline.zoo import algorithms, register
+from sb3_offline.zoo.enjoy import enjoy
+from sb3_offline.zoo.plots import plots
+from sb3_offline.zoo.train import train
+from sb3_offline.zoo.trials import RaiseOnNaN, share_dynamics
+
+ENV = "sb3_offline/Pendulum-medium-v0"
+FOLDER = "sb3_offline-Pendulum-medium-v0"
+DYNAMICS = "dynamics_kwargs:dict(hidden_sizes=[16],n_members=2,max_epochs=2,weight_decay=1e-5)"
+QUICK = {
+    "cql": ["batch_size:16", "n_action_samples:2"],
+    "combo": ["batch_size:16", "n_action_samples:2", "rollout_batch_size:64", DYNAMICS],
+    "dromo": [
+        "batch_size:16",
+        "n_action_samples:2",
+        "rollout_batch_size:64",
+        DYNAMICS,
+        "behavior_kwargs:dict(hidden_sizes=[16],n_steps=20)",
+    ],
+    "offline_sac": ["batch_size:16"],
+    "preqn": ["batch_size:16", "policy_kwargs:dict(net_arch=[8])"],
+}
+
+
+def words(algo: str, logs: Path, steps: int, *more: str) -> list[str]:
+    command = ["--algo", algo, "--env", ENV, "-n", str(steps), "--seed", "1", "--device", "cpu", "-f", str(logs)]
+    return [*command, "--eval-episodes", "2", "--verbose", "0", *more, "-params", *QUICK[algo]]
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SB3_OFFLINE_CACHE", str(tmp_path / "cache"))
+
+
+def test_registering_twice_is_registering_once() -> None:
+    import rl_zoo3
+    from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
+
+    register()
+    register()
+    for name, algorithm in algorithms().items():
+        assert rl_zoo3.ALGOS[name] is algorithm
+        assert name in HYPERPARAMS_SAMPLER
+        assert HYPERPARAMS_CONVERTER[name]({"learning_rate": 1e-4}) == {"learning_rate": 1e-4}
+
+
+@pytest.mark.parametrize("algo", ["cql", "combo", "dromo"])
+def test_train_continue_enjoy(algo: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train(words(algo, tmp_path, 200, "--eval-freq", "100", "--save-freq", "100", "-tb", str(tmp_path / "tb")))
+    folder = tmp_path / algo / f"{FOLDER}_1"
+    saved = folder / f"{FOLDER}.zip"
+    assert {path.name for path in folder.glob("*.zip")} == {
+        saved.name,
+        "best_model.zip",
+        "rl_model_100_steps.zip",
+        "rl_model_200_steps.zip",
+    }
+    assert np.load(folder / "evaluations.npz")["timesteps"].tolist() == [100, 200]
+    config = yaml.load((folder / FOLDER / "config.yml").read_text(), Loader=yaml.UnsafeLoader)  # RL-Zoo's own tags
+    assert config["batch_size"] == 16
+    assert config["gamma"] == 0.98  # the packaged entry of this data, not "default"
+    assert list((tmp_path / "tb").rglob("events*"))
+
+    before = algorithms()[algo].load(saved)
+    assert before.num_timesteps == 200
+    train(words(algo, tmp_path, 10, "--eval-freq", "-1", "-i", str(saved)))
+    after = algorithms()[algo].load(tmp_path / algo / f"{FOLDER}_2" / saved.name)
+    assert after.num_timesteps == 10
+    assert after._n_updates == 210  # it went on from what was learned
+    if algo != "cql":  # the dynamics came along and were not fitted again
+        for name, value in before.dynamics.state_dict().items():
+            th.testing.assert_close(value, after.dynamics.state_dict()[name])
+
+    capsys.readouterr()
+    enjoy(["--algo", algo, "--env", ENV, "-f", str(tmp_path), "-n", "400", "--no-render", "--device", "cpu"])
+    assert "2 Episodes" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("algo", ["offline_sac", "preqn"])
+def test_the_others_train(algo: str, tmp_path: Path) -> None:
+    train(words(algo, tmp_path, 5, "--eval-freq", "-1"))
+    assert algorithms()[algo].load(tmp_path / algo / f"{FOLDER}_1" / f"{FOLDER}.zip").num_timesteps == 5
+
+
+def test_normalised_observations_are_saved_and_played(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = words("cql", tmp_path, 10, "--eval-freq", "10")
+    train([*command, "normalize:dict(norm_obs=True,norm_reward=False)"])
+    assert (tmp_path / "cql" / f"{FOLDER}_1" / FOLDER / "vecnormalize.pkl").is_file()
+    enjoy(["--algo", "cql", "--env", ENV, "-f", str(tmp_path), "-n", "200", "--no-render", "--device", "cpu"])
+    assert "Loading running average" in capsys.readouterr().out
+
+
+def test_a_file_of_data_and_the_entry_of_its_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = tmp_path / "hopper_medium-v2.npz"
+    rng = np.random.default_rng(0)
+    np.savez(
+        data,
+        observations=rng.normal(size=(60, 3)),
+        actions=rng.uniform(-2, 2, size=(60, 1)),
+        rewards=rng.normal(size=60),
+        terminations=np.zeros(60, dtype=bool),
+        truncations=np.arange(60) % 20 == 19,
+    )
+    command = ["--algo", "cql", "--env", "Pendulum-v1", "--dataset", str(data), "-n", "3", "--eval-freq", "-1"]
+    train([*command, "-f", str(tmp_path), "-params", "batch_size:8", "policy_kwargs:dict(net_arch=[8])"])
+    assert "Hyperparameters of 'hopper-medium-v2'" in capsys.readouterr().out
+    model = CQL.load(tmp_path / "cql" / "Pendulum-v1_1" / "Pendulum-v1.zip")
+    assert model.conservative_weight == 2.5
+    assert model.dataset == str(data)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["-params", "conservativ_weight:1"], "Did you mean 'conservative_weight'"),
+        (["-params", "n_envs:4"], "n_envs=4 cannot apply"),
+        (["-params", "normalize:True"], "norm_reward=False"),
+        (["--env", "Pendulum-v1"], "Pendulum-v1 has no data of its own"),
+        (["--env", "CartPole-v1", "--dataset", "Pendulum-medium-v0"], "does not match that of the data"),
+        (["-conf", "bad.yml"], "has no 'n_timesteps'"),
+    ],
+)
+def test_bad_input_is_one_line(
+    more: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("bad.yml").write_text("default:\n  policy: MlpPolicy\n")
+    command = ["--algo", "cql", *([] if "--env" in more else ["--env", ENV]), "-f", str(tmp_path), *more]
+    assert run("train", train, command) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("train: ")
+    assert message in error
+
+
+def test_nan_ends_a_trial() -> None:
+    model = CQL("MlpPolicy", ENV, policy_kwargs={"net_arch": [8]}, batch_size=8, seed=0, device="cpu")
+    model.learn(3, callback=RaiseOnNaN(check_freq=1))
+    with th.no_grad():
+        next(model.critic.parameters()).fill_(th.nan)
+    with pytest.raises(ValueError, match="NaN or infinite numbers after 2 gradient steps"):
+        model.learn(3, callback=RaiseOnNaN(check_freq=2))
+
+
+def test_trials_share_one_fit_and_refuse_a_useless_one(tmp_path: Path) -> None:
+    data = load_dataset(ENV)
+    options = {"hidden_sizes": (16,), "n_members": 2, "max_epochs": 2, "weight_decay": 1e-5}
+
+    def model(seed: int, **more: object) -> COMBO:
+        settings = {"dynamics_kwargs": options | more, "policy_kwargs": {"net_arch": [8]}, "device": "cpu"}
+        return COMBO("MlpPolicy", ENV, seed=seed, dynamics_cache=False, **settings)  # type: ignore[arg-type]
+
+    first, second, other = model(0), model(1), model(2, batch_size=128)
+    for one in (first, second, other):
+        share_dynamics(one, data, tmp_path, seed=0)
+    for name, value in first.dynamics.state_dict().items():
+        th.testing.assert_close(value, second.dynamics.state_dict()[name])
+    assert len(list(tmp_path.glob("*.pt"))) == 2
+    assert not th.equal(first.dynamics.weights[0], other.dynamics.weights[0])
+
+    noise = np.random.default_rng(0).normal(size=data.next_observations.shape).astype(np.float32)
+    data.next_observations[:] = data.observations + noise  # nothing can be predicted
+    data.rewards[:] = noise[:, 0]
+    with pytest.raises(ValueError, match="explains nothing"):
+        share_dynamics(model(0, learning_rate=0.01, max_epochs=1), data, tmp_path, seed=0)
+
+
+@pytest.mark.slow
+def test_a_search_in_two_processes(tmp_path: Path) -> None:
+    storage = tmp_path / "journal.log"
+    command = words("combo", tmp_path, 40, "-optimize", "--n-trials", "2", "--n-evaluations", "2", "--no-optim-plots")
+    command = [*command[:-5], "--storage", str(storage), "--study-name", "s", *command[-5:]]
+    call = [sys.executable, "-m", "sb3_offline.zoo.train", *command]
+    processes = [subprocess.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for _ in range(2)]
+    outputs = [process.communicate(timeout=600)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+
+    import optuna
+
+    backend = optuna.storages.journal.JournalFileBackend(str(storage))
+    study = optuna.load_study(study_name="s", storage=optuna.storages.JournalStorage(backend))
+    assert len(study.trials) == 4
+    assert study.best_value < 0
+    assert len(list((tmp_path / "dynamics").glob("*.pt"))) == 1
+
+
+@pytest.mark.slow
+def test_plots_and_video_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("seaborn")
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    train(words("cql", tmp_path, 20, "--eval-freq", "10"))
+    plots(["all", "-a", "cql", "-e", ENV, "-f", str(tmp_path), "--no-display", "-o", str(tmp_path / "result")])
+    assert (tmp_path / "result.pkl").is_file()
+
+    pytest.importorskip("moviepy")
+    pytest.importorskip("pygame")
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    command = ["--algo", "cql", "--env", ENV, "-f", str(tmp_path), "-n", "20", "-o", str(tmp_path / "videos")]
+    subprocess.run([sys.executable, "-m", "sb3_offline.zoo.record_video", *command], check=True, timeout=300)
+    assert list((tmp_path / "videos").glob("*.mp4"))
