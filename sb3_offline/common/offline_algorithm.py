@@ -22,6 +22,7 @@ from sb3_offline.common.buffers import OfflineDatasetBuffer
 from sb3_offline.common.networks import Normalizer, vec_normalizer
 from sb3_offline.common.rng import Streams
 from sb3_offline.common.signature import check_arguments, merge_signature
+from sb3_offline.common.tensorboard import open_run
 from sb3_offline.datasets import DatasetInfo, OfflineDataset, SpacesOnlyEnv, open_dataset
 from sb3_offline.datasets.sources import Source
 
@@ -198,6 +199,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
             tb_log_name or type(self).__name__,
             progress_bar,
         )
+        open_run(self, dataset.info.dataset_id)
         self.prepare(dataset, progress_bar)
 
         # SB3's callbacks read these names from the loop's locals

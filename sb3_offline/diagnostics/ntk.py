@@ -7,6 +7,7 @@ A kernel K is (N, N) and a distribution rho has N entries; the algebra is in flo
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TypeAlias
 
 import torch as th
@@ -18,7 +19,6 @@ from sb3_offline.diagnostics.q_function import (
     Observations,
     QFunction,
     as_float64,
-    concatenate,
     take_rows,
 )
 from sb3_offline.diagnostics.td_linearization import Transitions
@@ -96,12 +96,18 @@ def transition_kernels(
     critic: nn.Module, batch: Transitions, *, index: int = 0, chunk_size: int | None = None
 ) -> tuple[th.Tensor, th.Tensor]:
     """:return: K = J(z) J(z)ᵀ and K' = J(z+) J(z)ᵀ, row i belonging to transition i, each (M, M), float64"""
-    m, actions = len(batch.rewards), None
-    if batch.actions is not None and batch.next_actions is not None:
-        actions = th.cat([batch.actions, batch.next_actions])
-    observations = concatenate(batch.observations, batch.next_observations)
-    both = kernel(critic, observations, actions, index=index, chunk_size=chunk_size)
-    return both[:m, :m], both[m:, :m]
+    q = QFunction(critic, index)
+    size = chunk_size or q.default_chunk_size()
+
+    def now() -> Iterator[th.Tensor]:
+        return map(as_float64, q.jacobian_blocks(batch.observations, batch.actions, size))
+
+    successors = map(as_float64, q.jacobian_blocks(batch.next_observations, batch.next_actions, size))
+    if len(batch.rewards) <= size:
+        (block,) = now()
+        return block @ block.T, th.cat([left @ block.T for left in successors])
+    own = kernel(critic, batch.observations, batch.actions, index=index, chunk_size=size)
+    return own, th.cat([th.cat([left @ right.T for right in now()], dim=1) for left in successors])
 
 
 def _inputs(kernel: Array, rho: Array) -> tuple[th.Tensor, th.Tensor]:

@@ -153,7 +153,8 @@ class QFunction:
             with evaluation_mode(self.critic):
                 blocks = row_gradients(parameters, chunk, None if actions is None else actions[rows])
             block = th.cat([blocks[name].flatten(start_dim=1) for name in parameters], dim=1)
-            if not th.isfinite(block).all():
+            # the sum is cheap to look at first; a finite block may still overflow it
+            if not th.isfinite(block.sum()) and not th.isfinite(block).all():
                 raise _non_finite(blocks, parameters, start)
             yield block
 
@@ -205,15 +206,6 @@ def map_observations(observations: Observations, function: Callable[[th.Tensor],
 def take_rows(observations: Observations, rows: slice | th.Tensor | int) -> Observations:
     """:return: the chosen rows of a batch of observations; for an int one row, without the batch dimension"""
     return map_observations(observations, lambda x: x[rows])
-
-
-def concatenate(first: Observations, second: Observations) -> Observations:
-    """:return: two batches of observations of one kind, one after the other"""
-    if isinstance(first, Mapping) and isinstance(second, Mapping):
-        return {key: th.cat([value, second[key]]) for key, value in first.items()}
-    if isinstance(first, th.Tensor) and isinstance(second, th.Tensor):
-        return th.cat([first, second])
-    raise TypeError("observations and next observations must both be tensors, or both be dicts of tensors.")
 
 
 def n_rows(observations: Observations) -> int:

@@ -67,7 +67,7 @@ def data_vectors(q: QFunction, batch: Transitions, *, semi_gradient: bool = Fals
     size, start = chunk_size or q.default_chunk_size(), 0
     for block in q.jacobian_blocks(batch.next_observations, batch.next_actions, size):
         rows = slice(start, start + len(block))
-        now[rows] -= batch.discounts[rows, None] * block
+        now[rows].addcmul_(block, batch.discounts[rows, None], value=-1)
         start += len(block)
     return now
 
@@ -97,9 +97,10 @@ class Excitation:
 def excitation(data: th.Tensor) -> Excitation:
     """:param data: data vectors, (M, n_parameters)"""
     d = as_float64(data)
-    scaled = d / (1 + d.square().sum(dim=1, keepdim=True))
-    # E = scaledᵀ scaled and the Gram matrix scaled scaledᵀ share their non-zero spectrum
-    spectrum = th.linalg.eigvalsh(scaled @ scaled.T)
+    gram = d @ d.T
+    weights = 1 / (1 + gram.diagonal())
+    # E and (d_iᵀ d_j)/((1 + |d_i|²)(1 + |d_j|²)) share their non-zero spectrum
+    spectrum = th.linalg.eigvalsh(weights[:, None] * gram * weights)
     largest = float(spectrum[-1].clamp(min=0))
     nonzero = spectrum[spectrum > len(spectrum) * th.finfo(th.float64).eps * largest]
     smallest = float(nonzero[0]) if len(nonzero) else 0.0
