@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -203,9 +204,14 @@ def test_observations_may_be_normalised(normalize: Any) -> None:
 
 @pytest.mark.slow
 def test_the_wheel_holds_the_configurations(tmp_path: Path) -> None:
-    root = Path(sb3_offline.__file__).parent.parent
-    command = [sys.executable, "-m", "build", "--wheel", "--outdir", str(tmp_path), str(root)]
-    subprocess.run(command, check=True, capture_output=True)
+    root, copy = Path(sb3_offline.__file__).parent.parent, tmp_path / "checkout"
+    copy.mkdir()
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
+        shutil.copy(root / name, copy)
+    for name in ("sb3_offline", "zoo_configs"):
+        shutil.copytree(root / name, copy / name)
+    command = [sys.executable, "-m", "build", "--wheel", "--outdir", str(tmp_path), str(copy)]
+    subprocess.run(command, check=True, capture_output=True)  # in a copy: setuptools leaves its build/ behind
     (wheel,) = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     assert {f"sb3_offline/zoo_configs/{algo}.yml" for algo in algorithms()} <= set(names)

@@ -17,8 +17,10 @@ from sb3_offline.shell.running import run
 pytest.importorskip("rl_zoo3")
 
 from sb3_offline.zoo import algorithms, register
+from sb3_offline.zoo.configs import check_hyperparams
 from sb3_offline.zoo.enjoy import enjoy
 from sb3_offline.zoo.plots import plots
+from sb3_offline.zoo.samplers import SAMPLERS
 from sb3_offline.zoo.train import train
 from sb3_offline.zoo.trials import RaiseOnNaN, share_dynamics
 
@@ -60,6 +62,19 @@ def test_registering_twice_is_registering_once() -> None:
         assert rl_zoo3.ALGOS[name] is algorithm
         assert name in HYPERPARAMS_SAMPLER
         assert HYPERPARAMS_CONVERTER[name]({"learning_rate": 1e-4}) == {"learning_rate": 1e-4}
+
+
+@pytest.mark.parametrize("algo", algorithms())
+def test_what_a_search_samples_is_what_the_constructor_takes(algo: str) -> None:
+    import optuna
+
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    for _ in range(5):
+        trial = study.ask()
+        sampled = SAMPLERS[algo](trial)
+        assert sampled == trial.params  # so a stored trial converts back by itself
+        check_hyperparams(algorithms()[algo], {"policy": "MlpPolicy", "n_timesteps": 1, **sampled}, "trial")
+        algorithms()[algo]("MlpPolicy", ENV, policy_kwargs={"net_arch": [8]}, device="cpu", **sampled)
 
 
 @pytest.mark.parametrize("algo", ["cql", "combo", "dromo"])

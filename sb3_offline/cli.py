@@ -1,0 +1,263 @@
+"""The shell: ``sb3-offline COMMAND``, which is ``python -m sb3_offline COMMAND``. What is heavy is imported by the command."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+_PASS_ON = {"ignore_unknown_options": True, "allow_extra_args": True}
+
+app = typer.Typer(
+    name="sb3-offline",
+    help="Offline reinforcement learning for Stable-Baselines3: from logged data to a policy.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+Model = Annotated[Path, typer.Argument(help="A saved model (.zip) of this package or of Stable-Baselines3.")]
+Algo = Annotated[str | None, typer.Option(help="Its algorithm, if it cannot be told from the file.")]
+Seed = Annotated[int, typer.Option(help="Random seed.")]
+EnvId = Annotated[str | None, typer.Option("--env-id", help="Task of data that do not name it, such as Hopper-v5.")]
+Data = Annotated[str, typer.Argument(help="An id (packaged or Minari) or a file (.npz, .hdf5).", show_default=False)]
+
+
+@app.command()
+def demo(
+    dataset: Annotated[str, typer.Option(help="Dataset id.")] = "sb3_offline/Pendulum-medium-replay-v0",
+    steps: Annotated[int | None, typer.Option(help="Gradient steps; enough to beat the data clearly if not given.")] = None,
+    eval_freq: Annotated[int, typer.Option(help="Gradient steps between evaluations.")] = 1000,
+    seed: Seed = 0,
+    output: Annotated[Path, typer.Option(help="Folder for results.")] = Path("demo_output"),
+) -> None:
+    """Train DROMO on a packaged dataset and show what it learned."""
+    from sb3_offline.evaluation.demo import run_demo
+
+    run_demo(dataset, steps, eval_freq, seed, output)
+
+
+@app.command()
+def theorems(
+    n_mdps: Annotated[int | None, typer.Option(help="Random MDPs a claim.")] = None,
+    seed: Seed = 0,
+) -> None:
+    """Measure on random MDPs which of the DROMO paper's claims hold."""
+    from sb3_offline.tabular.theorems import print_theorems
+
+    options = {} if n_mdps is None else {"n_mdps": n_mdps}
+    print_theorems(seed=seed, **options)
+
+
+@app.command(context_settings=_PASS_ON)
+def train(context: typer.Context) -> None:
+    """
+    Train by RL-Zoo, for instance --algo dromo --env sb3_offline/Pendulum-medium-v0
+
+    \b
+    --algo NAME         cql, combo, dromo, ...
+    --env ID            a gymnasium id, or data, which name their task
+    --dataset SOURCE    an id or a file, for an env without data of its own
+    -n STEPS            gradient steps, in place of the configuration's
+    -params NAME:VALUE  hyperparameters, in place of the configuration's
+    -conf FILE          your own YAML file, in place of the packaged one
+    -f FOLDER           where models go (logs/)
+    -tb FOLDER          where TensorBoard's files go
+    --eval-freq N       gradient steps between evaluations, -1 for none
+    --save-freq N       gradient steps between checkpoints
+    -i MODEL.zip        continue with a model
+    -P                  show a progress bar
+    --seed, --device    as in SB3
+    -optimize           search hyperparameters (--n-trials, --storage, ...)
+
+    All other options of RL-Zoo are passed on; python -m sb3_offline.zoo.train --help lists them.
+    """
+    from sb3_offline.zoo.train import train as zoo_train
+
+    zoo_train(context.args)
+
+
+@app.command(context_settings=_PASS_ON)
+def enjoy(context: typer.Context) -> None:
+    """
+    Watch what train has saved.
+
+    \b
+    --algo, --env     as they were given to train
+    -f FOLDER         where train put its models (logs/)
+    -n STEPS          environment steps
+    --no-render       only print the returns
+    --load-best       the best evaluated model, not the last one
+    --exp-id N        the Nth run, not the latest
+
+    All other options of RL-Zoo are passed on; python -m sb3_offline.zoo.enjoy --help lists them.
+    """
+    from sb3_offline.zoo.enjoy import enjoy as zoo_enjoy
+
+    zoo_enjoy(context.args)
+
+
+@app.command()
+def collect(
+    env: Annotated[str, typer.Argument(help="Gymnasium id of the task, such as Pendulum-v1.", show_default=False)],
+    output: Annotated[str, typer.Argument(help="A .npz or .hdf5 file, or a Minari id.", show_default=False)],
+    model: Annotated[Path | None, typer.Option(help="Saved model that acts; uniformly random actions if not given.")] = None,
+    algo: Algo = None,
+    steps: Annotated[int, typer.Option("--steps", "-n", help="Transitions.")] = 10_000,
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="Take the policy's mode instead of sampling.")
+    ] = False,
+    random_share: Annotated[float, typer.Option(help="Probability of a random action instead, 0 to 1.")] = 0.0,
+    seed: Seed = 0,
+    force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
+) -> None:
+    """Roll out a policy and keep the transitions as a data set."""
+    import gymnasium as gym
+    from rich.console import Console
+
+    from sb3_offline.shell.collect import collect as roll_out
+    from sb3_offline.shell.models import load_model
+    from sb3_offline.shell.writing import check_target, write_dataset
+    from sb3_offline.zoo.envs import resolve_env_id
+
+    check_target(output, force)
+    saved = None if model is None else load_model(model, algo)
+    task = gym.make(resolve_env_id(env))
+    data = roll_out(task, saved, steps, deterministic=deterministic, random_share=random_share, seed=seed)
+    actor = "uniform random actions" if saved is None else f"{type(saved.model).__name__} ({model})"
+    card = {
+        "description": f"{steps} steps of {actor} in {env}, seed {seed}, random share {random_share:g}",
+        "algorithm": actor,
+    }
+    write_dataset(data, output, card)
+    summary = data.summary()
+    Console().print(
+        f"{output}: {summary['transitions']:,} transitions, {summary['episodes']} episodes, mean return "
+        f"{summary['mean_return']:.1f}. Train on it: sb3-offline train --algo cql --env {env} --dataset {output}",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+@app.command()
+def datasets() -> None:
+    """List the data that are packaged and installed, with size, episodes and return."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from sb3_offline.shell.listing import list_datasets
+
+    table = Table()
+    table.add_column("dataset", overflow="fold")
+    for column in ("MB", "steps", "episodes", "return", "score"):
+        table.add_column(column, justify="right", no_wrap=True)
+    console = Console()
+    with console.status("reading"):
+        for row in list_datasets():
+            sizes = ["-" if value is None else f"{value:,}" for value in (row.transitions, row.episodes)]
+            megabytes, mean_return, score = (
+                "-" if value is None else f"{value:.1f}" for value in (row.megabytes, row.mean_return, row.score)
+            )
+            table.add_row(escape(row.dataset_id), megabytes, *sizes, mean_return, score)
+            if row.trouble:
+                console.print(f"[yellow]{escape(row.trouble)}[/yellow]")
+    console.print(table)
+    console.print("[dim]return: mean of the episodes; score: 0 is the random policy, 100 the task's reference[/dim]")
+
+
+@app.command()
+def inspect(
+    dataset: Data,
+    html: Annotated[Path | None, typer.Option(help="Write the card as a web page with plots, too.")] = None,
+    env_id: EnvId = None,
+) -> None:
+    """Print a data card: spaces, episodes, returns, saturation, duplicates, coverage, warnings."""
+    from rich.console import Console
+
+    from sb3_offline.datasets import load_dataset
+    from sb3_offline.shell.card import make_card
+    from sb3_offline.shell.card_html import card_html
+    from sb3_offline.shell.card_text import print_card
+
+    card = make_card(load_dataset(dataset, env_id=env_id))
+    print_card(card, Console())
+    if html is not None:
+        html.write_text(card_html(card), encoding="utf-8")
+        Console().print(f"Written to {html}", markup=False)
+
+
+@app.command()
+def convert(
+    source: Data,
+    target: Annotated[str, typer.Argument(help="A .npz or .hdf5 file, or a Minari id.", show_default=False)],
+    env_id: EnvId = None,
+    reward_scale: Annotated[float, typer.Option(help="Multiply rewards by this.")] = 1.0,
+    reward_shift: Annotated[float, typer.Option(help="Then add this.")] = 0.0,
+    force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
+) -> None:
+    """Convert between D4RL's HDF5, Minari and npz; what is read is checked."""
+    from rich.console import Console
+
+    from sb3_offline.datasets import load_dataset
+    from sb3_offline.shell.writing import check_target, transformed, write_dataset
+
+    check_target(target, force)
+    data = transformed(load_dataset(source, env_id=env_id), reward_scale, reward_shift)
+    write_dataset(data, target)
+    Console().print(f"{target}: {len(data):,} transitions, {data.n_episodes:,} episodes.", markup=False, soft_wrap=True)
+
+
+@app.command()
+def evaluate(
+    model: Model,
+    env: Annotated[str | None, typer.Option(help="Task or data set; that of the model's own data if not given.")] = None,
+    algo: Algo = None,
+    episodes: Annotated[int, typer.Option("--episodes", "-n", help="Whole episodes.")] = 20,
+    deterministic: Annotated[bool, typer.Option(help="Take the policy's mode, or sample.")] = True,
+    seed: Seed = 0,
+) -> None:
+    """Play a saved model in its task: mean return, and the normalised score where references are known."""
+    from rich.console import Console
+
+    from sb3_offline.shell.evaluate import evaluate as play
+    from sb3_offline.shell.evaluate import find_task
+    from sb3_offline.shell.models import load_model
+
+    saved = load_model(model, algo)
+    task, info = find_task(saved, env)
+    result = play(saved, task, info, episodes, seed, deterministic)
+    score = "" if result.score is None else f", normalised score {result.score:.1f}"
+    Console().print(
+        f"{type(saved.model).__name__} in {result.env_id}: return {result.returns.mean():.1f} +/- {result.returns.std():.1f} "
+        f"over {episodes} episodes of {result.lengths.mean():.0f} steps{score}",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit status is 0, or 2 with one line that says what is wrong."""
+    from sb3_offline.shell.running import USER_ERRORS, report
+
+    words = list(sys.argv[1:] if argv is None else argv)
+    name = " ".join(["sb3-offline", *words[:1]])
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
+            return int(app(words, prog_name="sb3-offline", standalone_mode=False) or 0)
+    except USER_ERRORS as error:
+        return report(name, error)
+    except (KeyboardInterrupt, typer.Abort):
+        return 130
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # typer's errors of usage have no public class in older versions
+            raise
+        message = error.format_message()  # empty after the help that is shown when no command is given
+        return report(name, ValueError(message)) if message else 2

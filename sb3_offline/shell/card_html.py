@@ -1,0 +1,88 @@
+"""The data card as one HTML file that needs nothing else: its plots are inline SVG."""
+
+from __future__ import annotations
+
+from html import escape
+
+import numpy as np
+
+from sb3_offline.shell.card import DataCard, Dimension, Histogram
+from sb3_offline.shell.card_text import facts
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
+h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
+table { border-collapse: collapse; } td, th { padding: .15rem .8rem .15rem 0; text-align: right; }
+td:first-child, th:first-child { text-align: left; } .facts td { text-align: left; }
+.plots { display: flex; flex-wrap: wrap; gap: 1rem; } figure { margin: 0; } figcaption { font-size: .85rem; }
+.warning { background: #fff3cd; border-left: 4px solid #d39e00; padding: .4rem .8rem; margin: .4rem 0; }
+svg { background: #f7f7f7; } rect { fill: #4c72b0; } circle { fill: #4c72b0; fill-opacity: .4; } text { font-size: 10px; }
+"""
+_W, _H, _PAD = 280, 150, 18
+
+
+def card_html(card: DataCard) -> str:
+    """The whole page. Text from the data is escaped."""
+    name = escape(card.summary["dataset"])
+    rows = "".join(f"<tr><td>{escape(key)}</td><td>{escape(value)}</td></tr>" for key, value in facts(card))
+    warnings = "".join(f'<p class="warning">{escape(text)}</p>' for text in card.warnings) or "<p>None.</p>"
+    plots = [_figure(title, _bars(histogram)) for title, histogram in card.histograms.items()]
+    plots.append(_figure("return by episode, in the order of the log", _scatter(np.arange(len(card.returns)), card.returns)))
+    if len(card.plane):
+        plots.append(_figure("states: first two principal components", _scatter(card.plane[:, 0], card.plane[:, 1])))
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{name}</title><style>{_STYLE}</style></head><body>
+<h1>{name}</h1><p>{escape(card.description)}</p>
+<table class="facts">{rows}</table>
+<h2>Warnings</h2>{warnings}
+<h2>Plots</h2><div class="plots">{"".join(plots)}</div>
+<h2>Observations</h2>{_table(card.observations)}
+<h2>Actions</h2>{_table(card.actions, card.saturation, card.action_coverage)}
+</body></html>
+"""
+
+
+def _figure(title: str, body: str) -> str:
+    return f'<figure><svg width="{_W}" height="{_H}" role="img">{body}</svg><figcaption>{escape(title)}</figcaption></figure>'
+
+
+def _bars(histogram: Histogram) -> str:
+    top, width = max(int(histogram.counts.max()), 1), (_W - 2 * _PAD) / len(histogram.counts)
+    bars = []
+    for i, count in enumerate(histogram.counts):
+        height = (_H - 2 * _PAD) * count / top
+        x, y = _PAD + i * width, _H - _PAD - height
+        bars.append(f'<rect x="{x:.1f}" y="{y:.1f}" width="{width - 1:.1f}" height="{height:.1f}"/>')
+    return "".join(bars) + _ticks(histogram.edges[0], histogram.edges[-1], f"{top}")
+
+
+def _scatter(x: np.ndarray, y: np.ndarray) -> str:
+    rows = np.unique(np.linspace(0, len(x) - 1, 1000).astype(int))
+    x, y = x[rows], y[rows]
+
+    def place(values: np.ndarray, size: int) -> np.ndarray:
+        span = max(float(values.max() - values.min()), 1e-12)
+        return _PAD + (size - 2 * _PAD) * (values - values.min()) / span
+
+    points = zip(place(x, _W), _H - place(y, _H), strict=True)
+    dots = "".join(f'<circle cx="{px:.1f}" cy="{py:.1f}" r="1.6"/>' for px, py in points)
+    return dots + _ticks(float(x.min()), float(x.max()), f"{y.min():.3g} to {y.max():.3g}")
+
+
+def _ticks(low: float, high: float, top: str) -> str:
+    return (
+        f'<text x="{_PAD}" y="{_H - 4}">{low:.3g}</text><text x="{_W - _PAD}" y="{_H - 4}" text-anchor="end">{high:.3g}</text>'
+        f'<text x="4" y="12">{escape(top)}</text>'
+    )
+
+
+def _table(dimensions: list[Dimension], saturation: list[float] | None = None, coverage: list[float] | None = None) -> str:
+    extra = "<th>at a bound</th><th>range covered</th>" if saturation and coverage else ""
+    rows = []
+    for i, d in enumerate(dimensions):
+        cells = [str(i), *(f"{value:.4g}" for value in (d.mean, d.std, d.low, d.high))]
+        if saturation and coverage:
+            cells += [f"{saturation[i]:.0%}", f"{coverage[i]:.0%}"]
+        rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
+    head = f"<tr><th></th><th>mean</th><th>std</th><th>min</th><th>max</th>{extra}</tr>"
+    return f"<table>{head}{''.join(rows)}</table>"

@@ -1,0 +1,113 @@
+"""Saved models of whatever algorithm: which it is, and what normalises its observations."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import json
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import stable_baselines3 as sb3
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
+
+from sb3_offline.zoo.algorithms import algorithms
+
+_SB3: dict[str, type[BaseAlgorithm]] = {
+    "a2c": sb3.A2C,
+    "ddpg": sb3.DDPG,
+    "dqn": sb3.DQN,
+    "ppo": sb3.PPO,
+    "sac": sb3.SAC,
+    "td3": sb3.TD3,
+}
+
+
+@dataclass
+class SavedModel:
+    """A loaded model and the file of its VecNormalize statistics, if it was trained with any."""
+
+    model: BaseAlgorithm
+    statistics: Path | None
+
+    def vec_env(self, env: gym.Env) -> VecEnv:
+        """The env as the model saw it in training, its rewards raw."""
+        venv: VecEnv = DummyVecEnv([lambda: env])
+        if self.statistics is not None:
+            venv = VecNormalize.load(str(self.statistics), venv)
+            venv.training = venv.norm_reward = False
+        return venv
+
+
+def load_model(path: Path, algo: str | None = None) -> SavedModel:
+    """
+    Load a model without being told of which class it is. SB3's files hold pickled objects: load only what you trust.
+
+    :param path: what ``model.save`` wrote; RL-Zoo's VecNormalize statistics beside it are found
+    :param algo: the algorithm's name, if it cannot be told from the file
+    :raises ValueError: if the file is no model, or not of a known algorithm
+    :raises OSError: if there is no such file
+    """
+    if not path.exists() and path.with_name(f"{path.name}.zip").exists():
+        path = path.with_name(f"{path.name}.zip")
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: there is no such model (looked in {path.absolute().parent}).")
+    known: dict[str, type[BaseAlgorithm]] = {**_SB3, **algorithms()}
+    name = detect_algorithm(path) if algo is None else algo
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"unknown algorithm {name!r}.{hint} Known are {', '.join(sorted(known))}.")
+    statistics = sorted(path.parent.glob("*/vecnormalize.pkl"))
+    return SavedModel(known[name].load(path, device="auto"), statistics[0] if len(statistics) == 1 else None)
+
+
+def detect_algorithm(path: Path) -> str:
+    """
+    The algorithm of a saved model, from the names of what it holds; nothing is unpickled.
+
+    :raises ValueError: if the file is no model, or could be of several algorithms
+    """
+    data = _read_data(path)
+    if "dataset_info" in data:  # ours: the class whose arguments fit best
+        fits = {name: _fit(data, set(inspect.signature(cls).parameters)) for name, cls in algorithms().items()}
+        return max(fits, key=lambda name: fits[name])
+    policy = data.get("policy_class")
+    module = str(policy.get("__module__", "")) if isinstance(policy, dict) else ""
+    family = module.removeprefix("stable_baselines3.").partition(".")[0]
+    if family == "common":
+        return "ppo" if "clip_range" in data else "a2c"
+    if family in _SB3:
+        return family
+    raise ValueError(f"{path} does not tell its algorithm: name it by --algo.")
+
+
+def _fit(data: Mapping[str, Any], arguments: set[str]) -> int:
+    return len(arguments & data.keys()) - len(arguments - data.keys())
+
+
+def _read_data(path: Path) -> dict[str, Any]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            data = json.loads(archive.read("data"))
+    except (zipfile.BadZipFile, KeyError, ValueError) as error:
+        raise ValueError(f"{path} is not a model that SB3 saved ({error}).") from error
+    return data
+
+
+class RandomPolicy:
+    """Uniform actions of a space, from a seed."""
+
+    def __init__(self, action_space: gym.Space, seed: int):
+        self.action_space = action_space
+        action_space.seed(seed)
+
+    def predict(self, observation: np.ndarray, deterministic: bool = False, **kwargs: Any) -> tuple[np.ndarray, None]:
+        """One action for each observation: (n, ...)."""
+        return np.stack([self.action_space.sample() for _ in observation]), None

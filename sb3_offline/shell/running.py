@@ -1,0 +1,35 @@
+"""How a command ends: with what it printed, or with one line that says what is wrong."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+#: What users cause. RL-Zoo checks its options by assertions.
+USER_ERRORS = (ValueError, TypeError, OSError, ImportError, AssertionError)
+
+
+def run(name: str, command: Callable[[Sequence[str]], None], words: Sequence[str]) -> int:
+    """
+    Run a command.
+
+    :param name: of the command, in front of its error
+    :return: its exit status: 0, 2 for an error of the user, 130 if it was interrupted
+    """
+    try:
+        command(words)
+    except USER_ERRORS as error:
+        return report(name, error)
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def report(name: str, error: BaseException) -> int:
+    """Print an error in one line, or whole if ``SB3_OFFLINE_TRACEBACK`` is set; the exit status 2."""
+    if os.environ.get("SB3_OFFLINE_TRACEBACK"):
+        raise error
+    text = " ".join(str(error).split()) or type(error).__name__
+    print(f"{name}: {text}", file=sys.stderr)
+    return 2

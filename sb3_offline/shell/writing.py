@@ -1,0 +1,151 @@
+"""Write a data set as npz, as D4RL's flat HDF5, or into the Minari store."""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from sb3_offline.datasets import OfflineDataset
+from sb3_offline.datasets.checks import ALIASES
+from sb3_offline.datasets.offline_dataset import ARRAY_NAMES
+
+_FOREIGN = {meant: alias for alias, meant in ALIASES.items()}  # terminations are D4RL's terminals
+_MINARI_ID = re.compile(r"([-\w]{2,}/)*[-\w]{2,}-v\d+")  # Minari writes other ids too, and then cannot read its store
+
+
+def check_target(target: str, force: bool = False) -> None:
+    """
+    Whether data can be written there, before any time is spent on making them.
+
+    :param target: a .npz or .hdf5 file, or a Minari id
+    :param force: replace what is there
+    :raises ValueError: if the target is neither, or exists
+    """
+    path = Path(target)
+    if path.suffix in (".npz", ".hdf5", ".h5"):
+        if path.exists() and not force:
+            raise ValueError(f"{target} exists: take another name, or --force to replace it.")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return
+    minari = _import_minari(target)
+    if not _MINARI_ID.fullmatch(target):
+        raise ValueError(
+            f"{target!r} is no target: a file ends in .npz or .hdf5; a Minari id reads namespace/name-v0, its parts two "
+            "letters or more."
+        )
+    if target in minari.list_local_datasets() and not force:
+        raise ValueError(f"{target} is in the local Minari store already: take another version, or --force to replace it.")
+
+
+def write_dataset(dataset: OfflineDataset, target: str, card: Mapping[str, Any] | None = None) -> None:
+    """
+    Write all rows, the task's id, the reference scores and the card. What is there is replaced.
+
+    :param target: a .npz or .hdf5 file, or a Minari id
+    :param card: facts about how the data were made, beside those that they bring
+    """
+    facts = {**dataset.info.card, **(card or {})}
+    if target.endswith(".npz"):
+        arrays = {name: getattr(dataset, name) for name in ARRAY_NAMES}
+        np.savez_compressed(target, metadata=json.dumps(_metadata(dataset, facts), default=str), **arrays)
+    elif target.endswith((".hdf5", ".h5")):
+        with h5py.File(target, "w") as file:
+            for name in ARRAY_NAMES:
+                file.create_dataset(_FOREIGN.get(name, name), data=getattr(dataset, name), compression="gzip")
+            for key, value in _metadata(dataset, facts).items():
+                file[f"metadata/{key}"] = value if isinstance(value, (int, float, str)) else json.dumps(value, default=str)
+    else:
+        _write_minari(dataset, target, facts)
+
+
+def transformed(dataset: OfflineDataset, scale: float, shift: float) -> OfflineDataset:
+    """The data with rewards ``scale * r + shift``; reference scores do not survive that, so they are dropped."""
+    if scale == 1.0 and shift == 0.0:
+        return dataset
+    card = {**dataset.info.card, "rewards": f"{scale:g} r + {shift:g} of the original"}
+    info = replace(dataset.info, reference_min_score=None, reference_max_score=None, card=card)
+    return replace(dataset, info=info, rewards=(scale * dataset.rewards + shift).astype(np.float32))
+
+
+def _metadata(dataset: OfflineDataset, facts: Mapping[str, Any]) -> dict[str, Any]:
+    info = dataset.info
+    known = {
+        "env_id": None if info.env_spec is None else info.env_spec.id,
+        "reference_min_score": info.reference_min_score,
+        "reference_max_score": info.reference_max_score,
+    }
+    return {**facts, **{key: value for key, value in known.items() if value is not None}}
+
+
+def _write_minari(dataset: OfflineDataset, target: str, facts: Mapping[str, Any]) -> None:
+    minari = _import_minari(target)
+    if target in minari.list_local_datasets():
+        minari.delete_dataset(target)
+    info = dataset.info
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of facts that are not known
+        minari.create_dataset_from_buffers(
+            target,
+            _episodes(dataset),
+            env=info.env_spec,
+            eval_env=info.env_spec,
+            observation_space=info.observation_space,
+            action_space=info.action_space,
+            algorithm_name=str(facts.get("algorithm", facts.get("algorithm_name", "unknown"))),
+            author=str(facts.get("author", "unknown")),
+            author_email=str(facts.get("author_email", "unknown")),
+            code_permalink=str(facts.get("code_permalink", "unknown")),
+            ref_min_score=info.reference_min_score,
+            ref_max_score=info.reference_max_score,
+            description=str(facts.get("description", f"written by sb3-offline from {info.dataset_id}")),
+        )
+
+
+def _episodes(dataset: OfflineDataset) -> list[Any]:
+    """
+    Minari's episodes, of T + 1 observations. Where the next observation of a row is not the observation of the following
+    one (a row in between was dropped), Minari's format needs a cut.
+    """
+    from minari.data_collector import EpisodeBuffer
+
+    ends = dataset.terminations | dataset.truncations
+    ends[-1] = True
+    follows = np.all((dataset.next_observations[:-1] == dataset.observations[1:]).reshape(len(dataset) - 1, -1), axis=1)
+    ends[:-1] |= ~follows
+    episodes: list[Any] = []
+    start = 0
+    for end in (np.flatnonzero(ends) + 1).tolist():
+        rows = slice(start, end)
+        truncations = dataset.truncations[rows].copy()
+        truncations[-1] = not dataset.terminations[end - 1]
+        episodes.append(
+            EpisodeBuffer(
+                id=len(episodes),
+                observations=np.concatenate([dataset.observations[rows], dataset.next_observations[end - 1 : end]]),
+                actions=dataset.actions[rows],
+                rewards=dataset.rewards[rows],
+                terminations=dataset.terminations[rows],
+                truncations=truncations,
+                infos={},
+            )
+        )
+        start = end
+    return episodes
+
+
+def _import_minari(target: str) -> Any:
+    try:
+        import minari
+    except ImportError as error:
+        raise ImportError(
+            f'{target!r} is no .npz or .hdf5 file, and writing to Minari needs Minari: pip install "sb3-offline[minari]".'
+        ) from error
+    return minari

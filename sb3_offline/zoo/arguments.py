@@ -1,0 +1,163 @@
+"""Our command lines as RL-Zoo's: names translated, the packaged configuration given, what cannot apply refused."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from sb3_offline.zoo.algorithms import algorithms
+from sb3_offline.zoo.configs import config_path
+from sb3_offline.zoo.envs import resolve_env_id
+
+_PARAMS = ("-params", "--hyperparams")
+_CONFIG = ("-conf", "--conf-file")
+_REFUSED = {
+    "--save-replay-buffer": "the buffer is the dataset, which exists already, and would be pickled",
+    "--truncate-last-trajectory": "it belongs to hindsight replay, which needs an environment to collect from",
+}
+
+
+class Arguments:
+    """A command line that is read and changed without knowing all of its options."""
+
+    def __init__(self, words: Sequence[str]):
+        self.words: list[str] = []
+        for word in words:  # --name=value as two words, as RL-Zoo's parser reads it
+            option, equals, value = word.partition("=")
+            self.words += [option, value] if equals and option.startswith("--") else [word]
+
+    def position(self, *names: str) -> int | None:
+        """Where the last of these options stands."""
+        return max((i for i, word in enumerate(self.words) if word in names), default=None)
+
+    def get(self, *names: str) -> str | None:
+        """The value of an option, or None."""
+        at = self.position(*names)
+        if at is None:
+            return None
+        if at + 1 == len(self.words):
+            raise ValueError(f"{self.words[at]} needs a value.")
+        return self.words[at + 1]
+
+    def set(self, name: str, value: str) -> None:
+        """Give an option a value, in place of the one that it had."""
+        at = self.position(name)
+        if at is None:
+            self.words += [name, value]
+        else:
+            self.words[at + 1] = value
+
+    def pop(self, name: str) -> str | None:
+        """Take an option and its value away."""
+        value, at = self.get(name), self.position(name)
+        if at is not None:
+            del self.words[at : at + 2]
+        return value
+
+
+def train_arguments(words: Sequence[str]) -> list[str]:
+    """
+    The command line of ``zoo.train`` as RL-Zoo's ``train`` takes it.
+
+    :param words: RL-Zoo's options, and ``--dataset`` with an id or a file
+    :raises ValueError: for an unknown algorithm, env or file, and for options that cannot apply to logged data
+    """
+    arguments = Arguments(words)
+    algo = _check_algo(arguments)
+    _translate_env(arguments)
+    for option, reason in _REFUSED.items():
+        if arguments.position(option) is not None:
+            raise ValueError(f"{option} cannot apply: {reason}.")
+    if arguments.get("--vec-env") not in (None, "dummy"):
+        raise ValueError("--vec-env subproc cannot apply: nothing is collected, so there is nothing to run in parallel.")
+    _check_trained_agent(arguments.get("-i", "--trained-agent"))
+    conf = arguments.get(*_CONFIG)
+    if conf is None:
+        arguments.words += ["-conf", str(config_path(algo))]
+    elif conf.endswith((".yml", ".yaml", ".py")) and not Path(conf).is_file():
+        raise ValueError(f"-conf {conf}: there is no such file.")
+    dataset = arguments.pop("--dataset")
+    _quote_hyperparams(arguments, [] if dataset is None else [f"dataset:{dataset}"])
+    return arguments.words
+
+
+def play_arguments(words: Sequence[str]) -> list[str]:
+    """The command line of ``zoo.enjoy`` and ``zoo.record_video``: the log folder is ``logs``, as train's is."""
+    arguments = Arguments(words)
+    _check_algo(arguments)
+    _translate_env(arguments)
+    if arguments.position("-f", "--folder") is None:
+        arguments.words += ["-f", "logs"]
+    return arguments.words
+
+
+def _check_algo(arguments: Arguments) -> str:
+    algo, known = arguments.get("--algo"), algorithms()
+    if algo is None:
+        raise ValueError(f"--algo is missing; one of {', '.join(known)}.")
+    if algo not in known:
+        near = difflib.get_close_matches(algo.lower(), known, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ValueError(
+            f"unknown algorithm {algo!r}.{hint} Offline ones are {', '.join(known)}; for SB3's own, call rl_zoo3 itself."
+        )
+    return algo
+
+
+def _translate_env(arguments: Arguments) -> None:
+    env = arguments.get("--env")
+    if env is None:
+        raise ValueError("--env is missing: a gymnasium id, or the id of packaged or installed data, which names both.")
+    if arguments.position("--gym-packages") is None:  # which may register it only later
+        arguments.set("--env", resolve_env_id(env))
+
+
+def _check_trained_agent(path: str | None) -> None:
+    if path is None:
+        return
+    if not path.endswith(".zip") or not Path(path).is_file():
+        raise ValueError(f"-i {path}: there is no such .zip file.")
+    pickled = Path(path).with_name("replay_buffer.pkl")
+    if pickled.exists():
+        raise ValueError(f"-i: RL-Zoo would unpickle {pickled}, and offline training has no use for it. Move it away.")
+
+
+def _quote_hyperparams(arguments: Arguments, extra: Sequence[str]) -> None:
+    """RL-Zoo evaluates each value of ``-params`` as Python: quote what is meant as text (``conservative:logsumexp``)."""
+    at = arguments.position(*_PARAMS)
+    if at is None:
+        if extra:
+            arguments.words += ["-params", *map(_quoted, extra)]
+        return
+    end = next((i for i in range(at + 1, len(arguments.words)) if arguments.words[i].startswith("-")), len(arguments.words))
+    pairs = [*arguments.words[at + 1 : end], *extra]
+    arguments.words[at + 1 : end] = [_quoted(pair) for pair in pairs]
+
+
+def _quoted(pair: str) -> str:
+    key, colon, value = pair.partition(":")
+    if not key or not colon:
+        raise ValueError(f"-params {pair!r} must read name:value, for instance conservative_weight:2.5.")
+    try:
+        tree = ast.parse(value, mode="eval").body
+        ast.literal_eval(tree)
+    except SyntaxError:
+        return f"{key}:{value!r}"
+    except ValueError:  # an expression, such as dict(net_arch=[64, 64]), or a bare word
+        return pair if isinstance(tree, ast.Call) else f"{key}:{value!r}"
+    return pair
+
+
+@contextmanager
+def command_line(program: str, words: Sequence[str]) -> Iterator[None]:
+    """Let RL-Zoo's parsers, which read ``sys.argv``, see these words."""
+    before = sys.argv
+    sys.argv = [program, *words]
+    try:
+        yield
+    finally:
+        sys.argv = before

@@ -1,0 +1,29 @@
+"""``python -m sb3_offline.zoo.enjoy``: RL-Zoo's enjoy for our algorithms. It reads no dataset."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from sb3_offline.shell.running import run
+from sb3_offline.zoo.arguments import command_line, play_arguments
+from sb3_offline.zoo.registration import register
+
+
+def enjoy(words: Sequence[str]) -> None:
+    """
+    Watch a trained agent as RL-Zoo does.
+
+    :param words: RL-Zoo's options; the folder is ``logs`` if ``-f`` is not given
+    """
+    register()
+    import rl_zoo3.enjoy
+
+    if "-h" not in words and "--help" not in words:
+        words = play_arguments(words)
+    with command_line("sb3_offline.zoo.enjoy", words):
+        rl_zoo3.enjoy.enjoy()
+
+
+if __name__ == "__main__":
+    sys.exit(run("sb3_offline.zoo.enjoy", enjoy, sys.argv[1:]))

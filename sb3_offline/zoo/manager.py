@@ -1,0 +1,143 @@
+"""RL-Zoo's experiment manager for logged data: which entry is taken, what is refused, and how trials share their work."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import optuna
+import rl_zoo3.exp_manager
+import rl_zoo3.train
+import yaml
+from huggingface_sb3 import EnvironmentName
+from rl_zoo3.exp_manager import ExperimentManager
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import EvalCallback
+
+from sb3_offline.common.offline_algorithm import OfflineAlgorithm
+from sb3_offline.datasets import OfflineDataset, load_dataset
+from sb3_offline.evaluation import OfflineEvalCallback
+from sb3_offline.zoo.algorithms import algorithms
+from sb3_offline.zoo.configs import check_hyperparams, find_recipe
+from sb3_offline.zoo.trials import share_dynamics
+
+_RAISE_ON_NAN = "sb3_offline.zoo.trials.RaiseOnNaN"
+
+
+class OfflineExperimentManager(ExperimentManager):
+    """RL-Zoo's manager; everything that is not said here is its own."""
+
+    env_name: EnvironmentName
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self._dataset: OfflineDataset | None = None
+        self._lock = threading.Lock()  # trials may run in several threads
+
+    # --- hyperparameters ---
+
+    def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        recipe = self._find_recipe()
+        name = self.env_name
+        if recipe is not None:
+            print(f"Hyperparameters of {recipe!r}")
+            self.env_name = EnvironmentName(recipe)  # the key that is looked up
+        try:
+            hyperparams, _ = super().read_hyperparameters()
+        finally:
+            self.env_name = name
+        if self.n_timesteps > 0:
+            hyperparams.setdefault("n_timesteps", self.n_timesteps)
+        check_hyperparams(algorithms()[self.algo], hyperparams, f"{self.config} ({recipe or name.gym_id})")
+        self._check_data(hyperparams)
+        if self.optimize_hyperparameters:
+            callbacks = hyperparams.get("callback") or []
+            hyperparams["callback"] = [*(callbacks if isinstance(callbacks, list) else [callbacks]), _RAISE_ON_NAN]
+        return hyperparams, dict(sorted(hyperparams.items()))
+
+    def _find_recipe(self) -> str | None:
+        """The entry for the data, where the env's id has none of its own."""
+        if not self.config.endswith((".yml", ".yaml")):
+            return None
+        entries = yaml.safe_load(Path(self.config).read_text())
+        if not isinstance(entries, dict):
+            raise ValueError(f"{self.config} holds no entries: each is an env's id, or 'default', with its hyperparameters.")
+        if self.env_name.gym_id in entries:
+            return None
+        dataset = (self.custom_hyperparams or {}).get("dataset")
+        return find_recipe(entries, str(dataset or self.env_name.gym_id))
+
+    def _check_data(self, hyperparams: dict[str, Any]) -> None:
+        if hyperparams.get("dataset") is not None or "env_wrapper" in hyperparams:
+            return
+        env = gym.make(self.env_name.gym_id, **{**hyperparams.get("env_kwargs", {}), **self.env_kwargs})
+        has_data = hasattr(env.unwrapped, "get_dataset")
+        env.close()
+        if not has_data:
+            raise ValueError(
+                f"{self.env_name.gym_id} has no data of its own: name data by --dataset (an id or a file), or by 'dataset:' "
+                "in the YAML file, or take an --env that is data. `sb3-offline datasets` lists what there is."
+            )
+
+    def save_trained_model(self, model: BaseAlgorithm) -> None:
+        """With the suffix, which SB3 leaves out if there is a dot in the name (``minari-mujoco.hopper.medium-v0``)."""
+        print(f"Saving to {self.save_path}")
+        model.save(f"{self.save_path}/{self.env_name}.zip")
+        normalizer = model.get_vec_normalize_env()
+        if normalizer is not None:
+            normalizer.save(f"{self.params_path}/vecnormalize.pkl")
+
+    # --- trials: the data are read once a process, the dynamics model is fitted once for all ---
+
+    def hyperparameters_optimization(self) -> None:
+        algorithm = algorithms()[self.algo]
+        table: dict[str, Any] = rl_zoo3.ALGOS
+        table[self.algo] = functools.partial(self._make_trial_model, algorithm)
+        try:
+            super().hyperparameters_optimization()
+        finally:
+            table[self.algo] = algorithm
+
+    def objective(self, trial: optuna.Trial) -> float:
+        with self._lock:
+            if self._dataset is None:
+                self._dataset = self._load_data()
+                self._hyperparams["dataset"] = self._dataset
+        return super().objective(trial)
+
+    def _load_data(self) -> OfflineDataset:
+        source = self._hyperparams.get("dataset")
+        if source is not None:
+            return load_dataset(source, env_id=None)
+        env = gym.make(self.env_name.gym_id, **self.env_kwargs)
+        try:
+            return load_dataset(env.unwrapped.get_dataset())  # type: ignore[attr-defined]
+        finally:
+            env.close()
+
+    def _make_trial_model(self, algorithm: type[OfflineAlgorithm], **kwargs: Any) -> OfflineAlgorithm:
+        model = algorithm(**kwargs)
+        assert self._dataset is not None  # objective has loaded it
+        try:
+            with self._lock:
+                share_dynamics(model, self._dataset, Path(self.log_folder) / "dynamics", self.seed)
+        except ValueError as error:
+            raise optuna.exceptions.TrialPruned(str(error)) from error
+        return model
+
+
+@contextmanager
+def offline_manager() -> Iterator[None]:
+    """Let RL-Zoo's ``train`` use this manager, and callbacks that log normalised scores."""
+    vars(rl_zoo3.train)["ExperimentManager"] = OfflineExperimentManager
+    vars(rl_zoo3.exp_manager)["EvalCallback"] = OfflineEvalCallback
+    try:
+        yield
+    finally:
+        vars(rl_zoo3.train)["ExperimentManager"] = ExperimentManager
+        vars(rl_zoo3.exp_manager)["EvalCallback"] = EvalCallback

@@ -1,0 +1,54 @@
+"""Make RL-Zoo know our algorithms, their search spaces, our data and the reference scores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from sb3_offline.datasets import open_dataset
+from sb3_offline.datasets.envs import BUILTIN_TASKS, NAMESPACE
+from sb3_offline.datasets.references import REFERENCE_SCORES
+from sb3_offline.zoo.algorithms import algorithms
+from sb3_offline.zoo.envs import register_minari_envs
+from sb3_offline.zoo.samplers import SAMPLERS, Params, Sampler, convert_params
+
+
+def register() -> None:
+    """
+    Enter everything into RL-Zoo's own tables, and the local Minari store into gymnasium's. Idempotent; call it before
+    ``rl_zoo3.train.train()``, whose choices of ``--algo`` are fixed then.
+
+    :raises ImportError: if RL-Zoo is not installed (``pip install "sb3-offline[zoo]"``)
+    """
+    try:
+        from rl_zoo3 import ALGOS
+        from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
+    except ImportError as error:
+        raise ImportError(f'RL-Zoo is needed ({error}): pip install "sb3-offline[zoo]"') from error
+    for name, algorithm in algorithms().items():
+        ALGOS[name] = algorithm
+        HYPERPARAMS_CONVERTER[name] = convert_params
+        if name in SAMPLERS:
+            HYPERPARAMS_SAMPLER[name] = _as_rl_zoo_calls_it(SAMPLERS[name])
+    register_minari_envs()
+
+
+def _as_rl_zoo_calls_it(sampler: Sampler) -> Callable[..., Params]:
+    """RL-Zoo also passes the number of actions and of envs, and the arguments of hindsight replay."""
+    return lambda trial, *_: sampler(trial)
+
+
+def register_reference_scores() -> None:
+    """
+    Give RL-Zoo's plots the reference scores of the tasks and of the packaged data. Also under the names of its folders,
+    in which a slash is a dash.
+    """
+    from rl_zoo3.plots.score_normalization import ReferenceScore, min_max_score_per_env
+
+    scores = {env_id: (known.minimum, known.maximum) for env_id, known in REFERENCE_SCORES.items()}
+    for name in BUILTIN_TASKS:
+        info = open_dataset(name).info
+        if info.reference_min_score is not None and info.reference_max_score is not None:
+            scores[f"{NAMESPACE}/{name}"] = info.reference_min_score, info.reference_max_score
+    for env_id, (low, high) in scores.items():
+        for key in (env_id, env_id.replace("/", "-")):
+            min_max_score_per_env[key] = ReferenceScore(key, low, high)

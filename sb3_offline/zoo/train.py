@@ -1,0 +1,32 @@
+"""``python -m sb3_offline.zoo.train``: RL-Zoo's train on logged data."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from sb3_offline.shell.running import run
+from sb3_offline.zoo.arguments import command_line, train_arguments
+from sb3_offline.zoo.registration import register
+
+
+def train(words: Sequence[str]) -> None:
+    """
+    Train as RL-Zoo does.
+
+    :param words: RL-Zoo's options, and ``--dataset`` with an id or a file
+    :raises ValueError: for whatever cannot apply
+    """
+    register()
+    import rl_zoo3.train
+
+    from sb3_offline.zoo.manager import offline_manager
+
+    if "-h" not in words and "--help" not in words:
+        words = train_arguments(words)
+    with command_line("sb3_offline.zoo.train", words), offline_manager():
+        rl_zoo3.train.train()
+
+
+if __name__ == "__main__":
+    sys.exit(run("sb3_offline.zoo.train", train, sys.argv[1:]))
