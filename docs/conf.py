@@ -1,5 +1,7 @@
 """Sphinx configuration."""
 
+import re
+
 project = "sb3_offline"
 author = "The sb3_offline developers"
 copyright = "2026, the sb3_offline developers"
@@ -13,3 +15,14 @@ autodoc_typehints = "description"
 autodoc_member_order = "bysource"
 nitpicky = False
 suppress_warnings = ["myst.xref_missing"]
+
+
+def escape_bars(_app, _what, _name, _object, _options, lines):
+    """In docstrings |x| is an absolute value or a size, never a substitution."""
+    for number, line in enumerate(lines):
+        parts = re.split(r"(``.*?``)", line)
+        lines[number] = "".join(p if p.startswith("``") else re.sub(r"(?<!\\)\|", r"\\|", p) for p in parts)
+
+
+def setup(app):
+    app.connect("autodoc-process-docstring", escape_bars)
