@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import inspect
 import json
 import platform
 import sys
@@ -27,6 +28,7 @@ from stable_baselines3.common.monitor import Monitor
 
 import sb3_offline
 from sb3_offline.common.offline_algorithm import OfflineAlgorithm
+from sb3_offline.evaluation.demo import DEMO_OPTIONS
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -119,7 +121,7 @@ class CurveCallback(BaseCallback):
 
 def append(path: Path, record: dict[str, Any]) -> None:
     with path.open("a") as file:
-        file.write(json.dumps(record) + "\n")
+        file.write(json.dumps(record, default=lambda value: getattr(value, "__name__", str(value))) + "\n")
 
 
 def is_finished(path: Path) -> bool:
@@ -128,7 +130,10 @@ def is_finished(path: Path) -> bool:
 
 def run_one(algo: str, dataset: str, seed: int, arguments: argparse.Namespace, path: Path) -> dict[str, Any]:
     """Train once; write the file under a temporary name until its summary is in."""
-    options = dict(arguments.option)
+    algorithm = algorithms()[algo]
+    demo = DEMO_OPTIONS if arguments.demo_options else {}
+    known = inspect.signature(algorithm).parameters
+    options = {name: value for name, value in demo.items() if name in known} | dict(arguments.option)
     partial = path.with_suffix(".partial")
     partial.unlink(missing_ok=True)
     config = {
@@ -144,7 +149,7 @@ def run_one(algo: str, dataset: str, seed: int, arguments: argparse.Namespace, p
     }
     append(partial, {"config": config})
     callback = CurveCallback(partial, arguments.eval_every, arguments.episodes, seed)
-    model = algorithms()[algo]("MlpPolicy", dataset=dataset, seed=seed, **options)  # type: ignore[call-arg]
+    model = algorithm("MlpPolicy", dataset=dataset, seed=seed, **options)  # type: ignore[call-arg]
     data = model.load_dataset()
     model.learn(arguments.steps, callback=callback, progress_bar=arguments.progress)
     returns = np.array([point["mean_return"] for point in callback.curve])
@@ -184,6 +189,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--eval-every", type=int, default=1000)
     parser.add_argument("--episodes", type=int, default=10)
     parser.add_argument("--option", type=parse_option, action="append", default=[], metavar="NAME=JSON")
+    parser.add_argument("--demo-options", action="store_true", help="start from the options of `sb3-offline demo`")
     parser.add_argument("--tag", default="", help="sub-folder of the results, one a set of options")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--progress", action="store_true", help="show progress bars")

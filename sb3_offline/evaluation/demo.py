@@ -14,21 +14,27 @@ from rich.console import Console
 from rich.table import Table
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.utils import LinearSchedule
 
 from sb3_offline.datasets import DatasetInfo
 from sb3_offline.dromo import DROMO
 from sb3_offline.evaluation.callbacks import OfflineEvalCallback
 
+
+def hold_then_decay(progress_remaining: float) -> float:
+    """1e-3 for the first half of training, then linearly down to 1e-4: late steps settle the policy."""
+    return 1e-4 + 9e-4 * min(1.0, 2.0 * progress_remaining)
+
+
 # Found on the packaged Pendulum data: small networks are enough, and train in minutes on two cores
-DEMO_STEPS = 16_000
+DEMO_STEPS = 15_000
 DEMO_OPTIONS: dict[str, Any] = {
     "policy_kwargs": {"net_arch": [64, 64]},
-    "learning_rate": LinearSchedule(1e-3, 1e-4, 1.0),
-    "qf_learning_rate": LinearSchedule(1e-3, 1e-4, 1.0),
+    "learning_rate": hold_then_decay,
+    "qf_learning_rate": hold_then_decay,
     "tau": 0.01,
     "gamma": 0.98,
     "ent_coef": "auto_0.1",
+    "conservative_weight": 0.1,
     "dynamics_kwargs": {
         "hidden_sizes": (64, 64),
         "n_members": 5,
