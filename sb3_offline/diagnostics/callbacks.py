@@ -47,7 +47,7 @@ class ProbeCallback(BaseCallback):
 
     def __init__(
         self,
-        check_freq: int = 5000,
+        check_freq: int = 10_000,
         batch_size: int = 64,
         probe: Samples | None = None,
         index: int = 0,
