@@ -6,6 +6,7 @@ from sb3_offline.cql import CQL
 from sb3_offline.datasets import OfflineDataset, load_dataset, make_env, register_envs
 from sb3_offline.dromo import DROMO
 from sb3_offline.evaluation import OfflineEvalCallback
+from sb3_offline.mopo import MOPO
 from sb3_offline.preqn import PreQN
 
 __version__ = "0.1.0"
@@ -16,6 +17,7 @@ __all__ = [
     "COMBO",
     "CQL",
     "DROMO",
+    "MOPO",
     "OfflineDataset",
     "OfflineEvalCallback",
     "OfflineSAC",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,15 +17,10 @@ from sb3_offline.common.buffers import ModelRolloutBuffer, unscale_actions
 from sb3_offline.common.networks import Batch
 from sb3_offline.common.offline_sac import OfflineSAC, polyak
 from sb3_offline.datasets import OfflineDataset
-from sb3_offline.dynamics import (
-    DynamicsConfig,
-    EnsembleDynamics,
-    EpochStats,
-    fit_ensemble,
-    resolve_termination,
-    rollout,
-)
+from sb3_offline.dynamics import DynamicsConfig, EpochStats, Rollout, TerminationFn, resolve_termination, rollout
 from sb3_offline.dynamics.cache import cache_folder, cache_key, load_dynamics, save_dynamics
+from sb3_offline.dynamics.report import ModelReport, model_report
+from sb3_offline.dynamics.world import build_dynamics, fit_termination, fit_world, needs_head
 
 RolloutPolicy = Literal["current", "target", "uniform"]
 
@@ -77,7 +72,7 @@ class ModelBasedAlgorithm(OfflineSAC):
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
         if self.rollout_policy not in ("current", "target", "uniform"):
             raise ValueError(f"rollout_policy must be 'current', 'target' or 'uniform', got {self.rollout_policy!r}.")
-        DynamicsConfig.from_kwargs(self.dynamics_kwargs or {})
+        DynamicsConfig.from_kwargs(self.dynamics_kwargs)
 
     actor_target: Actor
 
@@ -91,62 +86,50 @@ class ModelBasedAlgorithm(OfflineSAC):
             self.actor_target.set_training_mode(False)
             del self.actor_target.optimizer
             self.policy.actor_target = self.actor_target
-        config = DynamicsConfig.from_kwargs(self.dynamics_kwargs or {})
-        self.dynamics = EnsembleDynamics(
+        self.dynamics = build_dynamics(
             get_flattened_obs_dim(self.observation_space),
             get_action_dim(self.action_space),
-            n_members=config.n_members,
-            n_elites=config.n_elites,
-            hidden_sizes=config.hidden_sizes,
-            weight_decay=config.weight_decay,
-            generator=self.streams.cpu("dynamics_init"),
-        ).to(self.device)
-        self.model_buffer = ModelRolloutBuffer(
-            self.rollout_retain * self.rollout_length * self.rollout_batch_size,
-            self.observation_space,
-            self.action_space,
+            DynamicsConfig.from_kwargs(self.dynamics_kwargs),
+            self.streams,
             self.device,
         )
+        self.model_buffer = self.make_model_buffer(self.rollout_retain * self.rollout_length * self.rollout_batch_size)
+
+    def make_model_buffer(self, capacity: int) -> ModelRolloutBuffer:
+        """Where imagined transitions are kept; a child may keep more beside them."""
+        return ModelRolloutBuffer(capacity, self.observation_space, self.action_space, self.device)
 
     def prepare(self, dataset: OfflineDataset, progress_bar: bool) -> None:
         super().prepare(dataset, progress_bar)
-        config = DynamicsConfig.from_kwargs(self.dynamics_kwargs or {})
-        self.termination = resolve_termination(config.termination, dataset.info.env_spec, bool(dataset.terminations.any()))
+        config = DynamicsConfig.from_kwargs(self.dynamics_kwargs)
         if not bool(self.dynamics.fitted):
             self.fit_dynamics(dataset, progress_bar)
+        fit_termination(self.dynamics, dataset, config, self.streams)  # of dynamics that came without
+        self.termination = self.resolve_termination(dataset)
         self.model_buffer.generator = self.streams["sampling"]
+
+    def resolve_termination(self, dataset: OfflineDataset) -> TerminationFn:
+        """What ends imagined episodes, see :func:`~sb3_offline.dynamics.resolve_termination`."""
+        option = DynamicsConfig.from_kwargs(self.dynamics_kwargs).termination
+        has_terminations, head = bool(dataset.terminations.any()), self.dynamics.termination_head
+        return resolve_termination(option, dataset.info.env_spec, has_terminations, head)
 
     def fit_dynamics(self, dataset: OfflineDataset | None = None, progress_bar: bool = False) -> None:
         """
-        Fit the ensemble to the data; called by the first ``learn``, skipped when it is already fitted.
+        Fit the model of the world to the data; called by the first ``learn``, skipped when it is already fitted.
 
         :param dataset: The data; the model's own if not given.
         :raises ValueError: if the data is too small to hold any of it out.
         """
         dataset = self.load_dataset() if dataset is None else dataset
-        config = DynamicsConfig.from_kwargs(self.dynamics_kwargs or {})
-        key = cache_key(dataset.fingerprint(), config, self.streams.seed, sb3_offline.__version__, self.device)
-        cached = cache_folder() / f"{key}.pt"
+        config = DynamicsConfig.from_kwargs(self.dynamics_kwargs)
+        facts = (dataset.fingerprint(), config, self.streams.seed, sb3_offline.__version__, self.device)
+        cached = cache_folder() / f"{cache_key(*facts, learned_termination=needs_head(dataset, config))}.pt"
         use_cache = self.dynamics_cache and self.seed is not None  # a random seed never comes back
         if use_cache and cached.exists():
             self.load_dynamics(cached)
             return
-        valid = dataset.valid_next
-        arrays = (dataset.observations, dataset.actions, dataset.next_observations, dataset.rewards)
-        columns = [th.as_tensor(array[valid], device=self.device) for array in arrays]
-        fit_ensemble(
-            self.dynamics,
-            th.optim.Adam(self.dynamics.parameters(), lr=config.learning_rate, fused=True),
-            *columns,
-            generator=self.streams["dynamics"],
-            batch_size=config.batch_size,
-            holdout_fraction=config.holdout_fraction,
-            max_epochs=config.max_epochs,
-            patience=config.patience,
-            logvar_loss_weight=config.logvar_loss_weight,
-            on_epoch=self._log_dynamics,
-            progress_bar=progress_bar,
-        )
+        fit_world(self.dynamics, dataset, config, self.streams, on_epoch=self._log_dynamics, progress_bar=progress_bar)
         if use_cache:
             self.save_dynamics(cached)
 
@@ -174,6 +157,19 @@ class ModelBasedAlgorithm(OfflineSAC):
             self.logger.record("dynamics/epoch", stats.epoch)
             self.logger.dump(step=stats.epoch)
 
+    def dynamics_report(self, dataset: OfflineDataset | None = None, horizon: int = 50, seed: int = 0) -> ModelReport:
+        """
+        Can I trust my model? Measures the fitted dynamics on held-out data, with this policy in its rollouts.
+
+        :param dataset: The data; the model's own if not given.
+        :param horizon: Most steps of open-loop predictions and rollouts.
+        :raises ValueError: if the dynamics are not fitted yet.
+        """
+        dataset = self.load_dataset() if dataset is None else dataset
+        termination = self.resolve_termination(dataset)
+        generator = th.Generator(device=self.device).manual_seed(seed)
+        return model_report(self.dynamics, dataset, termination, self.rollout_actor(generator), horizon=horizon, seed=seed)
+
     # --- rollouts ---
 
     def before_update(self, callback: BaseCallback) -> None:
@@ -185,9 +181,32 @@ class ModelBasedAlgorithm(OfflineSAC):
     @th.no_grad()
     def rollout_model(self) -> None:
         """Roll the model out from states of the data, and append what it imagines to ``model_buffer``."""
-        nets, generator = self.networks(), self.streams["rollout"]
-        low, high = self._action_bounds
+        generator, (low, high) = self.streams["rollout"], self._action_bounds
         start_rows = th.randint(self.replay_buffer.size(), (self.rollout_batch_size,), generator=generator, device=self.device)
+        imagined = rollout(
+            self.dynamics,
+            self.replay_buffer.observations[start_rows],
+            self.rollout_actor(generator),
+            self.termination,
+            self.rollout_length,
+            generator,
+        )
+        self.model_buffer.write(
+            observations=imagined.observations,
+            actions=(2.0 * (imagined.actions - low) / (high - low) - 1.0).clamp(-1.0, 1.0),
+            next_observations=imagined.next_observations,
+            rewards=imagined.rewards,
+            dones=imagined.terminations.float(),
+            **self.judge_rollout(imagined),
+        )
+        self.logger.record("model_rollout/reward_mean", float(imagined.rewards.mean()))
+        self.logger.record("model_rollout/length_mean", len(imagined.rewards) / self.rollout_batch_size)
+        self.logger.record("model_rollout/terminated_fraction", float(imagined.terminations.float().mean()))
+        self.logger.record("model_rollout/buffer_size", self.model_buffer.size())
+
+    def rollout_actor(self, generator: th.Generator) -> Callable[[th.Tensor], th.Tensor]:
+        """Who acts in rollouts: observations (B, ...) -> actions (B, action_dim) in environment units."""
+        nets, (low, high) = self.networks(), self._action_bounds
 
         def act(observations: th.Tensor) -> th.Tensor:
             shape = (len(observations), 1, len(low))
@@ -199,30 +218,20 @@ class ModelBasedAlgorithm(OfflineSAC):
                 scaled, _ = nets.sample_actor(actor, observations, noise)
             return unscale_actions(scaled.squeeze(1), low, high)
 
-        imagined = rollout(
-            self.dynamics,
-            self.replay_buffer.observations[start_rows],
-            act,
-            self.termination,
-            self.rollout_length,
-            generator,
-        )
-        self.model_buffer.write(
-            observations=imagined.observations,
-            actions=(2.0 * (imagined.actions - low) / (high - low) - 1.0).clamp(-1.0, 1.0),
-            next_observations=imagined.next_observations,
-            rewards=imagined.rewards,
-            dones=imagined.terminations.float(),
-        )
-        self.logger.record("model_rollout/reward_mean", float(imagined.rewards.mean()))
-        self.logger.record("model_rollout/length_mean", len(imagined.rewards) / self.rollout_batch_size)
-        self.logger.record("model_rollout/terminated_fraction", float(imagined.terminations.float().mean()))
-        self.logger.record("model_rollout/buffer_size", self.model_buffer.size())
+        return act
+
+    def judge_rollout(self, imagined: Rollout) -> dict[str, th.Tensor]:
+        """What a child's model buffer keeps of each imagined transition besides the transition; nothing here."""
+        return {}
+
+    @property
+    def n_real(self) -> int:
+        """Rows of the data in a batch, round(f B), at least one and not all."""
+        return min(max(round(self.real_ratio * self.batch_size), 1), self.batch_size - 1)
 
     def sample_batch(self) -> Batch:
         """d_f: round(f B) rows of the data, the rest from the model."""
-        n_real = min(max(round(self.real_ratio * self.batch_size), 1), self.batch_size - 1)
-        return Batch.of(self.replay_buffer.sample(n_real), self.model_buffer.sample(self.batch_size - n_real))
+        return Batch.of(self.replay_buffer.sample(self.n_real), self.model_buffer.sample(self.batch_size - self.n_real))
 
     def update_targets(self) -> None:
         super().update_targets()

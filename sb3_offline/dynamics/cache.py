@@ -16,6 +16,8 @@ import torch as th
 from sb3_offline.dynamics.config import DynamicsConfig
 from sb3_offline.dynamics.ensemble import EnsembleDynamics
 
+FORMAT = 2  # raised when a fit computes something else, or keeps more
+
 
 def cache_folder() -> Path:
     """The user's cache folder for fitted dynamics; ``SB3_OFFLINE_CACHE`` names another one."""
@@ -23,10 +25,21 @@ def cache_folder() -> Path:
     return Path(chosen) if chosen else Path(platformdirs.user_cache_dir("sb3_offline")) / "dynamics"
 
 
-def cache_key(fingerprint: str, config: DynamicsConfig, seed: int, version: str, device: th.device) -> str:
-    """Equal for fits that give equal weights: same data, options of the fit, seed, versions and kind of device."""
-    options = {name: value for name, value in asdict(config).items() if name != "termination"}  # not part of the fit
-    facts = [fingerprint, options, seed, version, th.__version__, device.type]
+def cache_key(
+    fingerprint: str,
+    config: DynamicsConfig,
+    seed: int,
+    version: str,
+    device: th.device,
+    learned_termination: bool = False,
+) -> str:
+    """
+    Equal for fits that give equal weights: same data, options of the fit, seed, versions and kind of device.
+
+    :param learned_termination: whether a termination head is fitted too; other kinds of termination are no part of the fit
+    """
+    options = {name: value for name, value in asdict(config).items() if name != "termination"}
+    facts = [FORMAT, fingerprint, options, learned_termination, seed, version, th.__version__, device.type]
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
 
 

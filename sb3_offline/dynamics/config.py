@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, get_args
 
 from sb3_offline.dynamics.ensemble import weight_decay_per_layer
+from sb3_offline.dynamics.recalibration import CalibrationMethod
 from sb3_offline.dynamics.termination import Termination, check_termination
 
 
@@ -26,7 +27,11 @@ class DynamicsConfig:
     :param max_epochs: None for no bound but ``patience``
     :param patience: epochs without improvement of any member after which the fit ends
     :param logvar_loss_weight: pull that keeps the soft bounds of the log-variance tight
-    :param termination: "auto", "never" or a callable, see :func:`~sb3_offline.dynamics.resolve_termination`
+    :param termination: "auto", "learned", "never" or a callable, see :func:`~sb3_offline.dynamics.resolve_termination`
+    :param calibration: "none", or recalibrate each member's forecasts by "std", "isotonic" (needs scikit-learn) or
+        "scaling-binning", see :mod:`~sb3_offline.dynamics.recalibration`
+    :param calibration_fraction: share of the data, at most 5000 transitions, that only the calibration sees
+    :param test_fraction: share of the episodes that no fit sees, for the model report
     :raises ValueError: for a value out of range
     :raises TypeError: for a value of the wrong type
     """
@@ -42,6 +47,9 @@ class DynamicsConfig:
     patience: int = 5
     logvar_loss_weight: float = 0.01
     termination: Termination = "auto"
+    calibration: CalibrationMethod = "none"
+    calibration_fraction: float = 0.1
+    test_fraction: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("n_members", "n_elites", "batch_size", "patience"):
@@ -64,6 +72,9 @@ class DynamicsConfig:
         _check_number("learning_rate", self.learning_rate, low=0.0, low_open=True)
         _check_number("logvar_loss_weight", self.logvar_loss_weight, low=0.0)
         _check_number("holdout_fraction", self.holdout_fraction, low=0.0, low_open=True, below=1.0)
+        _check_number("calibration_fraction", self.calibration_fraction, low=0.0, low_open=True, below=1.0)
+        _check_number("test_fraction", self.test_fraction, low=0.0, below=0.51)
+        _check_choice("calibration", self.calibration, get_args(CalibrationMethod))
         check_termination(self.termination)
 
     @classmethod
@@ -90,6 +101,13 @@ def _as_tuple(name: str, value: Any) -> tuple[Any, ...]:
     if isinstance(value, (str, bytes)) or not hasattr(value, "__iter__"):
         raise TypeError(f"dynamics_kwargs[{name!r}] must be a list of numbers, got {value!r}.")
     return tuple(value)
+
+
+def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        near = get_close_matches(str(value), choices, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"dynamics_kwargs[{name!r}] must be one of {', '.join(choices)}, got {value!r}.{hint}")
 
 
 def _check_count(name: str, value: Any) -> None:

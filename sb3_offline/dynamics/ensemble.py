@@ -10,12 +10,16 @@ import torch as th
 from torch import nn
 from torch.nn import functional as F
 
+from sb3_offline.dynamics.calibration import CalibrationMaps
+from sb3_offline.dynamics.termination_head import TerminationHead
+
 FLOAT32_ROUNDING = 1e-6  # relative; what varies less is constant
+MAX_HOLDOUT_ROWS = 1000
 CPU_BLOCK_ROWS = 1024  # rows per member evaluated at once: activations that stay in the cache are twice as fast
 
 
 class ModelSample(NamedTuple):
-    """One sampled step of the model for B rows; ``mean`` and ``std`` are those of the member that was sampled."""
+    """One sampled step for B rows; ``mean`` and ``std`` are the sampled member's, before any calibration."""
 
     next_observations: th.Tensor  # (B, observation_dim), environment units
     rewards: th.Tensor  # (B,)
@@ -59,6 +63,7 @@ class EnsembleDynamics(nn.Module):
     :param hidden_sizes: widths of the hidden layers, () for a linear model
     :param weight_decay: coefficient of 0.5 |W|^2 in the loss for each of the ``len(hidden_sizes) + 1`` weight matrices,
         or one float for all; None takes MBPO's values
+    :param termination_head: a classifier that ends imagined episodes, kept with the model; None for a rule, or for no end
     :param generator: a CPU generator that initialises the weights; None is a generator with seed 0
     :raises ValueError: for sizes that do not fit together
     """
@@ -69,6 +74,9 @@ class EnsembleDynamics(nn.Module):
     target_std: th.Tensor
     elites: th.Tensor  # (n_elites,) int64, best first
     fitted: th.Tensor  # () bool
+    residual_std: th.Tensor  # (observation_dim + 1,) of the members' mean prediction on held-out rows
+    holdout_rows: th.Tensor  # (MAX_HOLDOUT_ROWS,) int64, rows of the data that were held out, then -1
+    test_every: th.Tensor  # () int64: every so many episodes one was kept from all fits; 0 for none
     max_logvar: nn.Parameter  # (n_members, 1, observation_dim + 1)
     min_logvar: nn.Parameter
 
@@ -81,6 +89,7 @@ class EnsembleDynamics(nn.Module):
         n_elites: int = 5,
         hidden_sizes: Sequence[int] = (200, 200, 200, 200),
         weight_decay: float | Sequence[float] | None = None,
+        termination_head: TerminationHead | None = None,
         generator: th.Generator | None = None,
     ) -> None:
         super().__init__()
@@ -106,10 +115,19 @@ class EnsembleDynamics(nn.Module):
         self.register_buffer("target_std", th.ones(observation_dim + 1))
         self.register_buffer("elites", th.arange(n_elites))
         self.register_buffer("fitted", th.tensor(False))
+        self.register_buffer("residual_std", th.ones(observation_dim + 1))
+        self.register_buffer("holdout_rows", th.full((MAX_HOLDOUT_ROWS,), -1))
+        self.register_buffer("test_every", th.tensor(0))
+        self.calibration = CalibrationMaps(n_members, observation_dim + 1)
+        self.termination_head = termination_head
 
     @property
     def device(self) -> th.device:
         return self.input_mean.device
+
+    def member_parameters(self) -> list[nn.Parameter]:
+        """What the ensemble's fit trains; the first dimension of each is the member."""
+        return [self.max_logvar, self.min_logvar, *self.weights, *self.biases]
 
     @th.no_grad()
     def fit_normalizers(
@@ -170,9 +188,21 @@ class EnsembleDynamics(nn.Module):
         return mean * self.target_std + self.target_mean, logvar + 2 * self.target_std.log()
 
     @th.no_grad()
+    def moments(self, observations: th.Tensor, actions: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+        """
+        Every member's calibrated mean and standard deviation of (next observation - observation, reward), shaped as in
+        :meth:`forward`; evaluated in blocks of rows.
+        """
+        block = max(len(observations), 1) if observations.is_cuda else CPU_BLOCK_ROWS
+        parts = [self(*rows) for rows in zip(observations.split(block), actions.split(block), strict=True)]
+        mean, logvar = (th.cat(part, dim=1) for part in zip(*parts, strict=True))
+        std = (0.5 * logvar).exp()
+        return mean + std * self.calibration.shift[:, None], std * self.calibration.scale[:, None]
+
+    @th.no_grad()
     def sample(self, observations: th.Tensor, actions: th.Tensor, generator: th.Generator) -> ModelSample:
         """
-        One step: a random elite per row, then a draw from its Gaussian.
+        One step: a random elite per row, then a draw from its Gaussian, calibrated if the model is.
 
         The B rows are dealt at random into ``n_elites`` hands of equal size, so only the elite that a row was dealt to
         is evaluated. Each row's elite is uniform; between rows it is stratified instead of independent.
@@ -195,6 +225,6 @@ class EnsembleDynamics(nn.Module):
         std = (0.5 * logvar).exp() * self.target_std
 
         noise = th.randn(mean.shape, generator=generator, device=generator.device).to(mean)
-        drawn = mean + std * noise
         members = self.elites[seats.div(hand, rounding_mode="floor")]
+        drawn = mean + std * self.calibration(noise, members)
         return ModelSample(observations + drawn[:, :-1], drawn[:, -1], mean, std, members)

@@ -1,4 +1,4 @@
-"""When an imagined episode ends: Gymnasium's own rules, a user's callable, or never."""
+"""When an imagined episode ends: a user's callable, Gymnasium's own rules, a learned classifier, or never."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ import torch as th
 from gymnasium.envs.registration import EnvSpec, parse_env_id
 
 from sb3_offline.dynamics.rules import TERMINATION_RULES, Ended, never_ended
+from sb3_offline.dynamics.termination_head import MIN_TERMINATIONS, TerminationHead
 
 TerminationFn: TypeAlias = Callable[[th.Tensor, th.Tensor, th.Tensor], th.Tensor]
 """(observations (B, o), actions (B, a) in environment units, next observations (B, o)) -> ended (B,) bool."""
 
-Termination: TypeAlias = Literal["auto", "never"] | Callable[..., Any]
+Termination: TypeAlias = Literal["auto", "learned", "never"] | Callable[..., Any]
 
 
 def known_rule(env_spec: EnvSpec | None) -> Ended | None:
@@ -92,34 +93,52 @@ def check_termination(termination: Any) -> None:
     :raises ValueError: a string that is no option
     :raises TypeError: neither a string nor a callable
     """
-    if callable(termination) or termination in ("auto", "never"):
+    options = ("auto", "learned", "never")
+    if callable(termination) or termination in options:
         return
     error = ValueError if isinstance(termination, str) else TypeError
-    near = get_close_matches(str(termination), ("auto", "never"), n=1)
+    near = get_close_matches(str(termination), options, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     raise error(
-        f"dynamics_kwargs['termination'] must be 'auto', 'never' or a callable (obs, act, next_obs) -> bool, got "
+        f"dynamics_kwargs['termination'] must be 'auto', 'learned', 'never' or a callable (obs, act, next_obs) -> bool, got "
         f"{termination!r}.{hint}"
     )
 
 
-def resolve_termination(termination: Termination, env_spec: EnvSpec | None, has_terminations: bool) -> TerminationFn:
+def resolve_termination(
+    termination: Termination,
+    env_spec: EnvSpec | None,
+    has_terminations: bool,
+    head: TerminationHead | None = None,
+) -> TerminationFn:
     """
-    Choose the rule that ends imagined episodes.
+    Choose what ends imagined episodes.
 
-    "auto" is Gymnasium's own rule where the env is known (:data:`TERMINATION_RULES`), else never, with a warning when
-    the data holds terminations. A callable gets torch tensors (or, failing that, numpy arrays): observations and next
-    observations (B, o), actions (B, a) in environment units; it returns bool of shape (B,).
+    "auto" is Gymnasium's own rule where the env is known (:data:`TERMINATION_RULES`), else the learned head, else never,
+    with a warning when the data holds terminations. "learned" is the head; where the data holds no termination, never. A
+    callable gets torch tensors (or, failing that, numpy arrays): observations and next observations (B, o), actions (B, a)
+    in environment units; it returns bool of shape (B,).
 
-    :param termination: "auto", "never" or a callable
+    :param termination: "auto", "learned", "never" or a callable
     :param env_spec: of the env that the data comes from, if known
     :param has_terminations: whether any transition of the data is terminal
-    :raises ValueError: unknown option
+    :param head: a fitted head, if there is one
+    :raises ValueError: unknown option, or "learned" without a fitted head though the data holds terminations
     """
     check_termination(termination)
     if callable(termination):
         return UserTermination(termination)
-    rule = never_ended if termination == "never" else _automatic_rule(env_spec, has_terminations)
+    learned = head if head is not None and bool(head.fitted) else None
+    if termination == "learned" and has_terminations:
+        if learned is None:
+            raise ValueError(
+                "termination='learned' found no fitted classifier: fit one (fit_termination_head), or pass a callable "
+                "(obs, act, next_obs) -> bool, or 'never'."
+            )
+        return learned
+    if termination == "auto" and known_rule(env_spec) is None and learned is not None and has_terminations:
+        return learned
+    rule = _automatic_rule(env_spec, has_terminations) if termination == "auto" else never_ended
     return lambda _observations, _actions, next_observations: rule(next_observations)
 
 
@@ -127,10 +146,11 @@ def _automatic_rule(env_spec: EnvSpec | None, has_terminations: bool) -> Ended:
     rule = known_rule(env_spec)
     if has_terminations and (rule is None or rule is never_ended):
         env = "its env" if env_spec is None else env_spec.id
-        why = f"no rule is known for {env}" if rule is None else f"Gymnasium's {env} never ends"
+        unknown = f"no rule is known for {env}, and a classifier needs {MIN_TERMINATIONS} of them"
+        why = unknown if rule is None else f"Gymnasium's {env} never ends"
         warnings.warn(
             f"The data holds terminations, but {why}: imagined episodes will not end. Pass dynamics_kwargs="
-            "{'termination': f} with f(obs, act, next_obs) -> bool, or 'never' to silence this.",
+            "{'termination': f} with f(obs, act, next_obs) -> bool, 'learned', or 'never' to silence this.",
             UserWarning,
             stacklevel=3,
         )

@@ -10,9 +10,8 @@ from typing import Literal, TypeAlias
 import torch as th
 from tqdm import tqdm
 
-from sb3_offline.dynamics.ensemble import EnsembleDynamics
+from sb3_offline.dynamics.ensemble import MAX_HOLDOUT_ROWS, EnsembleDynamics
 
-MAX_HOLDOUT_ROWS = 1000
 MIN_IMPROVEMENT = 0.01  # a snapshot is taken when the held-out error falls by more than this fraction
 
 StopReason: TypeAlias = Literal["patience", "max_epochs", "callback"]
@@ -74,7 +73,8 @@ def fit_ensemble(
     progress_bar: bool = False,
 ) -> FitReport:
     """
-    Train from the model's present weights, restore each member's best snapshot and choose the elites.
+    Train from the model's present weights, restore each member's best snapshot and choose the elites. The model also notes
+    which rows were held out, and the std of its error there.
 
     Rows are transitions whose next observation is known, float32 on the model's device, in environment units. They are
     copied once, standardised; a member's bootstrap sample is a row of indices. Targets are standardised too: with raw
@@ -83,7 +83,7 @@ def fit_ensemble(
     :func:`negative_log_likelihood`, plus ``logvar_loss_weight`` * sum(max_logvar - min_logvar) averaged over members,
     plus ``model.weight_decay`` times 0.5 |W|^2.
 
-    :param optimizer: over ``model.parameters()``, without a weight decay of its own
+    :param optimizer: over ``model.member_parameters()``, without a weight decay of its own
     :param observations: (n, observation_dim)
     :param actions: (n, action_dim)
     :param next_observations: (n, observation_dim)
@@ -139,6 +139,9 @@ def fit_ensemble(
 
     best.restore(model)
     model.elites.copy_(best.error.argsort(stable=True)[: len(model.elites)])
+    model.holdout_rows.fill_(-1)
+    model.holdout_rows[:n_holdout] = holdout
+    model.residual_std.copy_(_residual_std(model, holdout_data))
     model.fitted.fill_(True)
     return FitReport(
         epochs=epoch,
@@ -221,20 +224,20 @@ class _BestSnapshots:
     def __init__(self, model: EnsembleDynamics) -> None:
         self.error = th.full((model.n_members,), th.inf, device=model.device)
         self.mse = self.error.clone()
-        self.parameters = [parameter.detach().clone() for parameter in model.parameters()]
+        self.parameters = [parameter.detach().clone() for parameter in model.member_parameters()]
 
     @th.no_grad()
     def update(self, model: EnsembleDynamics, error: th.Tensor, mse: th.Tensor) -> bool:
         """Take a snapshot of the members that improved; whether any did."""
         improved = error < (1 - MIN_IMPROVEMENT) * self.error
         self.error, self.mse = th.where(improved, error, self.error), th.where(improved, mse, self.mse)
-        for saved, parameter in zip(self.parameters, model.parameters(), strict=True):
+        for saved, parameter in zip(self.parameters, model.member_parameters(), strict=True):
             saved[improved] = parameter[improved]
         return bool(improved.any())
 
     @th.no_grad()
     def restore(self, model: EnsembleDynamics) -> None:
-        for saved, parameter in zip(self.parameters, model.parameters(), strict=True):
+        for saved, parameter in zip(self.parameters, model.member_parameters(), strict=True):
             parameter.copy_(saved)
 
 
@@ -245,6 +248,18 @@ def _holdout_errors(model: EnsembleDynamics, data: th.Tensor) -> tuple[th.Tensor
     mean, _ = model.networks(inputs.expand(model.n_members, -1, -1))
     mse = (mean - targets).square().mean(dim=1)
     return mse.mean(dim=1), (mse * model.target_std.square()).mean(dim=1)
+
+
+@th.no_grad()
+def _residual_std(model: EnsembleDynamics, data: th.Tensor) -> th.Tensor:
+    """
+    Root mean square error of the members' mean prediction, in environment units: (observation_dim + 1,). It is at least
+    the smallest std that the members can predict, lest a dimension that is known better seem uncertain everywhere.
+    """
+    inputs, targets = data.tensor_split([model.input_mean.shape[0]], dim=1)
+    mean, _ = model.networks(inputs.expand(model.n_members, -1, -1))
+    smallest = (0.5 * model.min_logvar).exp().amax(dim=(0, 1))
+    return (mean.mean(dim=0) - targets).square().mean(dim=0).sqrt().maximum(smallest) * model.target_std
 
 
 def _permutation(n: int, generator: th.Generator, device: th.device) -> th.Tensor:

@@ -63,11 +63,18 @@ def sample_dromo(trial: optuna.Trial) -> Params:
     return sample_combo(trial) | {"robust_weight": robust_weight}
 
 
+def sample_mopo(trial: optuna.Trial) -> Params:
+    """MOPO's search space: lambda (Yu et al. 2020 search {0.5, 1, 2, 5}) and the rollouts."""
+    penalty_weight = trial.suggest_float("penalty_weight", 0.1, 10.0, log=True)
+    return sample_sac(trial) | sample_model_based(trial) | {"penalty_weight": penalty_weight}
+
+
 #: An algorithm joins the search with its sampler here; parameters are named as the constructor's arguments.
 SAMPLERS: dict[str, Sampler] = {
     "combo": sample_combo,
     "cql": sample_cql,
     "dromo": sample_dromo,
+    "mopo": sample_mopo,
     "offline_sac": sample_offline_sac,
     "preqn": sample_preqn,
 }

@@ -50,6 +50,10 @@ def test_few_members_are_all_elites_unless_said_otherwise():
         ({"batch_size": 0}, ValueError, "batch_size"),
         ({"logvar_loss_weight": -1}, ValueError, "logvar_loss_weight"),
         ({"termination": "nver"}, ValueError, "Did you mean 'never'"),
+        ({"termination": "learnt"}, ValueError, "Did you mean 'learned'"),
+        ({"calibration": "isotone"}, ValueError, "calibration.*none, std, isotonic, scaling-binning.*mean 'isotonic'"),
+        ({"calibration_fraction": 0.0}, ValueError, "calibration_fraction.*> 0"),
+        ({"test_fraction": 0.6}, ValueError, "test_fraction.*< 0.51"),
         ({"termination": 1}, TypeError, "termination"),
     ],
 )

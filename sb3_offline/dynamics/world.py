@@ -1,0 +1,192 @@
+"""From a dataset to a fitted world: which rows each fit sees, the ensemble, its calibration, the end of episodes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch as th
+
+from sb3_offline.common.rng import Streams
+from sb3_offline.datasets import OfflineDataset
+from sb3_offline.dynamics.calibration import MAX_CALIBRATION_ROWS
+from sb3_offline.dynamics.config import DynamicsConfig
+from sb3_offline.dynamics.ensemble import EnsembleDynamics
+from sb3_offline.dynamics.termination import known_rule
+from sb3_offline.dynamics.termination_head import (
+    MIN_TERMINATIONS,
+    TerminationHead,
+    TerminationReport,
+    check_counts,
+    fit_termination_head,
+)
+from sb3_offline.dynamics.training import EpochStats, FitReport, fit_ensemble
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Transitions as tensors on one device, in environment units."""
+
+    observations: th.Tensor  # (n, observation_dim)
+    actions: th.Tensor  # (n, action_dim)
+    next_observations: th.Tensor  # (n, observation_dim)
+    rewards: th.Tensor  # (n,)
+    terminations: th.Tensor  # (n,) bool
+
+    @classmethod
+    def of(cls, dataset: OfflineDataset, rows: np.ndarray, device: th.device) -> Columns:
+        names = ("observations", "actions", "next_observations", "rewards", "terminations")
+        columns = [th.as_tensor(getattr(dataset, name)[rows], device=device) for name in names]
+        return cls(*columns)
+
+    @property
+    def targets(self) -> th.Tensor:
+        """(n, observation_dim + 1): what the model predicts."""
+        return th.cat([self.next_observations - self.observations, self.rewards[:, None]], dim=1)
+
+
+def build_dynamics(
+    observation_dim: int, action_dim: int, config: DynamicsConfig, streams: Streams, device: th.device
+) -> EnsembleDynamics:
+    """The model that ``config`` describes, not fitted; every tensor's shape follows from the arguments."""
+    return EnsembleDynamics(
+        observation_dim,
+        action_dim,
+        n_members=config.n_members,
+        n_elites=config.n_elites,
+        hidden_sizes=config.hidden_sizes,
+        weight_decay=config.weight_decay,
+        termination_head=TerminationHead(observation_dim, action_dim, generator=streams.cpu("termination_init")),
+        generator=streams.cpu("dynamics_init"),
+    ).to(device)
+
+
+def fit_world(
+    model: EnsembleDynamics,
+    dataset: OfflineDataset,
+    config: DynamicsConfig,
+    streams: Streams,
+    *,
+    on_epoch: Callable[[EpochStats], bool | None] | None = None,
+    progress_bar: bool = False,
+) -> FitReport:
+    """
+    Fit the ensemble, calibrate it on rows of their own, and fit the termination head where it is needed. Each draws from
+    its own stream ("dynamics", "calibration", "termination").
+
+    :raises ValueError: too little data for one of the parts, or data that are not finite
+    """
+    rows, _ = split_episodes(dataset, test_interval(dataset, config))
+    calibration_rows = rows[:0]
+    if config.calibration != "none":
+        n = min(int(config.calibration_fraction * len(rows)), MAX_CALIBRATION_ROWS)
+        shuffled = rows[permutation(len(rows), streams["calibration"])]
+        calibration_rows, rows = shuffled[:n], np.sort(shuffled[n:])
+    columns = Columns.of(dataset, rows, model.device)
+    report = fit_ensemble(
+        model,
+        th.optim.Adam(model.member_parameters(), lr=config.learning_rate, fused=True),
+        columns.observations,
+        columns.actions,
+        columns.next_observations,
+        columns.rewards,
+        generator=streams["dynamics"],
+        batch_size=config.batch_size,
+        holdout_fraction=config.holdout_fraction,
+        max_epochs=config.max_epochs,
+        patience=config.patience,
+        logvar_loss_weight=config.logvar_loss_weight,
+        on_epoch=on_epoch,
+        progress_bar=progress_bar,
+    )
+    held_out = model.holdout_rows >= 0
+    model.holdout_rows[held_out] = th.as_tensor(rows, device=model.device)[model.holdout_rows[held_out]]
+    model.test_every.fill_(test_interval(dataset, config))
+    if config.calibration != "none":
+        residuals = standardized_residuals(model, Columns.of(dataset, calibration_rows, model.device))
+        model.calibration.fit(config.calibration, residuals)
+    fit_termination(model, dataset, config, streams)
+    return report
+
+
+def fit_termination(
+    model: EnsembleDynamics, dataset: OfflineDataset, config: DynamicsConfig, streams: Streams
+) -> TerminationReport | None:
+    """Fit the termination head where it is needed and not fitted yet."""
+    head = model.termination_head
+    if head is None or bool(head.fitted) or not needs_head(dataset, config):
+        return None
+    rows, _ = split_episodes(dataset, int(model.test_every))
+    columns = Columns.of(dataset, rows, model.device)
+    return fit_termination_head(
+        head,
+        columns.observations,
+        columns.actions,
+        columns.next_observations,
+        columns.terminations,
+        generator=streams["termination"],
+    )
+
+
+def needs_head(dataset: OfflineDataset, config: DynamicsConfig) -> bool:
+    """
+    Whether imagined episodes are to end where a learned classifier says so: "learned" if the data holds any termination,
+    "auto" if no rule is known and the data holds enough of them.
+
+    :raises ValueError: "learned" with too few terminations to learn from
+    """
+    n_terminal = int((dataset.terminations & dataset.valid_next).sum())
+    if config.termination == "learned" and dataset.terminations.any():
+        check_counts(n_terminal, int(dataset.valid_next.sum()) - n_terminal)
+        return True
+    return config.termination == "auto" and known_rule(dataset.info.env_spec) is None and n_terminal >= MIN_TERMINATIONS
+
+
+def test_interval(dataset: OfflineDataset, config: DynamicsConfig) -> int:
+    """
+    Every how many episodes one is kept from all fits; 0 for none.
+
+    :raises ValueError: for fewer than two episodes
+    """
+    if config.test_fraction == 0:
+        return 0
+    if dataset.n_episodes < 2:
+        raise ValueError(
+            f"test_fraction={config.test_fraction:g} sets whole episodes aside, but the data hold {dataset.n_episodes}. "
+            "Leave it out, or bring more episodes."
+        )
+    return round(1 / config.test_fraction)
+
+
+def split_episodes(dataset: OfflineDataset, every: int) -> tuple[np.ndarray, np.ndarray]:
+    """
+    Rows with a known next observation: those that fits may see, and those of every ``every``-th episode, from the first
+    (none if 0). Logs are ordered by time, so the latter are spread over it.
+    """
+    valid = dataset.valid_next
+    if every == 0:
+        return np.flatnonzero(valid), np.flatnonzero(valid)[:0]
+    episode = np.repeat(np.arange(dataset.n_episodes), dataset.episode_lengths())
+    test = episode % every == 0
+    return np.flatnonzero(valid & ~test), np.flatnonzero(valid & test)
+
+
+def held_out_rows(model: EnsembleDynamics, dataset: OfflineDataset) -> np.ndarray:
+    """Rows of the data that the weights were not fitted to; at most 1000 spread over all, if the model does not know any."""
+    rows = model.holdout_rows[model.holdout_rows >= 0].cpu().numpy()
+    if len(rows) == 0 or rows.max() >= len(dataset):  # fitted to other data
+        valid = np.flatnonzero(dataset.valid_next)
+        return valid[:: -(-len(valid) // len(model.holdout_rows))]
+    return np.sort(rows)
+
+
+@th.no_grad()
+def standardized_residuals(model: EnsembleDynamics, columns: Columns) -> th.Tensor:
+    """(y - mu) / sigma of every member before any calibration, (n_members, n, observation_dim + 1), float64."""
+    mean, logvar = model(columns.observations, columns.actions)
+    return (columns.targets - mean).double() * (-0.5 * logvar.double()).exp()
+
+
+def permutation(n: int, generator: th.Generator) -> np.ndarray:
+    return th.randperm(n, generator=generator, device=generator.device).cpu().numpy()

@@ -1,0 +1,3 @@
+from sb3_offline.mopo.mopo import MOPO
+
+__all__ = ["MOPO"]

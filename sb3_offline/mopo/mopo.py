@@ -1,0 +1,126 @@
+"""MOPO: Model-based Offline Policy Optimization (Yu et al. 2020, arXiv 2005.13239), with DROMO's automatic temperature."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch as th
+
+from sb3_offline.common.model_based import ModelBasedAlgorithm
+from sb3_offline.common.networks import Batch
+from sb3_offline.common.offline_sac import Logs, OfflineSAC
+from sb3_offline.datasets import OfflineDataset
+from sb3_offline.dynamics import PENALTIES, Forecast, Penalty, Rollout
+from sb3_offline.dynamics.world import Columns, held_out_rows
+from sb3_offline.mopo.buffer import PenalizedRolloutBuffer
+
+
+class MOPO(ModelBasedAlgorithm, OfflineSAC):
+    """
+    SAC on imagined transitions that pay for what the model does not know: r - lambda u(s, a) (MOPO, Eq 5) with a fixed
+    coefficient, or r - alpha (u(s, a) - delta) with alpha learned so that imagined transitions keep E[u] <= delta (DROMO,
+    appendix B).
+
+    :param penalty_weight: lambda, in units of reward per unit of u; None learns alpha by dual ascent, from 0.
+    :param penalty: u: "max_std" (MOPO's; the default of a fixed weight), "relative_entropy" (the default of a learned one),
+        "entropy", "ensemble_std" or "pairwise_diff", see :mod:`sb3_offline.dynamics.penalties`.
+    :param target_uncertainty: delta; None takes the ``target_percentile`` of u on held-out data. For a learned weight only.
+    :param target_percentile: In [0, 100].
+    :param penalty_learning_rate: Of alpha: it rises by this times (E[u] - delta) a gradient step.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        penalty_weight: float | None = None,
+        penalty: Penalty | None = None,
+        target_uncertainty: float | None = None,
+        target_percentile: float = 95.0,
+        penalty_learning_rate: float = 1e-2,
+        real_ratio: float = 0.05,
+        entropy_backup: bool = True,
+        **kwargs: Any,
+    ):
+        if penalty is None:
+            penalty = "relative_entropy" if penalty_weight is None else "max_std"
+        if penalty not in PENALTIES:
+            raise ValueError(f"penalty must be one of {', '.join(PENALTIES)}, got {penalty!r}.")
+        if penalty_weight is not None and penalty_weight < 0:
+            raise ValueError(f"penalty_weight must not be negative, got {penalty_weight}.")
+        if penalty_weight is not None and target_uncertainty is not None:
+            raise ValueError("Give penalty_weight (fixed) or target_uncertainty (the weight is learned), not both.")
+        if not 0 <= target_percentile <= 100:
+            raise ValueError(f"target_percentile must lie in [0, 100], got {target_percentile}.")
+        if not penalty_learning_rate > 0:
+            raise ValueError(f"penalty_learning_rate must be positive, got {penalty_learning_rate}.")
+        self.penalty_weight = penalty_weight
+        self.penalty: Penalty = penalty
+        self.target_uncertainty = target_uncertainty
+        self.target_percentile = target_percentile
+        self.penalty_learning_rate = penalty_learning_rate
+        super().__init__(*args, real_ratio=real_ratio, entropy_backup=entropy_backup, **kwargs)
+
+    model_buffer: PenalizedRolloutBuffer
+
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        self.penalty_coefficient = th.tensor(self.penalty_weight or 0.0, device=self.device)  # lambda, or alpha
+        self.penalty_target = th.tensor(self.target_uncertainty or 0.0, device=self.device)  # delta; 0 for a fixed lambda
+        self.rollout_uncertainty = self.penalty_target  # E[u] over the latest rollouts
+
+    def make_model_buffer(self, capacity: int) -> PenalizedRolloutBuffer:
+        return PenalizedRolloutBuffer(capacity, self.observation_space, self.action_space, self.device)
+
+    def prepare(self, dataset: OfflineDataset, progress_bar: bool) -> None:
+        super().prepare(dataset, progress_bar)
+        if self.penalty_weight is None and self.target_uncertainty is None:
+            held_out = Columns.of(dataset, held_out_rows(self.dynamics, dataset), self.device)
+            u = self.uncertainty(held_out.observations, held_out.actions)
+            self.penalty_target = u.quantile(self.target_percentile / 100)
+
+    @th.no_grad()
+    def uncertainty(self, observations: th.Tensor, actions: th.Tensor) -> th.Tensor:
+        """u(s, a) by all members: (B, obs) and (B, action_dim), environment units -> (B,)."""
+        mean, std = self.dynamics.moments(observations, actions)
+        return PENALTIES[self.penalty](Forecast(mean, std, self.dynamics.residual_std))
+
+    def judge_rollout(self, imagined: Rollout) -> dict[str, th.Tensor]:
+        u = self.uncertainty(imagined.observations, imagined.actions)
+        if len(u):  # every row may have left the finite numbers
+            self.rollout_uncertainty = u.mean()
+        self.logger.record("model_rollout/uncertainty", float(self.rollout_uncertainty))
+        self.logger.record("model_rollout/target_uncertainty", float(self.penalty_target))
+        return {"uncertainties": u}
+
+    def sample_batch(self) -> Batch:
+        """d_f, its imagined rows with the penalised reward r - alpha (u - delta)."""
+        real = self.replay_buffer.sample(self.n_real)
+        imagined, u = self.model_buffer.sample_with_uncertainty(self.batch_size - self.n_real)
+        rewards = imagined.rewards - self.penalty_coefficient * (u - self.penalty_target)
+        return Batch.of(real, imagined._replace(rewards=rewards))
+
+    def after_critic_step(self, logs: Logs) -> None:
+        super().after_critic_step(logs)
+        if self.penalty_weight is None:
+            self.penalty_coefficient = dual_ascent(
+                self.penalty_coefficient, self.rollout_uncertainty, self.penalty_target, self.penalty_learning_rate
+            )
+        logs["penalty_weight"] = self.penalty_coefficient
+
+    # --- save and load ---
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        state_dicts, variables = super()._get_torch_save_params()
+        return state_dicts, [*variables, "penalty_coefficient", "penalty_target"]
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "penalty_coefficient", "penalty_target", "rollout_uncertainty"]
+
+
+def dual_ascent(alpha: th.Tensor, uncertainty: th.Tensor, target: th.Tensor, learning_rate: float) -> th.Tensor:
+    """
+    One gradient step on J(alpha) = alpha (delta - E[u]) over alpha >= 0 (DROMO, appendix B): E[u] > delta raises alpha.
+
+    J is linear, so its minimiser would be 0 or infinity; small steps let the policy follow.
+    """
+    return (alpha - learning_rate * (target - uncertainty)).clamp(min=0)

@@ -1,0 +1,164 @@
+"""The penalised reward, the coefficient's sign and steps, and what is kept with a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from stable_baselines3 import SAC
+
+from sb3_offline import COMBO, MOPO
+from sb3_offline.dynamics.world import held_out_rows
+from sb3_offline.mopo.mopo import dual_ascent
+from tests.conftest import FAST_MODEL_BASED
+
+Arrays = dict[str, np.ndarray]
+
+
+def make(arrays: Arrays, **options: Any) -> MOPO:
+    return MOPO("MlpPolicy", env="Pendulum-v1", dataset=arrays, **(FAST_MODEL_BASED | options))
+
+
+def step(alpha: float, uncertainty: float, delta: float, rate: float) -> float:
+    return float(dual_ascent(th.tensor(alpha), th.tensor(uncertainty), th.tensor(delta), rate))
+
+
+def test_signs_of_the_dual_step() -> None:
+    """H = 2, delta = 1, alpha = .5, lr = .1: .6; H = .5: .45; never below 0."""
+    assert step(0.5, 2.0, 1.0, 0.1) == pytest.approx(0.6)
+    assert step(0.5, 0.5, 1.0, 0.1) == pytest.approx(0.45)
+    assert step(0.01, 0.0, 1.0, 0.1) == 0.0
+
+
+def test_dual_step_is_the_gradient_of_j() -> None:
+    alpha = th.tensor(0.5, requires_grad=True)
+    (alpha * (1.0 - th.tensor(2.0))).backward()  # J = alpha (delta - H)
+    assert step(0.5, 2.0, 1.0, 0.1) == pytest.approx(0.5 - 0.1 * alpha.grad.item())
+
+
+@pytest.mark.parametrize("options", [{"penalty_weight": 0.7}, {"target_uncertainty": 0.4, "penalty": "max_std"}])
+def test_imagined_rewards_are_penalised_and_real_ones_are_not(pendulum_arrays: Arrays, options: dict[str, Any]) -> None:
+    """r - lambda u, or r - alpha (u - delta), with u recomputed from the rows themselves."""
+    model = make(pendulum_arrays, real_ratio=0.5, **options).learn(1)
+    weight, delta = (0.7, 0.0) if "penalty_weight" in options else (1.3, 0.4)
+    model.penalty_coefficient = th.tensor(weight)
+    batch = model.sample_batch()
+    assert batch.n_real == 32
+    assert th.isin(batch.rewards[:32], model.replay_buffer.rewards).all()
+    assert batch.rewards.shape == (64,)
+    buffer = model.model_buffer
+    for row in range(32, 64):
+        index = int((buffer.observations == batch.observations[row]).all(1).nonzero()[0])
+        u = model.uncertainty(buffer.observations[[index]], 2.0 * buffer.actions[[index]])  # Pendulum's torque: [-2, 2]
+        assert float(buffer.uncertainties[index]) == pytest.approx(float(u), rel=1e-4)
+        assert float(batch.rewards[row]) == pytest.approx(float(buffer.rewards[index] - weight * (u - delta)), rel=1e-4)
+
+
+def test_max_std_of_the_ensemble(pendulum_arrays: Arrays) -> None:
+    """MOPO's penalty, from the networks' own log-variances."""
+    model = make(pendulum_arrays, penalty_weight=1.0).learn(1)
+    observations, actions = th.randn(5, 3), th.randn(5, 1)
+    _, logvar = model.dynamics(observations, actions)
+    expected = logvar.exp().sum(dim=2).sqrt().max(dim=0).values
+    th.testing.assert_close(model.uncertainty(observations, actions), expected)
+
+
+def test_calibration_widens_the_penalty(pendulum_arrays: Arrays) -> None:
+    model = make(pendulum_arrays, penalty_weight=1.0).learn(1)
+    observations, actions = th.randn(5, 3), th.randn(5, 1)
+    before = model.uncertainty(observations, actions)
+    model.dynamics.calibration.scale.fill_(3.0)
+    th.testing.assert_close(model.uncertainty(observations, actions), 3.0 * before)
+
+
+def test_without_weight_it_is_sac_on_the_same_batches(pendulum_arrays: Arrays) -> None:
+    """lambda = 0 leaves exactly COMBO without its conservative term."""
+    mopo = make(pendulum_arrays, penalty_weight=0.0, real_ratio=0.5, entropy_backup=False).learn(30)
+    combo = COMBO("MlpPolicy", env="Pendulum-v1", dataset=pendulum_arrays, conservative_weight=0.0, **FAST_MODEL_BASED)
+    combo.learn(1)
+    one = make(pendulum_arrays, penalty_weight=0.0, real_ratio=0.5, entropy_backup=False).learn(1)
+    assert th.equal(one.model_buffer.observations, combo.model_buffer.observations)
+    assert th.equal(one.model_buffer.rewards, combo.model_buffer.rewards)
+    assert isinstance(mopo, SAC)
+    assert float(mopo.penalty_coefficient) == 0.0
+
+
+def test_delta_is_the_percentile_on_held_out_rows(pendulum_arrays: Arrays) -> None:
+    model = make(pendulum_arrays, target_percentile=80.0, penalty="entropy").learn(1)
+    dataset = model.load_dataset()
+    rows = held_out_rows(model.dynamics, dataset)
+    u = model.uncertainty(th.as_tensor(dataset.observations[rows]), th.as_tensor(dataset.actions[rows]))
+    assert len(rows) == 200
+    assert float(model.penalty_target) == pytest.approx(np.percentile(u.numpy(), 80), rel=1e-5)
+    assert float((u <= model.penalty_target).float().mean()) == pytest.approx(0.8, abs=0.01)
+
+
+def test_coefficient_rises_above_delta_and_falls_below(pendulum_arrays: Arrays) -> None:
+    """One step is learning rate times (E[u] over the latest rollouts - delta)."""
+    model = make(pendulum_arrays, target_uncertainty=-1.0, penalty_learning_rate=0.01, rollout_freq=1000).learn(10)
+    mean = float(model.model_buffer.uncertainties[: model.model_buffer.size()].mean())
+    assert float(model.rollout_uncertainty) == pytest.approx(mean, rel=1e-4)
+    assert float(model.penalty_coefficient) == pytest.approx(10 * 0.01 * (mean + 1.0), rel=1e-3)
+    strict = make(pendulum_arrays, target_uncertainty=1e6, rollout_freq=1000).learn(5)
+    assert float(strict.penalty_coefficient) == 0.0
+
+
+def test_fixed_weight_stays(pendulum_arrays: Arrays) -> None:
+    model = make(pendulum_arrays, penalty_weight=2.5).learn(5)
+    assert float(model.penalty_coefficient) == 2.5
+    assert model.penalty == "max_std"
+    assert make(pendulum_arrays).penalty == "relative_entropy"
+
+
+def test_uncertainties_stay_beside_their_rows_when_the_ring_turns(pendulum_arrays: Arrays) -> None:
+    model = make(pendulum_arrays, rollout_length=3, rollout_retain=2, rollout_freq=1, rollout_batch_size=50, penalty="entropy")
+    model.learn(7)
+    buffer = model.model_buffer
+    assert buffer.size() == 300
+    u = model.uncertainty(buffer.observations, 2.0 * buffer.actions)
+    th.testing.assert_close(buffer.uncertainties, u, rtol=1e-3, atol=1e-3)
+
+
+def test_save_and_load_keep_the_coefficient(pendulum_arrays: Arrays, tmp_path: Path) -> None:
+    model = make(pendulum_arrays, target_uncertainty=-1.0, penalty_learning_rate=0.1).learn(10)
+    assert float(model.penalty_coefficient) > 0.5
+    model.save(tmp_path / "mopo")
+    loaded = MOPO.load(tmp_path / "mopo", env=gym.make("Pendulum-v1"), device="cpu")
+    assert th.equal(loaded.penalty_coefficient, model.penalty_coefficient)
+    assert float(loaded.penalty_target) == -1.0
+    loaded.dataset = pendulum_arrays
+    loaded.learn(2, reset_num_timesteps=False)
+    assert float(loaded.penalty_coefficient) > float(model.penalty_coefficient)
+
+
+def test_same_seed_same_weights(pendulum_arrays: Arrays) -> None:
+    one, other = make(pendulum_arrays).learn(60), make(pendulum_arrays).learn(60)
+    for a, b in zip(one.policy.parameters(), other.policy.parameters(), strict=True):
+        assert th.equal(a, b)
+    assert th.equal(one.penalty_coefficient, other.penalty_coefficient)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"penalty_weight": -1.0}, "penalty_weight must not be negative"),
+        ({"penalty": "max-std"}, "penalty must be one of max_std, entropy"),
+        ({"penalty_weight": 1.0, "target_uncertainty": 1.0}, "not both"),
+        ({"target_percentile": 101.0}, "target_percentile"),
+        ({"penalty_learning_rate": 0.0}, "penalty_learning_rate must be positive"),
+    ],
+)
+def test_bad_options_are_refused(pendulum_arrays: Arrays, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make(pendulum_arrays, **options)
+
+
+def test_defaults_are_mopos(pendulum_arrays: Arrays) -> None:
+    model = make(pendulum_arrays)
+    assert model.real_ratio == 0.05
+    assert model.entropy_backup
+    assert model.penalty_weight is None
