@@ -242,6 +242,40 @@ def evaluate(
     )
 
 
+@app.command("model-report")
+def model_report(
+    source: Annotated[str, typer.Argument(help="A saved model (.zip), or data: an id or a file.", show_default=False)],
+    page: Annotated[Path | None, typer.Option(help="Write the report as .html or .png, too.")] = None,
+    max_epochs: Annotated[int | None, typer.Option(help="Bound the fit, where there is data alone.")] = None,
+    horizon: Annotated[int, typer.Option(help="Most steps of open-loop predictions.")] = 50,
+    seed: Seed = 0,
+    algo: Algo = None,
+    env_id: EnvId = None,
+) -> None:
+    """Can I trust my model? Measures learned dynamics on held-out data, and says in words what looks dangerous."""
+    from rich.console import Console
+
+    from sb3_offline.common.model_based import ModelBasedAlgorithm
+    from sb3_offline.datasets import load_dataset
+    from sb3_offline.dynamics.report_dataset import report_dataset
+    from sb3_offline.shell.models import load_model
+
+    if page is not None and page.suffix not in (".html", ".png"):
+        raise ValueError(f"--page must end in .html or .png, got {page}")
+    if source.endswith(".zip"):
+        saved = load_model(Path(source), algo).model
+        if not isinstance(saved, ModelBasedAlgorithm):
+            raise ValueError(f"{source} holds a {type(saved).__name__}, which learns no dynamics model")
+        report = saved.dynamics_report(horizon=horizon, seed=seed)
+    else:
+        options = {} if max_epochs is None else {"max_epochs": max_epochs}
+        report = report_dataset(load_dataset(source, env_id=env_id), options, horizon=horizon, seed=seed, progress_bar=True)
+    Console().print(report.to_table())
+    if page is not None:
+        (report.to_html if page.suffix == ".html" else report.to_png)(page)
+        Console().print(f"Written to {page}", markup=False)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit status is 0, or 2 with one line that says what is wrong."""
     from sb3_offline.shell.running import USER_ERRORS, report

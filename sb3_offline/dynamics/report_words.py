@@ -36,7 +36,7 @@ def _of_prediction(report: ModelReport) -> Iterator[str]:
     if step.reward_explained < 0.9:
         yield f"Only {step.reward_explained:.0%} of the reward's variance is predicted; imagined rewards mislead."
     if report.accurate_steps < 5:
-        yield f"Open-loop predictions are no guide beyond {_steps(report.accurate_steps)}."
+        yield f"Open-loop predictions are a guide for {_steps(report.accurate_steps)} only."
 
 
 def _of_uncertainty(report: ModelReport) -> Iterator[str]:
@@ -60,7 +60,8 @@ def _of_rollouts(report: ModelReport) -> Iterator[str]:
         out = coverage.outside[covered]
         far = "half of the states are farther from it than 95% of its own states from each other"
         reason = f"{out:.1%} of states out of its range" if out > OUTSIDE_LIMIT else far
-        yield f"Rollouts beyond {_steps(covered)} leave the data ({reason})."
+        start = f"Rollouts beyond {_steps(covered)} leave" if covered else "Even the first step of a rollout leaves"
+        yield f"{start} the data ({reason})."
     if report.termination is not None and report.termination.recall < 0.9:
         share = 1 - report.termination.recall
         yield f"{share:.0%} of the ends in the data are not recognised: imagined episodes go on where real ones end."

@@ -214,6 +214,15 @@ def test_datasets_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert "50.4" in row
 
 
+def test_model_report_of_data(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["collect", "Pendulum-v1", "small.npz", "-n", "1000"]) == 0
+    assert main(["model-report", "small.npz", "--max-epochs", "1", "--horizon", "5", "--page", "page.html"]) == 0
+    printed = capsys.readouterr().out
+    assert "suggested rollout_length" in printed
+    assert "one step, against no change" in printed
+    assert "<html" in Path("page.html").read_text(encoding="utf-8").lower()
+
+
 # --- errors ---
 
 
@@ -237,6 +246,8 @@ def test_datasets_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
         (["evaluate", "cql.zip", "--episodes", "0"], "--episodes must be at least 1"),
         (["convert", "Pendulum-medium-v0", "cql.npz"], "cql.npz exists"),
         (["demo", "--dataset", "nothing-v0"], "nothing-v0"),
+        (["model-report", "cql.zip"], "learns no dynamics model"),
+        (["model-report", "Pendulum-medium-v0", "--page", "a.pdf"], ".html or .png"),
         (["train", "--algo", "nothing", "--env", "Pendulum-v1"], ""),
     ],
 )
@@ -250,7 +261,9 @@ def test_errors_are_one_line(words: list[str], message: str, capsys: pytest.Capt
     assert message in captured.err
 
 
-@pytest.mark.parametrize("command", ["", "demo", "train", "enjoy", "collect", "datasets", "inspect", "convert", "evaluate"])
+@pytest.mark.parametrize(
+    "command", ["", "demo", "train", "enjoy", "collect", "datasets", "inspect", "convert", "evaluate", "model-report"]
+)
 def test_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*command.split(), "--help"]) == 0
     assert f"Usage: sb3-offline {command}".strip() in capsys.readouterr().out

@@ -181,6 +181,8 @@ def test_dangers_are_named(report: ModelReport) -> None:
     inside = dataclasses.replace(report.coverage, outside=(0.0,) * 8 + (0.07,) * 42, distance_median=(0.0,) * 50)
     words = " ".join(dataclasses.replace(report, coverage=inside).dangers())
     assert "Rollouts beyond 8 steps leave the data (7.0% of states out of its range)" in words
+    at_once = dataclasses.replace(inside, outside=(0.07,) * 50)
+    assert "Even the first step" in " ".join(dataclasses.replace(report, coverage=at_once).dangers())
     assert "Forecasts are too wide" in words  # sigma .5 for an error of .1
     assert "test_fraction" in words
     narrow = dataclasses.replace(report.calibration, observed=(0.3, 0.7))
