@@ -129,6 +129,10 @@ class ModelBasedAlgorithm(OfflineSAC):
         if use_cache and cached.exists():
             self.load_dynamics(cached)
             return
+        if progress_bar or self.verbose > 0:
+            stop = f"{config.patience} epochs without improvement"
+            bound = stop if config.max_epochs is None else f"{stop}, {config.max_epochs} at most"
+            print(f"{type(self).__name__}: fitting the dynamics model to {len(dataset):,} transitions, until {bound}.")
         fit_world(self.dynamics, dataset, config, self.streams, on_epoch=self._log_dynamics, progress_bar=progress_bar)
         if use_cache:
             self.save_dynamics(cached)

@@ -79,7 +79,9 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         if isinstance(env, str) and env not in gym.registry and dataset is None:
             env, dataset = None, env  # a dataset's id given as env
         if isinstance(env, str):
-            env = gym.make(env)
+            name, env = env, gym.make(env)
+            if dataset is None and hasattr(env.unwrapped, "get_dataset"):
+                dataset = name  # remembered by save(), as any id
         if isinstance(env, VecEnv) and env.num_envs != 1:
             raise ValueError(
                 f"{type(self).__name__} got {env.num_envs} environments. Give one: offline training never steps it."
@@ -154,6 +156,15 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
             statistics.update(dataset.observations.astype(np.float64))
             normalizer.obs_rms = statistics  # type: ignore[assignment]
 
+    def _check_tensorboard_log(self) -> None:
+        try:
+            if self.tensorboard_log is not None:
+                Path(self.tensorboard_log).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OSError(
+                f"tensorboard_log={self.tensorboard_log!r} cannot be written: {error}. Name another folder."
+            ) from error
+
     @property
     def normalizer(self) -> Normalizer:
         """Maps raw observations (tensors) to what the policy sees."""
@@ -189,8 +200,13 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         :return: The trained model.
         :raises ValueError: if there is no data, or it does not fit this model.
         """
+        if total_timesteps is not None and (total_timesteps < 1 or total_timesteps != int(total_timesteps)):
+            raise ValueError(f"total_timesteps must be a whole number of gradient steps, at least 1; got {total_timesteps}.")
         announce = total_timesteps is None or self.verbose > 0
+        self._check_tensorboard_log()
         dataset = self.load_dataset()
+        if self.env is None:  # after load(env=None)
+            self.set_env(self._env_of(dataset.info))
         self._prepare_vec_normalize(dataset)
         total_timesteps, callback = self._setup_learn(
             DEFAULT_TIMESTEPS if total_timesteps is None else total_timesteps,

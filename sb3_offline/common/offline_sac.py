@@ -82,6 +82,9 @@ class OfflineSAC(OfflineAlgorithm, SAC):
         self.check_arguments(unknown)
         if not 0 <= gamma < 1:
             raise ValueError(f"gamma must lie in [0, 1), got {gamma}.")
+        for name, rate in (("learning_rate", learning_rate), ("qf_learning_rate", qf_learning_rate)):
+            if not callable(rate) and rate < 0:
+                raise ValueError(f"{name} must not be negative, got {rate}.")
         if batch_size < 2:
             raise ValueError(f"batch_size must be at least 2, got {batch_size}.")
         if critic_update not in ("adam", "normalized_td"):

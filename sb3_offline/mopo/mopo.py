@@ -24,8 +24,9 @@ class MOPO(ModelBasedAlgorithm, OfflineSAC):
     :param penalty_weight: lambda, in units of reward per unit of u; None learns alpha by dual ascent, from 0.
     :param penalty: u: "max_std" (MOPO's; the default of a fixed weight), "relative_entropy" (the default of a learned one),
         "entropy", "ensemble_std" or "pairwise_diff", see :mod:`sb3_offline.dynamics.penalties`.
-    :param target_uncertainty: delta; None takes the ``target_percentile`` of u on held-out data. For a learned weight only.
-    :param target_percentile: In [0, 100].
+    :param target_uncertainty: delta, for a learned weight; None takes the ``target_percentile`` of u on held-out data.
+    :param target_percentile: In [0, 100]. A high one is seldom reached by the mean of rollouts, and then nothing is penalised;
+        None takes the mean of u on held-out data, so that rollouts are to be as certain as the data.
     :param penalty_learning_rate: Of alpha: it rises by this times (E[u] - delta) a gradient step.
     """
 
@@ -35,7 +36,7 @@ class MOPO(ModelBasedAlgorithm, OfflineSAC):
         penalty_weight: float | None = None,
         penalty: Penalty | None = None,
         target_uncertainty: float | None = None,
-        target_percentile: float = 95.0,
+        target_percentile: float | None = 95.0,
         penalty_learning_rate: float = 1e-2,
         real_ratio: float = 0.05,
         entropy_backup: bool = True,
@@ -49,7 +50,7 @@ class MOPO(ModelBasedAlgorithm, OfflineSAC):
             raise ValueError(f"penalty_weight must not be negative, got {penalty_weight}.")
         if penalty_weight is not None and target_uncertainty is not None:
             raise ValueError("Give penalty_weight (fixed) or target_uncertainty (the weight is learned), not both.")
-        if not 0 <= target_percentile <= 100:
+        if target_percentile is not None and not 0 <= target_percentile <= 100:
             raise ValueError(f"target_percentile must lie in [0, 100], got {target_percentile}.")
         if not penalty_learning_rate > 0:
             raise ValueError(f"penalty_learning_rate must be positive, got {penalty_learning_rate}.")
@@ -76,7 +77,8 @@ class MOPO(ModelBasedAlgorithm, OfflineSAC):
         if self.penalty_weight is None and self.target_uncertainty is None:
             held_out = Columns.of(dataset, held_out_rows(self.dynamics, dataset), self.device)
             u = self.uncertainty(held_out.observations, held_out.actions)
-            self.penalty_target = u.quantile(self.target_percentile / 100)
+            percentile = self.target_percentile
+            self.penalty_target = u.mean() if percentile is None else u.quantile(percentile / 100)
 
     @th.no_grad()
     def uncertainty(self, observations: th.Tensor, actions: th.Tensor) -> th.Tensor:

@@ -97,6 +97,14 @@ def test_delta_is_the_percentile_on_held_out_rows(pendulum_arrays: Arrays) -> No
     assert float((u <= model.penalty_target).float().mean()) == pytest.approx(0.8, abs=0.01)
 
 
+def test_delta_is_the_mean_on_held_out_rows(pendulum_arrays: Arrays) -> None:
+    model = make(pendulum_arrays, penalty="entropy", target_percentile=None).learn(1)
+    dataset = model.load_dataset()
+    rows = held_out_rows(model.dynamics, dataset)
+    u = model.uncertainty(th.as_tensor(dataset.observations[rows]), th.as_tensor(dataset.actions[rows]))
+    assert float(model.penalty_target) == pytest.approx(float(u.mean()), rel=1e-6)
+
+
 def test_coefficient_rises_above_delta_and_falls_below(pendulum_arrays: Arrays) -> None:
     """One step is learning rate times (E[u] over the latest rollouts - delta)."""
     model = make(pendulum_arrays, target_uncertainty=-1.0, penalty_learning_rate=0.01, rollout_freq=1000).learn(10)
@@ -162,3 +170,4 @@ def test_defaults_are_mopos(pendulum_arrays: Arrays) -> None:
     assert model.real_ratio == 0.05
     assert model.entropy_backup
     assert model.penalty_weight is None
+    assert model.target_percentile == 95.0

@@ -242,7 +242,30 @@ def test_fixed_temperature(pendulum_arrays: Arrays) -> None:
     assert float(model._ent_coef()) == pytest.approx(0.2)
 
 
+def test_an_env_id_is_remembered(tmp_path: Path) -> None:
+    model = CQL("MlpPolicy", "sb3_offline/Pendulum-medium-v0", **fast_options(CQL)).learn(2)
+    model.save(tmp_path / "model")
+    assert CQL.load(tmp_path / "model", device="cpu").learn(2, reset_num_timesteps=False).num_timesteps == 4
+
+
 # --- bad input ---
+
+
+@pytest.mark.parametrize("steps", [0, -1, 5.5])
+def test_odd_numbers_of_steps_are_refused(pendulum_arrays: Arrays, steps: float) -> None:
+    with pytest.raises(ValueError, match="total_timesteps"):
+        make(CQL, pendulum_arrays).learn(steps)
+
+
+def test_negative_rates_are_refused(pendulum_arrays: Arrays) -> None:
+    with pytest.raises(ValueError, match="qf_learning_rate must not be negative"):
+        make(CQL, pendulum_arrays, qf_learning_rate=-1.0)
+
+
+def test_unwritable_tensorboard_log(pendulum_arrays: Arrays, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="tensorboard_log="):
+        make(CQL, pendulum_arrays, tensorboard_log=str(tmp_path / "file" / "runs")).learn(1)
 
 
 def test_two_environments_are_refused(pendulum_arrays: Arrays) -> None:
