@@ -123,18 +123,19 @@ class ModelBasedAlgorithm(OfflineSAC):
         """
         dataset = self.load_dataset() if dataset is None else dataset
         config = DynamicsConfig.from_kwargs(self.dynamics_kwargs)
-        facts = (dataset.fingerprint(), config, self.streams.seed, sb3_offline.__version__, self.device)
-        cached = cache_folder() / f"{cache_key(*facts, learned_termination=needs_head(dataset, config))}.pt"
-        use_cache = self.dynamics_cache and self.seed is not None  # a random seed never comes back
-        if use_cache and cached.exists():
-            self.load_dynamics(cached)
-            return
+        cached: Path | None = None
+        if self.dynamics_cache and self.seed is not None:  # a random seed never comes back
+            facts = (dataset.fingerprint(), config, self.streams.seed, sb3_offline.__version__, self.device)
+            cached = cache_folder() / f"{cache_key(*facts, learned_termination=needs_head(dataset, config))}.pt"
+            if cached.exists():
+                self.load_dynamics(cached)
+                return
         if progress_bar or self.verbose > 0:
             stop = f"{config.patience} epochs without improvement"
             bound = stop if config.max_epochs is None else f"{stop}, {config.max_epochs} at most"
             print(f"{type(self).__name__}: fitting the dynamics model to {len(dataset):,} transitions, until {bound}.")
         fit_world(self.dynamics, dataset, config, self.streams, on_epoch=self._log_dynamics, progress_bar=progress_bar)
-        if use_cache:
+        if cached is not None:
             self.save_dynamics(cached)
 
     def save_dynamics(self, path: str | Path) -> None:

@@ -100,7 +100,7 @@ class PreQN(OfflineAlgorithm, TD3):
         step = preqn_step(q, batch, self._line_search(), rcond=self.rcond)
         if step.status == "accepted":
             q.assign(step.parameters)
-        actor_loss = -q_of_actor(self, data.observations).mean()
+        actor_loss = -self.critic.q1_forward(data.observations, self.actor(data.observations)).mean()
         minimize(actor_loss, self.actor.optimizer)
         self._n_updates += 1
         self._accumulate(
@@ -154,8 +154,3 @@ class PreQN(OfflineAlgorithm, TD3):
             reset_num_timesteps,
             progress_bar,
         )
-
-
-def q_of_actor(model: PreQN, observations: th.Tensor) -> th.Tensor:
-    """Q(s, mu(s)), differentiable in the actor: (B, 1)."""
-    return model.critic.q1_forward(observations, model.actor(observations))

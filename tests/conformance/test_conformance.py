@@ -11,7 +11,7 @@ import torch as th
 from sb3_offline import COMBO, CQL, DROMO
 from sb3_offline.cql.cql import CQLNoise
 from sb3_offline.dromo.dromo import DROMONoise
-from sb3_offline.tabular import combo_update, cql_h_update, cql_update, dromo_update, strict_dromo_update
+from sb3_offline.tabular import combo_update, cql_h_update, cql_update, data_weight, dromo_update, strict_dromo_update
 from tests.conformance.tables import SEED_DATA, TableNetworks, enumerate_policy, full_batch, minimise
 
 TOLERANCE = 1e-4
@@ -63,8 +63,8 @@ class Problem:
 def test_sample_weights_by_hand() -> None:
     """d = .8, rho = .2, f = .5: w = .8."""
     problem = Problem(0)
-    f, d, rho = 0.5, 0.8, 0.2
-    assert f * d / (f * d + (1 - f) * rho) == pytest.approx(0.8)
+    weight = data_weight(np.array([[0.8, 0.2]]), np.array([[0.2, 0.8]]), 0.5, target_weights="sample")
+    assert weight[0, 0] == pytest.approx(0.8)
     # and it is what the TD loss alone converges to, wherever it starts
     batch = problem.batch()
     nets = TableNetworks(np.zeros((4, 3)))
