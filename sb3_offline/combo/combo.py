@@ -52,7 +52,7 @@ class COMBO(ModelBasedAlgorithm, CQL):
 
     def prepare(self, dataset: OfflineDataset, progress_bar: bool) -> None:
         super().prepare(dataset, progress_bar)
-        self.max_reward = self.replay_buffer.rewards.abs().max()
+        self.max_reward = th.as_tensor(self.replay_buffer.rewards).abs().max()
 
     def penalty_rows(self, batch: Batch) -> slice:
         """States of rho: the rows that the model imagined, or all."""

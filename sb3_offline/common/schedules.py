@@ -28,6 +28,12 @@ class CosineSchedule:
         return self.final + 0.5 * (self.initial - self.final) * (1.0 + math.cos(math.pi * (1.0 - progress_remaining)))
 
 
+def parse_cosine(text: str) -> CosineSchedule | None:
+    """``cosine_1e-4`` as RL-Zoo writes schedules in YAML files; None for other text."""
+    name, _, initial = text.partition("_")
+    return CosineSchedule(float(initial)) if name == "cosine" else None
+
+
 def hold_then_decay(progress_remaining: float) -> float:
     """1e-3 for the first half of training, then linearly down to 1e-4: late steps settle the policy."""
     return 1e-4 + 9e-4 * min(1.0, 2.0 * progress_remaining)

@@ -70,7 +70,7 @@ class NaturalGradient(Entropy):
             return flat_gradient(kl_gradient @ vector, parameters, retain_graph=True) + self.cg_damping * vector
 
         direction = conjugate_gradients(fisher, gradient, self.cg_steps)
-        rate = gradient.new_tensor(actor.optimizer.param_groups[0]["lr"])
+        rate = th.as_tensor(actor.optimizer.param_groups[0]["lr"]).to(gradient)
         quadratic = (direction @ fisher(direction)).clamp(min=1e-20)
         scale = th.minimum(rate, (2.0 * self.target_kl / quadratic).sqrt())
         start = th.cat([p.detach().flatten() for p in parameters])
@@ -111,7 +111,7 @@ class SVPG(Entropy):
         assert isinstance(actor, ParticleActor)
         particles, n_rows = actor.particle_parameters(), len(observations)
         # the loss is a mean over all rows, of which a particle has some: back to the mean over its own
-        gradients = th.stack([flat_gradient(loss, own, retain_graph=True) for own in particles])
+        gradients = flat_gradient(loss, [p for own in particles for p in own]).view(len(particles), -1)
         shares = gradients.new_tensor([len(range(i, n_rows, self.n_particles)) / n_rows for i in range(self.n_particles)])
         ascent = -gradients / shares.unsqueeze(1) / self.temperature
         positions = th.stack([th.cat([p.detach().flatten() for p in own]) for own in particles])
@@ -195,11 +195,13 @@ def conjugate_gradients(matrix: Any, target: th.Tensor, n_steps: int) -> th.Tens
     return solution
 
 
-def flat_gradient(value: th.Tensor, parameters: Sequence[th.Tensor], **options: bool) -> th.Tensor:
+def flat_gradient(
+    value: th.Tensor, parameters: Sequence[th.Tensor], *, retain_graph: bool = False, create_graph: bool = False
+) -> th.Tensor:
     """d value / d parameters as one vector, 0 where it does not depend on one."""
-    gradients = th.autograd.grad(value, list(parameters), allow_unused=True, **options)  # type: ignore[arg-type]
-    parts = zip(gradients, parameters, strict=True)
-    return th.cat([(th.zeros_like(p) if g is None else g).flatten() for g, p in parts])
+    keep = retain_graph or create_graph
+    gradients = th.autograd.grad(value, list(parameters), retain_graph=keep, create_graph=create_graph, materialize_grads=True)
+    return th.cat([gradient.flatten() for gradient in gradients])
 
 
 def assign(parameters: Sequence[th.Tensor], vector: th.Tensor) -> None:

@@ -142,7 +142,7 @@ class DROMO(COMBO):
 
     def prepare(self, dataset: OfflineDataset, progress_bar: bool) -> None:
         super().prepare(dataset, progress_bar)
-        observations = self.replay_buffer.observations
+        observations = th.as_tensor(self.replay_buffer.observations)
         if self.uses_slopes:
             self.observation_scale = observation_moments(observations)[1]
         if self.robust_size == 0 or self.robustness == "wasserstein":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch as th
 from stable_baselines3.common.type_aliases import PyTorchObs
@@ -26,14 +26,15 @@ class ParticleActor(Actor):
         assert isinstance(obs, th.Tensor)
         n = 1 + len(self.others)
         hands = [obs[i::n] for i in range(n)]
-        dealt = [super().get_action_dist_params, *(other.get_action_dist_params for other in self.others)]
+        others = cast("list[Actor]", list(self.others))
+        dealt = [super().get_action_dist_params, *(other.get_action_dist_params for other in others)]
         means, log_stds, _ = zip(*(ask(rows) for ask, rows in zip(dealt, hands, strict=True)), strict=True)
         order = th.cat([th.arange(i, len(obs), n, device=obs.device) for i in range(n)]).argsort()
         return th.cat(means)[order], th.cat(log_stds)[order], {}
 
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         mean, log_std, _ = super().get_action_dist_params(obs)
-        return self.action_dist.actions_from_params(mean, log_std, deterministic=deterministic)
+        return self.action_dist.actions_from_params(mean, log_std, deterministic=deterministic)  # type: ignore[call-arg]
 
     def particle_parameters(self) -> list[list[nn.Parameter]]:
         """Each particle's parameters, in one order."""

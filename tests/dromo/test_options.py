@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch as th
+from gymnasium import spaces
 
-from sb3_offline import COMBO, DROMO
+from sb3_offline import COMBO, DROMO, load_dataset
 from sb3_offline.dromo.real_ratio import bias_and_variance, optimal_real_ratio
 from sb3_offline.dromo.robustness import stratified_weights
 from sb3_offline.tabular.ambiguity import chi2_worst_case
@@ -135,6 +136,27 @@ def test_wasserstein_penalty_for_a_linear_q(pendulum_arrays: Arrays) -> None:
     nets.q = q  # type: ignore[method-assign]
     penalty, _ = model.wasserstein_penalty(nets, batch, model.draw_noise(batch), q(batch.observations, batch.actions[:, None]))
     assert float(penalty) == pytest.approx(2 * 2.0 * 0.1 * 5.0, rel=1e-4)
+
+
+def test_exact_counts_of_one_hot_states() -> None:
+    """Four states, visited 100, 200, 300 and 600 times, as rows of the identity: n(s) as it is."""
+    states = np.repeat(np.eye(4, dtype=np.float32), [100, 200, 300, 600], axis=0)
+    ends = np.arange(1200) % 100 == 99
+    rng = np.random.default_rng(0)
+    data = load_dataset(
+        {
+            "observations": states,
+            "actions": rng.uniform(-1, 1, (1200, 1)),
+            "rewards": rng.normal(size=1200),
+            "next_observations": np.roll(states, -1, axis=0),
+            "terminations": np.zeros(1200, dtype=bool),
+            "truncations": ends,
+        },
+        observation_space=spaces.Box(0.0, 1.0, (4,)),
+        action_space=spaces.Box(-1.0, 1.0, (1,)),
+    )
+    model = DROMO("MlpPolicy", dataset=data, visitation="exact", count_scale="raw", **FAST_DROMO).learn(1)
+    assert model.visitation(th.eye(4)).tolist() == [100.0, 200.0, 300.0, 600.0]
 
 
 def test_lipschitz_penalty_is_added(pendulum_arrays: Arrays) -> None:
