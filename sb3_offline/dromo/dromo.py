@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch as th
@@ -11,7 +10,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.preprocessing import get_action_dim, get_flattened_obs_dim
 
 from sb3_offline.combo.combo import COMBO
-from sb3_offline.common.behavior_policy import BehaviorNoise, BehaviorPolicy, fit_behavior_policy, observation_moments
+from sb3_offline.common.behavior_policy import BehaviorPolicy, fit_behavior_policy, observation_moments
 from sb3_offline.common.model_based import RolloutPolicy
 from sb3_offline.common.networks import Batch, SACNetworks
 from sb3_offline.common.offline_sac import Logs
@@ -20,7 +19,8 @@ from sb3_offline.common.visits import CountScale
 from sb3_offline.cql.cql import CQLNoise
 from sb3_offline.datasets import OfflineDataset
 from sb3_offline.dromo.actor_rules import ActorRegularizer, actor_rule
-from sb3_offline.dromo.options import refuse_contradictions, robust_size
+from sb3_offline.dromo.networks import DROMONetworks, DROMONoise
+from sb3_offline.dromo.options import check_size, refuse_contradictions
 from sb3_offline.dromo.real_ratio import next_real_ratio
 from sb3_offline.dromo.robustness import (
     Robustness,
@@ -31,28 +31,6 @@ from sb3_offline.dromo.robustness import (
     stratified_weights,
 )
 from sb3_offline.dromo.smoothness import lipschitz_hinge, squared_slopes, wasserstein_excess
-
-
-@dataclass(frozen=True)
-class DROMONoise(CQLNoise):
-    """Also the actions of the robust term, at all B states: of pi_beta, and normals (B, N, action_dim) for pi."""
-
-    behavior: BehaviorNoise
-    robust_policy: th.Tensor
-
-
-class DROMONetworks(SACNetworks):
-    """The policy's networks, the behaviour policy, n(s), and the unit of length of observations (obs,)."""
-
-    def __init__(self, model: DROMO):
-        super().__init__(model.policy, model.normalizer)
-        self.behavior_policy = model.behavior_policy
-        self.visits = model.visitation
-        self.observation_scale = model.observation_scale
-
-    def sample_behavior(self, observations: th.Tensor, noise: BehaviorNoise) -> th.Tensor:
-        """Actions (B, N, action_dim) of pi_beta."""
-        return self.behavior_policy.sample_from_noise(observations, noise)
 
 
 class DROMO(COMBO):
@@ -103,11 +81,11 @@ class DROMO(COMBO):
         **kwargs: Any,
     ):
         sizes = {"robust_weight": robust_weight, "chi2_radius": chi2_radius, "wasserstein_radius": wasserstein_radius}
-        self.robust_size = robust_size(robustness, sizes)
+        size = check_size(robustness, sizes)
         refuse_contradictions(robustness, strict, visitation, behavior_kwargs, lipschitz_weight, lipschitz_bound)
         actor_rule(actor_regularizer, actor_kwargs or {})
         self.robustness = robustness
-        self.robust_weight = self.robust_size if robustness == "std" else None
+        self.robust_weight = size if robustness == "std" else None
         self.chi2_radius = chi2_radius
         self.wasserstein_radius = wasserstein_radius
         self.strict = strict
@@ -160,6 +138,12 @@ class DROMO(COMBO):
                 progress_bar=progress_bar,
                 **options,
             )
+
+    @property
+    def robust_size(self) -> float:
+        """Of the chosen robustness set; 0 is COMBO."""
+        sizes = {"std": self.robust_weight, "chi2": self.chi2_radius, "wasserstein": self.wasserstein_radius}
+        return sizes[self.robustness] or 0.0
 
     @property
     def uses_slopes(self) -> bool:

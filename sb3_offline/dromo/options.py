@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 
-def robust_size(robustness: str, sizes: Mapping[str, float | None]) -> float:
+def check_size(robustness: str, sizes: Mapping[str, float | None]) -> float:
     """
-    The size of the chosen robustness set.
+    The size of the chosen robustness set; 0.1 for "std" if none is given.
 
     :param robustness: "std", "chi2" or "wasserstein".
     :param sizes: ``robust_weight``, ``chi2_radius`` and ``wasserstein_radius`` as given, in this order.
