@@ -20,7 +20,7 @@ from sb3_offline.cql.cql import CQLNoise
 from sb3_offline.datasets import OfflineDataset
 from sb3_offline.dromo.actor_rules import ActorRegularizer, actor_rule
 from sb3_offline.dromo.networks import DROMONetworks, DROMONoise
-from sb3_offline.dromo.options import check_size, refuse_contradictions
+from sb3_offline.dromo.options import check_lipschitz, check_size, refuse_contradictions
 from sb3_offline.dromo.real_ratio import next_real_ratio
 from sb3_offline.dromo.robustness import (
     Robustness,
@@ -82,7 +82,9 @@ class DROMO(COMBO):
     ):
         sizes = {"robust_weight": robust_weight, "chi2_radius": chi2_radius, "wasserstein_radius": wasserstein_radius}
         size = check_size(robustness, sizes)
-        refuse_contradictions(robustness, strict, visitation, behavior_kwargs, lipschitz_weight, lipschitz_bound)
+        beta = kwargs.get("conservative_weight")
+        refuse_contradictions(robustness, strict, visitation, count_scale, behavior_kwargs, beta)
+        check_lipschitz(lipschitz_weight, lipschitz_bound)
         actor_rule(actor_regularizer, actor_kwargs or {})
         self.robustness = robustness
         self.robust_weight = size if robustness == "std" else None

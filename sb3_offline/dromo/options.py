@@ -35,9 +35,9 @@ def refuse_contradictions(
     robustness: str,
     strict: bool,
     visitation: str | None,
+    count_scale: str,
     behavior_kwargs: Mapping[str, Any] | None,
-    lipschitz_weight: float,
-    lipschitz_bound: float | None,
+    conservative_weight: float | None,
 ) -> None:
     """
     Options of parts that are not there.
@@ -48,11 +48,21 @@ def refuse_contradictions(
         raise ValueError(f"strict (Eq 17) is the standard deviation over d_f; it has no robustness={robustness!r}.")
     if strict and visitation not in (None, "constant"):
         raise ValueError(f"strict (Eq 17) has one n for all states; visitation={visitation!r} belongs to Eq 13.")
-    if robustness == "wasserstein" and visitation is not None:
-        raise ValueError(f"robustness='wasserstein' has one ball for all states; visitation={visitation!r} counts nothing.")
+    if robustness == "wasserstein" and (visitation is not None or count_scale != "reference"):
+        raise ValueError("robustness='wasserstein' has one ball for all states: leave out visitation and count_scale.")
     if behavior_kwargs and (strict or robustness == "wasserstein"):
         user = "strict (Eq 17)" if strict else "robustness='wasserstein'"
         raise ValueError(f"behavior_kwargs fits pi_beta, of which {user} draws no actions: leave it out.")
+    if robustness != "std" and conservative_weight == 0:
+        raise ValueError(f"robustness={robustness!r} is weighed by beta: with conservative_weight=0 it does nothing.")
+
+
+def check_lipschitz(lipschitz_weight: float, lipschitz_bound: float | None) -> None:
+    """
+    A weight and its bound.
+
+    :raises ValueError: for a negative one, or one without the other.
+    """
     if not lipschitz_weight >= 0 or (lipschitz_bound is not None and not lipschitz_bound >= 0):
         raise ValueError(f"lipschitz_weight={lipschitz_weight} and lipschitz_bound={lipschitz_bound} must not be negative.")
     if (lipschitz_weight > 0) != (lipschitz_bound is not None):

@@ -42,7 +42,15 @@ def assert_equal_weights(one: Any, other: Any) -> None:
         ({"robustness": "chi2", "wasserstein_radius": 0.1}, "wasserstein_radius belongs to"),
         ({"robustness": "chi2", "chi2_radius": -0.1}, "chi2_radius must not be negative"),
         ({"robustness": "chi2", "chi2_radius": 0.1, "strict": True}, "strict .* has no robustness='chi2'"),
-        ({"robustness": "wasserstein", "wasserstein_radius": 0.1, "visitation": "knn"}, "counts nothing"),
+        (
+            {"robustness": "wasserstein", "wasserstein_radius": 0.1, "visitation": "knn"},
+            "leave out visitation",
+        ),
+        (
+            {"robustness": "wasserstein", "wasserstein_radius": 0.1, "count_scale": "raw"},
+            "leave out visitation",
+        ),
+        ({"robustness": "chi2", "chi2_radius": 0.1, "conservative_weight": 0.0}, "weighed by beta"),
         ({"robustness": "wasserstein", "wasserstein_radius": 0.1}, "behavior_kwargs fits pi_beta"),
         ({"strict": True}, "behavior_kwargs fits pi_beta"),
         ({"lipschitz_weight": 0.1}, "belong together"),
