@@ -42,22 +42,25 @@ class Entropy:
 @dataclass(frozen=True)
 class NaturalGradient(Entropy):
     """
-    theta <- theta - rate F^{-1} grad, F the Fisher matrix of the policy over the batch's states (Kakade 2002), by conjugate
-    gradients as in TRPO (Schulman et al. 2015). ``learning_rate`` is the rate, shortened where the step would change the
-    policy by more than ``target_kl``.
+    theta <- theta - step_size F^{-1} grad, F the Fisher matrix of the policy over the batch's states (Kakade 2002), by
+    conjugate gradients as in TRPO (Schulman et al. 2015). ``learning_rate`` is then the temperature's alone.
 
+    :param step_size: Length of a step; shortened where the policy would change by more than ``target_kl``.
     :param target_kl: Most KL(pi_old \\|\\| pi_new) of a step, mean over the states, in nats.
     :param cg_steps: Iterations of conjugate gradients.
     :param cg_damping: Added to F's diagonal.
     """
 
+    step_size: float = 0.1
     target_kl: float = 1e-3
     cg_steps: int = 10
     cg_damping: float = 0.1
 
     def __post_init__(self) -> None:
-        if not (self.target_kl > 0 and self.cg_steps >= 1 and self.cg_damping >= 0):
-            raise ValueError(f"target_kl must be positive, cg_steps at least 1, cg_damping not negative; got {self}.")
+        if not (min(self.step_size, self.target_kl) > 0 and self.cg_steps >= 1 and self.cg_damping >= 0):
+            raise ValueError(
+                f"step_size and target_kl must be positive, cg_steps at least 1, cg_damping not negative; got {self}."
+            )
 
     def step(self, actor: Actor, loss: th.Tensor, observations: th.Tensor) -> Logs:
         parameters = list(actor.parameters())
@@ -70,9 +73,8 @@ class NaturalGradient(Entropy):
             return flat_gradient(kl_gradient @ vector, parameters, retain_graph=True) + self.cg_damping * vector
 
         direction = conjugate_gradients(fisher, gradient, self.cg_steps)
-        rate = th.as_tensor(actor.optimizer.param_groups[0]["lr"]).to(gradient)
         quadratic = (direction @ fisher(direction)).clamp(min=1e-20)
-        scale = th.minimum(rate, (2.0 * self.target_kl / quadratic).sqrt())
+        scale = (2.0 * self.target_kl / quadratic).sqrt().clamp(max=self.step_size)
         start = th.cat([p.detach().flatten() for p in parameters])
         with th.no_grad():
             for tries in range(_BACKTRACKS):  # a fixed number of times, so that the host never waits for the device

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch as th
+from stable_baselines3.sac.policies import Actor
 
 from sb3_offline.common.behavior_policy import BehaviorNoise
-from sb3_offline.common.networks import SACNetworks
+from sb3_offline.common.networks import SACNetworks, squashed_gaussian
 from sb3_offline.cql.cql import CQLNoise
+from sb3_offline.dromo.particles import ParticleActor
 
 if TYPE_CHECKING:
     from sb3_offline.dromo.dromo import DROMO
@@ -31,6 +33,11 @@ class DROMONetworks(SACNetworks):
         self.behavior_policy = model.behavior_policy
         self.visits = model.visitation
         self.observation_scale = model.observation_scale
+
+    def sample_actor(self, actor: Actor, observations: th.Tensor, noise: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+        if isinstance(actor, ParticleActor):  # the policy is their mixture
+            return squashed_gaussian(*actor.mixture(self.normalize(observations)), noise)
+        return super().sample_actor(actor, observations, noise)
 
     def sample_behavior(self, observations: th.Tensor, noise: BehaviorNoise) -> th.Tensor:
         """Actions (B, N, action_dim) of pi_beta."""
