@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -118,3 +119,16 @@ def test_wasserstein_for_linear_q() -> None:
     displacements = np.random.default_rng(0).normal(size=(500, 20, 2))
     displacements *= 0.25 / np.sqrt((displacements**2).sum(-1).mean(-1))[:, None, None]
     assert (displacements @ weights).mean(-1).max() < 0.25 * norm
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_combo_on_mixed_states(seed: int) -> None:
+    """penalty_states="mix": rho' = d_f(s) pi(a|s) in the place of rho, so Q = y - beta (rho' - d)/d_f."""
+    problem = Problem(seed)
+    batch = problem.batch()
+    d_f = problem.f * problem.d + (1 - problem.f) * problem.rho
+    pushed_down = d_f.sum(1, keepdims=True) * problem.pi / 12
+    noise = dataclasses.replace(problem.noise(batch), policy=enumerate_policy(problem.pi, batch.observations))
+    model = make(COMBO, conservative_weight=0.4, penalty_states="mix")
+    solution = minimise(model, TableNetworks(np.zeros((4, 3))), batch, noise)
+    np.testing.assert_allclose(solution, problem.y - 0.4 * (pushed_down - problem.d) / d_f, atol=TOLERANCE)
