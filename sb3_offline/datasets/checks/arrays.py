@@ -293,13 +293,3 @@ def _with_next_from_rows(
         truncations[keep],
         ~terminations[keep],
     )
-
-
-def warn_if_one_episode(dataset: OfflineDataset) -> None:
-    """A single episode is allowed, but more often it is several whose ends were not marked."""
-    if dataset.n_episodes == 1:
-        warnings.warn(
-            f"{dataset.info.dataset_id} is one single episode of {len(dataset)} rows. If it is several, mark their "
-            "ends in terminations and truncations.",
-            stacklevel=3,
-        )
