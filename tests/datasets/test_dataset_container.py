@@ -105,13 +105,6 @@ def test_actions_within_rounding_are_clipped_and_the_given_array_is_left_alone(e
     assert episodes["actions"][6] == np.float32(2.0003)
 
 
-def test_one_episode_warns(episodes: Arrays, task_spaces: Spaces) -> None:
-    episodes["terminations"][:] = False
-    episodes["truncations"][:] = False
-    with pytest.warns(UserWarning, match="one single episode of 7 rows"):
-        assert load_dataset(episodes, **task_spaces).n_episodes == 1
-
-
 def test_discrete_actions_and_images_keep_their_types() -> None:
     images = np.arange(4 * 2 * 2 * 3, dtype=np.uint8).reshape(4, 2, 2, 3)
     arrays = {

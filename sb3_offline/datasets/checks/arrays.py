@@ -148,7 +148,7 @@ def _as_array(name: str, value: Any, where: str) -> np.ndarray:
         )
     try:
         array = np.asarray(value)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RuntimeError) as error:  # RuntimeError: a torch tensor that requires grad
         raise DatasetError(f"{where}: {name} is not one rectangular array of numbers ({error}).") from error
     if array.dtype.kind not in "biuf":
         raise DatasetError(

@@ -52,7 +52,7 @@ def _rows(dataset: OfflineDataset, statistics: Statistics) -> Iterator[Finding]:
             FEW_ROWS,
             "few transitions",
             "A dynamics model (COMBO, DROMO) will be poor: prefer CQL, or bring more data.",
-            "rows that it should have at least",
+            "rows wanted",
         )
     measured = isinstance(dataset.observation_space, spaces.Box)  # states that can be counted come back
     if measured and len(repeated) > DUPLICATE_SHARE * n:
@@ -93,7 +93,7 @@ def _episodes(dataset: OfflineDataset) -> Iterator[Finding]:
     terminated = dataset.terminations[ends]
     limit = None if dataset.env_spec is None else dataset.env_spec.max_episode_steps
     known = limit is not None and bool((terminated & (lengths == limit)).any())
-    length = limit if known else int(lengths.max())
+    length = limit if known and limit is not None else int(lengths.max())
     same = terminated & (lengths == length)
     enough = SAME_LENGTH_EPISODES <= same.sum() > SAME_LENGTH_SHARE * terminated.sum() and length >= SAME_LENGTH_ROWS
     if known or enough:

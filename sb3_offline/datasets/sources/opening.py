@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import stat
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ from sb3_offline.datasets.offline_dataset import ARRAY_NAMES, DatasetInfo, Offli
 from sb3_offline.datasets.references import REFERENCE_SCORES
 from sb3_offline.datasets.sources.arrays import open_arrays, open_offline_dataset, open_replay_buffer
 from sb3_offline.datasets.sources.builtin import builtin_name, open_builtin
-from sb3_offline.datasets.sources.files import looks_like_file, open_file
+from sb3_offline.datasets.sources.files import file_mode, looks_like_file, open_file
 from sb3_offline.datasets.sources.minari import is_minari_dataset, open_minari, open_minari_dataset
 from sb3_offline.datasets.sources.raw import RawSource
 
@@ -131,12 +132,13 @@ def _open_name(name: str, download: bool) -> RawSource:
     if packaged is not None:
         return open_builtin(packaged)
     path = Path(name).expanduser()
-    if looks_like_file(name) or path.is_file():
+    mode = file_mode(path)
+    if looks_like_file(name) or (mode is not None and not stat.S_ISDIR(mode)):
         return open_file(path)
     try:
         return open_minari(name, download=download)
     except DatasetError:
-        if path.is_dir():
+        if mode is not None:
             open_file(path)  # says that it is a directory
         raise
 
