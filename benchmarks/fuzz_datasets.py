@@ -268,7 +268,8 @@ def malformed(malformations: Sequence[str], container: Container, seed: int, fol
     """
     Sound data with one malformation or several.
 
-    :param malformations: of :data:`MALFORMATIONS` and :data:`FILE_MALFORMATIONS`; one that needs what an earlier one took away is left out
+    :param malformations: of :data:`MALFORMATIONS` and :data:`FILE_MALFORMATIONS`; one that needs what an earlier one took
+        away is left out
     :param folder: where files are written
     """
     with warnings.catch_warnings():
@@ -325,7 +326,7 @@ def _write(arrays: Arrays, container: Container, folder: Path) -> Path:
 
 
 def outcome_of(case: Case) -> tuple[str, str]:
-    """How loading, then the gate, take it: "refused", "unnamed" (refused, but the key is not named), "accepted" or "crashed"."""
+    """How loading and the gate take it: "refused", "unnamed" (refused without the key), "accepted" or "crashed"."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -8,7 +8,7 @@ from gymnasium import spaces
 from sb3_offline.datasets.checks.statistics import Statistics
 from sb3_offline.datasets.offline_dataset import OfflineDataset
 
-_QUERIES, _POOL = 256, 20_000
+_QUERIES, _POOL = 128, 20_000
 _APART = 50  # rows: nearer ones may share their noise, if it is correlated in time
 _MAX_DIMENSIONS = 64  # nearest neighbours of images say nothing
 

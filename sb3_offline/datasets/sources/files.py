@@ -61,6 +61,14 @@ def open_file(path: Path) -> RawSource:
     raise DatasetError(f"{path}: {suffix or 'no suffix'} is not a known format; .hdf5, .h5 and .npz are.")
 
 
+def path_of(name: str | Path) -> Path:
+    """With the home folder in place of ``~``, where there is one."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:
+        return Path(name)
+
+
 def file_mode(path: Path) -> int | None:
     """A file's type and permissions, or None if there is none of that name.
 
@@ -178,7 +186,7 @@ def _hdf5_array(path: Path, file: h5py.File, key: str) -> np.ndarray:
 
 
 def _hdf5_metadata(file: h5py.File) -> dict[str, Any]:
-    """Short entries of ``metadata`` (a group, or JSON text) and the file's attributes; stored networks and the like are skipped."""
+    """Short entries of ``metadata`` (a group, or JSON text) and attributes of the file; stored networks are skipped."""
     found: dict[str, Any] = {f"metadata/{key}": value for key, value in file.attrs.items() if np.ndim(value) == 0}
     if "metadata" not in file:
         return found

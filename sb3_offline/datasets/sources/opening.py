@@ -24,7 +24,7 @@ from sb3_offline.datasets.offline_dataset import ARRAY_NAMES, DatasetInfo, Offli
 from sb3_offline.datasets.references import REFERENCE_SCORES
 from sb3_offline.datasets.sources.arrays import open_arrays, open_offline_dataset, open_replay_buffer
 from sb3_offline.datasets.sources.builtin import builtin_name, open_builtin
-from sb3_offline.datasets.sources.files import file_mode, looks_like_file, open_file
+from sb3_offline.datasets.sources.files import file_mode, looks_like_file, open_file, path_of
 from sb3_offline.datasets.sources.minari import is_minari_dataset, open_minari, open_minari_dataset
 from sb3_offline.datasets.sources.raw import RawSource
 
@@ -116,7 +116,7 @@ def _open_one(source: Source, download: bool) -> RawSource:
     if isinstance(source, Mapping):
         return open_arrays(source)
     if isinstance(source, Path):
-        return open_file(source.expanduser())
+        return open_file(path_of(source))
     if isinstance(source, str):
         return _open_name(source, download)
     if is_minari_dataset(source):
@@ -131,7 +131,7 @@ def _open_name(name: str, download: bool) -> RawSource:
     packaged = builtin_name(name)
     if packaged is not None:
         return open_builtin(packaged)
-    path = Path(name).expanduser()
+    path = path_of(name)
     mode = file_mode(path)
     if looks_like_file(name) or (mode is not None and not stat.S_ISDIR(mode)):
         return open_file(path)
