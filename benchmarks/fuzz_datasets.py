@@ -325,18 +325,17 @@ def _write(arrays: Arrays, container: Container, folder: Path) -> Path:
     return path
 
 
-def outcome_of(case: Case) -> tuple[str, str]:
+def outcome_of(case: Case) -> tuple[str, Exception | None]:
     """How loading and the gate take it: "refused", "unnamed" (refused without the key), "accepted" or "crashed"."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             pass_gate(load_dataset(case.source, **SPACES))
     except DatasetError as error:
-        message = str(error)
-        return ("refused" if any(name in message for name in case.names) else "unnamed"), message
+        return ("refused" if any(name in str(error) for name in case.names) else "unnamed"), error
     except Exception as error:
-        return "crashed", f"{type(error).__name__}: {error}"
-    return "accepted", ""
+        return "crashed", error
+    return "accepted", None
 
 
 def draw(rng: np.random.Generator) -> tuple[list[str], Container, int]:
@@ -353,6 +352,7 @@ def main() -> None:
     arguments = parser.parse_args()
     rng = np.random.default_rng(arguments.seed)
     outcomes: collections.Counter[str] = collections.Counter()
+    errors: collections.Counter[str] = collections.Counter()
     containers: collections.Counter[str] = collections.Counter()
     by_malformation: collections.Counter[str] = collections.Counter()
     failures, slowest = [], 0.0
@@ -362,13 +362,14 @@ def main() -> None:
             while not case.malformations:  # a file's malformation, drawn for a dict
                 case = malformed(*draw(rng), Path(folder))
             start = time.perf_counter()
-            outcome, message = outcome_of(case)
+            outcome, error = outcome_of(case)
             slowest = max(slowest, time.perf_counter() - start)
         outcomes[outcome] += 1
+        errors[type(error).__name__] += 1
         containers[case.container] += 1
         by_malformation.update(case.malformations)
         if outcome != "refused":
-            failures.append({"case": number, "malformations": case.malformations, "outcome": outcome, "message": message})
+            failures.append({"case": number, "malformations": case.malformations, "outcome": outcome, "error": repr(error)})
     report = {
         "command": "python -m benchmarks.fuzz_datasets " + " ".join(sys.argv[1:]),
         "machine": machine(),
@@ -376,6 +377,7 @@ def main() -> None:
         "seed": arguments.seed,
         "cases": arguments.cases,
         "outcomes": dict(outcomes),
+        "errors": dict(errors),
         "containers": dict(containers),
         "malformations": dict(sorted(by_malformation.items())),
         "slowest_seconds": round(slowest, 3),

@@ -81,7 +81,7 @@ def task_of(env: gym.Env | VecEnv) -> EnvSpec | None:
             return None
         env = inner.envs[0]
     while isinstance(env, gym.Wrapper):
-        if type(env) not in _TRANSPARENT:
+        if not isinstance(env, _TRANSPARENT):  # RL-Zoo has its own TimeLimit
             return None
         env = env.env
     return env.spec

@@ -79,6 +79,15 @@ def test_other_roots_have_the_gate_too(broken: Arrays) -> None:
     assert PreQN("MlpPolicy", "Pendulum-v1", dataset=broken, check_data=False, **options).learn(1).num_timesteps == 1
 
 
+def test_rl_zoo_takes_it_as_a_hyperparameter() -> None:
+    pytest.importorskip("rl_zoo3")
+    from sb3_offline.zoo.configs import check_hyperparams
+
+    check_hyperparams(CQL, {"policy": "MlpPolicy", "n_timesteps": 10, "check_data": False}, "here")
+    with pytest.raises(TypeError, match="check_data"):
+        check_hyperparams(CQL, {"policy": "MlpPolicy", "n_timesteps": 10, "check_dat": False}, "here")
+
+
 def test_warnings_are_said_once_for_equal_data(arrays: Arrays) -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

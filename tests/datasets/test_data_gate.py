@@ -134,6 +134,23 @@ def test_a_process_that_runs_on_after_a_cut_does_not_cross() -> None:
     assert [finding.check for finding in check_dataset(data)] == []
 
 
+def test_where_every_row_ends_an_episode_a_step_is_long_beside_the_spread_of_the_data() -> None:
+    data = transitions()
+    data.next_observations[:-1] = data.observations[1:]  # a bandit's next context is another episode's
+    assert numbers(data, "crossing")[3:] == (N - 1, N - 1)
+    walk = np.cumsum(np.random.default_rng(1).normal(size=(N + 1, 3)), axis=0).astype(np.float32)
+    data = transitions(observations=walk[:-1], next_observations=walk[1:])
+    assert check_dataset(data) == []  # a process of which every row was marked as cut
+
+
+def test_numbers_near_the_largest() -> None:
+    data = sound()
+    for array in (data.observations, data.next_observations):
+        array *= np.float32(3e38) / np.abs(array).max()
+    data.next_observations[3] *= -1
+    assert numbers(data, "broken")[2:4] == ("row 3", 1)
+
+
 def test_a_bandit_whose_observation_never_changes_does_not_cross() -> None:
     ones = np.ones((N, 3), np.float32)
     data = transitions(observations=ones, next_observations=ones)
@@ -323,6 +340,12 @@ def test_whether_a_policy_is_deterministic_cannot_be_told() -> None:
     assert action_noise(unbounded, measure(unbounded)) is None
     discrete = replace(data, actions=np.arange(N) % 3, info=replace(data.info, action_space=spaces.Discrete(3)))
     assert [finding.check for finding in check_dataset(discrete)] == []
+
+
+def test_discrete_actions_that_are_never_taken() -> None:
+    data = sound(actions=np.arange(N) % 3)
+    five = replace(data, info=replace(data.info, action_space=spaces.Discrete(5)))
+    assert numbers(five, "unused_actions")[1:] == ("actions", "", 2, 5)
 
 
 # --- warnings: observations and rewards ---

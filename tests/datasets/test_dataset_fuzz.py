@@ -30,8 +30,8 @@ seeds = st.integers(0, 2**32 - 1)
 def refuse(malformations: list[str], container: Container, seed: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         case = malformed(malformations, container, seed, Path(folder))
-        outcome, message = outcome_of(case)
-    assert outcome == "refused", (case.malformations, case.container, message)
+        outcome, error = outcome_of(case)
+    assert outcome == "refused", (case.malformations, case.container, error)
 
 
 quick = settings(max_examples=30, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -8,6 +8,7 @@ import numpy as np
 
 from sb3_offline.datasets.checks.findings import Finding, name_rows
 from sb3_offline.datasets.checks.statistics import Columns, slices
+from sb3_offline.datasets.checks.surprise import are_jumps
 from sb3_offline.datasets.offline_dataset import OfflineDataset
 
 #: A next observation is the following row's observation if they agree to these parts of a dimension's spread and value.
@@ -23,15 +24,15 @@ def check_succession(dataset: OfflineDataset, observations: Columns) -> Iterator
     Inside an episode they must agree. Whether a row is inside one is for the source to say: if it marks no truncation,
     rows that do not lead on may be cuts that it did not log, which is a warning; if it marks them, it is an error. The last
     row of an episode must not lead to the first of the next one. It may where a process was only cut in the log and ran on,
-    so agreement counts only if most of these steps are longer than 99 in 100 steps inside episodes.
+    so agreement counts only where these steps are jumps (:mod:`~sb3_offline.datasets.checks.surprise`).
 
     :param observations: figures of the observations
     """
-    follows, repeats, steps = _compare(dataset, observations)
+    follows, repeats = _compare(dataset, observations)
     known = dataset.valid_next[:-1]
     end = (dataset.terminations | dataset.truncations)[:-1]
     inside = known & ~end
-    broken, crossing = inside & ~follows, known & end & follows & (steps > 0)
+    broken, crossing = inside & ~follows, known & end & follows & ~repeats
 
     unshifted = broken & repeats
     if unshifted.sum() > 0.5 * inside.sum():
@@ -46,8 +47,7 @@ def check_succession(dataset: OfflineDataset, observations: Columns) -> Iterator
     elif broken.any():
         yield _broken(dataset, broken, inside)
 
-    usual = np.quantile(steps[inside], 0.99) if inside.any() else 0.0
-    if crossing.any() and np.median(steps[crossing]) > usual:
+    if crossing.any() and are_jumps(dataset, observations, np.flatnonzero(crossing), np.flatnonzero(inside & follows)):
         yield _error(
             dataset,
             "crossing",
@@ -88,26 +88,18 @@ def _error(dataset: OfflineDataset, check: str, rows: np.ndarray, among: np.ndar
     return Finding("error", check, "next_observations", where, count, int(among.sum()), "rows", what, f"{advice} {_BYPASS}")
 
 
-def _compare(dataset: OfflineDataset, observations: Columns) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """
-    Of each row but the last, (n - 1,): whether its next observation is the following row's observation, whether it is its
-    own observation, and the step's mean square in units of each dimension's spread.
-    """
+def _compare(dataset: OfflineDataset, observations: Columns) -> tuple[np.ndarray, np.ndarray]:
+    """Of each row but the last, (n - 1,): whether its next observation is the following row's, and whether it is its own."""
     n, width = len(dataset) - 1, len(observations.mean)
     follows, repeats = np.empty(n, dtype=bool), np.empty(n, dtype=bool)
-    steps = np.empty(n, dtype=np.float32)
     exact = dataset.observations.dtype.kind != "f"
-    spread = (np.ones(width) if exact else observations.std).astype(np.float32)
-    tolerance = np.zeros_like(spread) if exact else np.float32(_SPREAD_TOLERANCE) * spread
+    tolerance = np.zeros(width, np.float32) if exact else (_SPREAD_TOLERANCE * observations.std).astype(np.float32)
     relative = np.float32(0 if exact else _RELATIVE_TOLERANCE)
-    unit = 1 / np.where(spread > 0, spread, 1)
     for part in slices(n, 4 * width):
         following = slice(part.start + 1, part.stop + 1)
         now, after = (dataset.observations[rows].reshape(-1, width).astype(np.float32) for rows in (part, following))
         then = dataset.next_observations[part].reshape(-1, width).astype(np.float32)
-        follows[part] = (np.abs(then - after) <= tolerance + relative * np.abs(after)).all(axis=1)
-        change = then - now
-        repeats[part] = ~change.any(axis=1)
-        with np.errstate(over="ignore"):
-            steps[part] = np.square(change * unit).mean(axis=1)
-    return follows, repeats, steps
+        with np.errstate(over="ignore"):  # finite, but far apart
+            follows[part] = (np.abs(then - after) <= tolerance + relative * np.abs(after)).all(axis=1)
+        repeats[part] = (then == now).all(axis=1)
+    return follows, repeats

@@ -112,6 +112,18 @@ def _episodes(dataset: OfflineDataset) -> Iterator[Finding]:
 
 def _actions(dataset: OfflineDataset, statistics: Statistics) -> Iterator[Finding]:
     n, columns, space = len(dataset), statistics.actions, dataset.action_space
+    if isinstance(space, spaces.Discrete) and statistics.coverage[0] < 1:
+        unused = round((1 - statistics.coverage[0]) * int(space.n))
+        yield _warning(
+            "unused_actions",
+            "actions",
+            "",
+            unused,
+            int(space.n),
+            "never taken",
+            "Nothing is known of them: is the action space right?",
+            "actions",
+        )
     if not isinstance(space, spaces.Box):
         return
     constant = columns.constant
