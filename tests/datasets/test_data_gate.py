@@ -143,6 +143,10 @@ def test_where_every_row_ends_an_episode_a_step_is_long_beside_the_spread_of_the
     assert check_dataset(data) == []  # a process of which every row was marked as cut
 
 
+def test_a_single_row() -> None:
+    assert {finding.check for finding in check_dataset(sound(1)) if finding.severity == "error"} == set()
+
+
 def test_numbers_near_the_largest() -> None:
     data = sound()
     for array in (data.observations, data.next_observations):
