@@ -156,7 +156,7 @@ def test_exact_counts_of_one_hot_states() -> None:
             "observations": states,
             "actions": rng.uniform(-1, 1, (1200, 1)),
             "rewards": rng.normal(size=1200),
-            "next_observations": np.roll(states, -1, axis=0),
+            "next_observations": states,
             "terminations": np.zeros(1200, dtype=bool),
             "truncations": ends,
         },
