@@ -80,7 +80,7 @@ def encode(value: Any, where: str = "value") -> Any:
 def _encode_named(value: Any, where: str) -> dict[str, Any]:
     if isinstance(value, type) and issubclass(value, np.generic) and np.dtype(value).kind in _NUMBERS:
         return {KIND: "dtype", "name": np.dtype(value).str}
-    owner = value if isinstance(value, type) or callable(value) and hasattr(value, "__qualname__") else type(value)
+    owner = value if isinstance(value, type) or (callable(value) and hasattr(value, "__qualname__")) else type(value)
     name = f"{owner.__module__}.{owner.__qualname__}"
     if owner is not value and name in _RECORDS:
         return {KIND: "record", "name": name, "state": encode(vars(value), where)}
@@ -105,7 +105,7 @@ def decode(value: Any) -> Any:
         return {key: decode(item) for key, item in value.items()}
     fields = dict(value)
     kind = fields.pop(KIND)
-    if not isinstance(kind, str) or kind not in _DECODERS and kind not in _KINDS:
+    if not isinstance(kind, str) or (kind not in _DECODERS and kind not in _KINDS):
         raise ValueError(f"{kind!r} is no kind of value that this version knows")
     make = _DECODERS[kind] if kind in _DECODERS else _KINDS[kind][2]
     try:
@@ -143,6 +143,11 @@ def _find_class(name: str) -> type | None:
     found = vars(sys.modules[module]).get(attribute)
     known = isinstance(found, type) and issubclass(found, _CLASSES) and found.__module__ == module
     return found if known else None
+
+
+def is_known_class(name: str) -> bool:
+    """Whether a dotted name is that of a network, optimiser or buffer which files may name."""
+    return _find_class(name) is not None
 
 
 def _class(name: str) -> type:

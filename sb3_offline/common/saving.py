@@ -93,7 +93,7 @@ class SafeFiles(OffPolicyAlgorithm):
             file.close()
 
     @classmethod
-    def load(  # type: ignore[override]
+    def load(
         cls: type[SelfSafeFiles],
         path: FilePath,
         env: GymEnv | None = None,
@@ -150,6 +150,8 @@ class SafeFiles(OffPolicyAlgorithm):
 
     # --- the buffer ---
 
+    dataset: Any
+
     def save_replay_buffer(self, path: FilePath) -> None:
         """
         Write the logged data, or what was collected online, as an npz file that ``dataset=`` takes; never a pickle.
@@ -177,7 +179,7 @@ class SafeFiles(OffPolicyAlgorithm):
             self.dataset = str(path)
         elif is_trusted(trust):
             super().load_replay_buffer(path, truncate_last_traj)
-            self.dataset = self.replay_buffer  # type: ignore[assignment]
+            self.dataset = self.replay_buffer
         else:
             raise FileRefused(
                 f"{_name(path)} is no .npz or .hdf5 file. SB3's replay buffers are pickled, and reading one can run any code. "
@@ -252,9 +254,7 @@ def _check_header(header: Mapping[str, Any], members: Mapping[str, bytes], name:
         raise FileRefused(f"{name} is damaged: {', '.join(sorted(map(str, missing)))} is missing.")
 
 
-def _hyperparameters(
-    cls: type, data: Mapping[str, Any], given: Mapping[str, Any], name: str, trust: bool
-) -> dict[str, Any]:
+def _hyperparameters(cls: type, data: Mapping[str, Any], given: Mapping[str, Any], name: str, trust: bool) -> dict[str, Any]:
     """Every entry of ``data`` as a value, so that SB3 finds nothing left to unpickle; with ``trust``, some are left."""
     values: dict[str, Any] = {}
     needed: list[str] = []
