@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 import zipfile
 import zlib
@@ -10,6 +11,7 @@ from pathlib import PurePosixPath, PureWindowsPath
 from typing import IO, Any
 
 import torch as th
+from torch.overrides import TorchFunctionMode
 
 #: Unpacked size below which nothing is refused for its size, and above it the most that a byte on disk may unpack to.
 MODEL_LIMITS = (64 * 2**20, 20)
@@ -98,6 +100,37 @@ def read_tensors(content: bytes, name: str, device: th.device | str = "cpu", lim
         raise FileRefused(f"{name} {what}. It was not loaded, and no code was run.") from error
     _check_storages(found, name)
     return found
+
+
+class BoundedNetworks(TorchFunctionMode):
+    """
+    Inside, networks may not take much more room than the tensors that they are to be filled with: hyperparameters name the
+    sizes, and a file of a few bytes could ask for any.
+
+    :param tensors: what :func:`read_tensors` found
+    :param name: of the file, for the message
+    """
+
+    def __init__(self, tensors: Any, name: str):
+        super().__init__()
+        self.room = 4 * _count(tensors) + 10_000_000
+        self.name = name
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in (th.empty, th.zeros, th.ones, th.full, th.rand, th.randn):
+            size = kwargs.get("size", args[0] if args and isinstance(args[0], (tuple, list)) else args)
+            self.room -= math.prod(int(n) for n in size) + 1000  # a layer takes time, however small
+            if self.room < 0:
+                raise FileRefused(f"{self.name} asks for networks much larger than its tensors: it is damaged, or means harm.")
+        return func(*args, **kwargs)
+
+
+def _count(value: Any) -> int:
+    if isinstance(value, th.Tensor):
+        return value.numel()
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+    return sum(map(_count, items))
 
 
 def _check_storages(value: Any, name: str) -> None:

@@ -16,12 +16,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch as th
+from gymnasium import spaces
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.save_util import open_path
 from stable_baselines3.common.type_aliases import GymEnv, TensorDict
 
 import sb3_offline
-from sb3_offline.common.archives import MODEL_LIMITS, FileRefused, open_archive, read_members, read_tensors
+from sb3_offline.common.archives import MODEL_LIMITS, BoundedNetworks, FileRefused, open_archive, read_members, read_tensors
 from sb3_offline.common.encoding import NotPlain, decode, encode
 from sb3_offline.datasets import open_dataset
 from sb3_offline.datasets.offline_dataset import ARRAY_NAMES
@@ -129,16 +130,16 @@ class SafeFiles(OffPolicyAlgorithm):
                 f"{name} is pickled: it was saved by an older sb3_offline, or is another library's. Loading it can run any "
                 f"code. If you trust who wrote it: {cls.__name__}.load(path, trust=True), then save it again."
             )
-        for member in members:
-            if member.endswith(".pth"):
-                read_tensors(members[member], f"{name}: {member}")
+        tensors = [read_tensors(members[key], f"{name}: {key}") for key in members if key.endswith(".pth")]
         try:  # SB3 takes what `given` holds and unpickles the rest, so nothing
-            return super().load(io.BytesIO(content), env, device, given, print_system_info, force_reset, **kwargs)
+            with BoundedNetworks(tensors, name):
+                return super().load(io.BytesIO(content), env, device, given, print_system_info, force_reset, **kwargs)
         except (ValueError, ImportError, MemoryError, OSError):
             raise
         except Exception as error:  # of hyperparameters and tensors that do not belong together
             cause = error.__context__ or error
-            raise FileRefused(f"{name} does not make a {cls.__name__}: {type(cause).__name__}: {cause}") from error
+            what = " ".join(str(cause).split())[:300]
+            raise FileRefused(f"{name} does not make a {cls.__name__}: {type(cause).__name__}: {what}") from error
 
     def set_parameters(
         self, load_path_or_dict: str | TensorDict, exact_match: bool = True, device: th.device | str = "auto"
@@ -257,7 +258,7 @@ def _check_header(header: Mapping[str, Any], members: Mapping[str, bytes], name:
 def _hyperparameters(cls: type, data: Mapping[str, Any], given: Mapping[str, Any], name: str, trust: bool) -> dict[str, Any]:
     """Every entry of ``data`` as a value, so that SB3 finds nothing left to unpickle; with ``trust``, some are left."""
     values: dict[str, Any] = {}
-    needed: list[str] = []
+    needed: dict[str, Any] = {}
     for key, item in data.items():
         if not trust and (key == "env" or isinstance(inspect.getattr_static(cls, key, None), _ATTRIBUTES)):
             raise FileRefused(f"{name} has a hyperparameter {key!r}, which is none of {cls.__name__}.")
@@ -270,12 +271,16 @@ def _hyperparameters(cls: type, data: Mapping[str, Any], given: Mapping[str, Any
                 except (ValueError, RecursionError) as error:
                     raise FileRefused(f"{name}: {key} cannot be read: {error}.") from error
             elif not trust:
-                needed.append(f"{key!r} ({item.get(':type:')})")
+                needed[key] = item.get(":type:")
         else:
             values[key] = item
+    for key in ("observation_space", "action_space"):
+        if key not in needed and not isinstance(values.get(key), spaces.Space):
+            raise FileRefused(f"{name} is damaged: its {key} is no space.")
     if needed:
         raise FileRefused(
-            f"{name} needs what only unpickling could bring back, and that can run any code: {', '.join(needed)}. Give it by "
+            f"{name} needs what only unpickling could bring back, and that can run any code: "
+            f"{', '.join(f'{key!r} ({kind})' for key, kind in needed.items())}. Give it by "
             "custom_objects={name: value}, or say trust=True if you trust who wrote the file."
         )
     return values

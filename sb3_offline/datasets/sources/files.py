@@ -165,7 +165,7 @@ def _hdf5(path: Path) -> Iterator[h5py.File]:
             yield file
     except DatasetError:
         raise
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError, UnicodeDecodeError) as error:
+    except Exception as error:  # of a damaged file h5py raises any kind
         raise DatasetError(f"{path}: not an HDF5 file, or damaged or cut short ({error}).") from error
 
 
