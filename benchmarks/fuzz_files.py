@@ -26,7 +26,6 @@ import torch as th
 
 from sb3_offline import CQL, DROMO, load_dataset
 from sb3_offline.common.offline_algorithm import OfflineAlgorithm
-from sb3_offline.dynamics import DynamicsConfig
 
 Damage = Callable[[bytearray, np.random.Generator], bytearray]
 
@@ -65,7 +64,7 @@ def blank(content: bytearray, rng: np.random.Generator) -> bytearray:
 
 
 def fuzz(
-    path: Path, load: Callable[[Path], Any], same: Callable[[Any], bool], damage: Damage, n: int, seed: int
+    path: Path, load: Callable[[Path], Any], same: Callable[[Any], bool], damage: Damage, n: int, seed: int = 0
 ) -> Counter[str]:
     """
     Damage a file n times, and load it each time.
@@ -124,9 +123,9 @@ def equal_to(model: OfflineAlgorithm) -> Callable[[OfflineAlgorithm], bool]:
 
     def same(other: OfflineAlgorithm) -> bool:
         found = flat(other.get_parameters())
-        return (
-            found.keys() == expected.keys() and _plain(other) == plain and all(map(_equal, found.values(), expected.values()))
-        )
+        if found.keys() != expected.keys() or _plain(other) != plain:
+            return False
+        return all(_equal(found[name], value) for name, value in expected.items())
 
     return same
 
@@ -144,14 +143,12 @@ def make_model(algorithm: type, folder: Path) -> tuple[Path, OfflineAlgorithm]:
     options: dict[str, Any] = {"policy_kwargs": {"net_arch": [16]}, "batch_size": 32, "seed": 0, "device": "cpu"}
     if algorithm is DROMO:
         options |= {
-            "dynamics_kwargs": vars(DynamicsConfig())
-            | {"hidden_sizes": (16,), "n_members": 2, "n_elites": 1, "max_epochs": 1},
+            "dynamics_kwargs": {"hidden_sizes": (16,), "n_members": 2, "n_elites": 1, "max_epochs": 1, "weight_decay": 1e-5},
             "dynamics_cache": False,
             "rollout_batch_size": 64,
             "behavior_kwargs": {"hidden_sizes": (16,), "n_steps": 10},
             "n_action_samples": 2,
         }
-        options["dynamics_kwargs"]["weight_decay"] = 1e-5
     model = algorithm("MlpPolicy", "sb3_offline/Pendulum-medium-v0", **options).learn(3)
     path = folder / f"{algorithm.__name__}.zip"
     model.save(path)

@@ -35,13 +35,13 @@ def test_the_harness_sees_what_it_counts(tmp_path: Path) -> None:
     model.critic.q_networks[0][0].weight.data[0, 0] += 1e-6
     load, same = (lambda damaged: CQL.load(damaged, device="cpu")), equal_to(CQL.load(other, device="cpu"))
 
-    def clock(content: bytearray, rng: np.random.Generator) -> bytearray:
+    def clock(content: bytearray, _: np.random.Generator) -> bytearray:
         content[10] ^= 1  # the time of the first member's local header
         return content
 
     assert fuzz(path, load, same, clock, 1) == {"loaded": 1}
     assert fuzz(path, load, equal_to(model), clock, 1) == {"loaded changed": 1}
-    assert fuzz(path, load, same, lambda content, rng: content, 1) == {"untouched": 1}
+    assert fuzz(path, load, same, lambda content, _: content, 1) == {"untouched": 1}
     assert fuzz(path, lambda damaged: damaged.no_such_thing, same, cut, 1).most_common(1)[0][0].startswith("unexplained")
     trusting = fuzz(path, lambda damaged: CQL.load(damaged, device="cpu", trust=True), same, clock, 1)
     assert trusting == {"loaded": 1}  # trust unpickles only what is not plain data

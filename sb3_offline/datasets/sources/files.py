@@ -122,7 +122,7 @@ def _npz_member(path: Path, file: Any, key: str) -> np.ndarray:
 
 def _check_header(file: Any, key: str) -> None:
     """numpy allocates the shape that a member's header names: it must be that of the bytes that follow."""
-    info = file.zip.getinfo(key if key in file.zip.NameToInfo else f"{key}.npy")
+    info = file.zip.getinfo(key if key in file.zip.namelist() else f"{key}.npy")
     with file.zip.open(info) as member:
         version = np.lib.format.read_magic(member)
         if version not in _HEADERS:
