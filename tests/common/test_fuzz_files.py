@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from stable_baselines3 import SAC
 
 from benchmarks.fuzz_files import cut, equal_to, fuzz, fuzz_data, fuzz_models, make_model
 from sb3_offline import CQL
@@ -30,19 +31,21 @@ def test_data(tmp_path: Path) -> None:
 
 
 def test_the_harness_sees_what_it_counts(tmp_path: Path) -> None:
-    path, model = make_model(CQL, tmp_path)
-    other, _ = make_model(CQL, tmp_path)
-    model.critic.q_networks[0][0].weight.data[0, 0] += 1e-6
-    load, same = (lambda damaged: CQL.load(damaged, device="cpu")), equal_to(CQL.load(other, device="cpu"))
+    path = make_model(CQL, tmp_path)
+    load, same = (lambda damaged: CQL.load(damaged, device="cpu")), equal_to(CQL.load(path, device="cpu"))
+    other = CQL.load(path, device="cpu")
+    other.critic.q_networks[0][0].weight.data[0, 0] += 1e-6
 
     def clock(content: bytearray, _: np.random.Generator) -> bytearray:
         content[10] ^= 1  # the time of the first member's local header
         return content
 
     assert fuzz(path, load, same, clock, 1) == {"loaded": 1}
-    assert fuzz(path, load, equal_to(model), clock, 1) == {"loaded changed": 1}
+    assert fuzz(path, load, equal_to(other), clock, 1) == {"loaded changed": 1}
     assert fuzz(path, load, same, lambda content, _: content, 1) == {"untouched": 1}
     assert fuzz(path, lambda damaged: damaged.no_such_thing, same, cut, 1).most_common(1)[0][0].startswith("unexplained")
+    pickled = fuzz(path, lambda damaged: SAC.load(damaged, device="cpu"), same, clock, 1)
+    assert pickled == {"unpickled": 1}  # SB3's own load
     trusting = fuzz(path, lambda damaged: CQL.load(damaged, device="cpu", trust=True), same, clock, 1)
     assert trusting == {"loaded": 1}  # trust unpickles only what is not plain data
 
