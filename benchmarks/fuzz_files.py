@@ -2,19 +2,22 @@
 Damaged files against their readers: ``python -m benchmarks.fuzz_files``.
 
 Every file must be refused by a ValueError, or load what it was before; nothing may be unpickled, and no other exception may
-come out. HDF5 has no checksums: there, what loads may differ, and is left to the checks of the data.
+come out. Where no checksum can tell (HDF5 has none, and forged files have theirs set right), what loads may differ.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import multiprocessing
 import platform
+import re
 import sys
 import tempfile
 import time
 import warnings
+import zipfile
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -61,6 +64,23 @@ def blank(content: bytearray, rng: np.random.Generator) -> bytearray:
     end = min(at + 512, len(content))
     content[at:end] = bytes(end - at)
     return content
+
+
+def forge(content: bytearray, rng: np.random.Generator) -> bytearray:
+    """Bytes of one member, or of the descriptions among the hyperparameters, with checksums that fit."""
+    with zipfile.ZipFile(io.BytesIO(bytes(content))) as archive:
+        members = {info.filename: bytearray(archive.read(info)) for info in archive.infolist()}
+    name = str(rng.choice([*members, "data"])) if "data" in members else str(rng.choice([*members]))
+    member = members[name]
+    spots = [match.start() for match in re.finditer(rb'[":,0-9.]', member)] if name == "data" else []
+    for _ in range(int(rng.integers(1, 4))):
+        at = int(rng.choice(spots)) if spots else int(rng.integers(len(member)))
+        member[at] = int(rng.choice(list(b'0197-.e"{}[],: x'))) if name == "data" else int(rng.integers(256))
+    forged = io.BytesIO()
+    with zipfile.ZipFile(forged, "w") as archive:
+        for name, member in members.items():
+            archive.writestr(name, bytes(member))
+    return bytearray(forged.getvalue())
 
 
 def fuzz(
@@ -175,6 +195,7 @@ def make_data(folder: Path) -> tuple[list[Path], str]:
 
 
 DAMAGES: dict[str, Damage] = {"byte-flipped": flip, "cut short": cut, "zeroed": blank}
+FORGED = "forged"
 
 
 def fuzz_models(folder: Path, n: int, seed: int = 0, algorithms: tuple[type, ...] = (CQL, DROMO)) -> dict[str, Counter[str]]:
@@ -186,6 +207,7 @@ def fuzz_models(folder: Path, n: int, seed: int = 0, algorithms: tuple[type, ...
         for name, damage in DAMAGES.items():
             count = n if damage is flip else max(n // 4, 1)
             found[f"{algorithm.__name__}, {name}"] = fuzz(path, load, equal_to(load(path)), damage, count, seed)
+        found[f"{algorithm.__name__}, {FORGED}"] = fuzz(path, load, equal_to(load(path)), forge, n, seed)
     return found
 
 
@@ -199,6 +221,8 @@ def fuzz_data(folder: Path, n: int, seed: int = 0) -> dict[str, Counter[str]]:
             task = (path, load_dataset, lambda data: data.fingerprint() == fingerprint, damage, count, seed)
             apart = path.suffix == ".hdf5" and "fork" in multiprocessing.get_all_start_methods()
             found[f"{path.name}, {name}"] = fuzz_apart(*task, timeout=60 + count) if apart else fuzz(*task)
+        if path.suffix == ".npz":
+            found[f"{path.name}, {FORGED}"] = fuzz(path, load_dataset, task[2], forge, n, seed)
     return found
 
 

@@ -15,9 +15,9 @@ from sb3_offline import CQL
 
 def check(found: dict[str, Counter[str]], flips: int) -> None:
     for name, outcomes in found.items():
-        allowed = {"refused", "loaded", "untouched"} | ({"loaded changed"} if ".hdf5" in name else set())
+        allowed = {"refused", "loaded", "untouched"} | ({"loaded changed"} if ".hdf5" in name or "forged" in name else set())
         assert outcomes.keys() <= allowed, (name, outcomes)
-        assert outcomes.total() == (flips if "flipped" in name else max(flips // 4, 1)), (name, outcomes)
+        assert outcomes.total() == (flips if "flipped" in name or "forged" in name else max(flips // 4, 1)), (name, outcomes)
         if "cut" in name:
             assert outcomes.keys() == {"refused"}, (name, outcomes)
 

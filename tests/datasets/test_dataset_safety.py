@@ -71,6 +71,7 @@ def test_a_header_that_lies_about_its_bytes(
         b"\x93NUMPY\x03\x00" + npy((8,), body=bytes(32))[8:],
         b"\x93NUMPY\x01\x00\xff\xff" + bytes(100),
         b"\x93NUMPY\x01\x00v\x00" + b"__import__('os').system('id')".ljust(117) + b"\n",
+        b"\x93NUMPY\x01\x00v\x00" + b"{'descr': '<f4', (".ljust(117) + b"\n",
         b"not an array",
         b"",
     ],

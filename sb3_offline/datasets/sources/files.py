@@ -24,6 +24,7 @@ from sb3_offline.datasets.sources.raw import Arrays, RawSource, collect_metadata
 HDF5_SUFFIXES = (".hdf5", ".h5")
 _PICKLE_SUFFIXES = (".pkl", ".pickle", ".pt", ".pth", ".joblib", ".zip")
 _ARRAY_KEYS = (*ARRAY_NAMES, *ALIASES)
+_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError)  # of what zipfile unpacks
 #: HDF5's own filters and h5py's lzf. Any other is a plugin: a shared library, which HDF5 would load for the file's sake.
 _FILTERS = {
     h5py.h5z.FILTER_DEFLATE,
@@ -86,7 +87,7 @@ def _npz(path: Path) -> Iterator[Any]:
         try:
             with np.load(stream, allow_pickle=False) as file:
                 yield file
-        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError) as error:
+        except _DAMAGE as error:
             raise DatasetError(f"{path}: the file is damaged or cut short ({error}). Copy it again.") from error
 
 
@@ -113,7 +114,9 @@ def _npz_member(path: Path, file: Any, key: str) -> np.ndarray:
     try:
         _check_header(file, key)
         return file[key]
-    except ValueError as error:  # numpy refuses object arrays, which are pickled, and headers that it cannot parse
+    except _DAMAGE:
+        raise
+    except Exception as error:  # numpy refuses object arrays, which are pickled; a forged header raises any kind
         raise DatasetError(
             f"{path}: {key} cannot be read: {error}. Arrays of dtype object are pickled, and pickled data are refused, "
             "because reading them runs code from the file. Give rectangular arrays of numbers."
