@@ -240,7 +240,7 @@ def main() -> None:
     result = {
         "command": " ".join(["python -m benchmarks.fuzz_files", *sys.argv[1:]]),
         "seconds": round(time.perf_counter() - start, 1),
-        "versions": {"python": platform.python_version(), "torch": th.__version__, "h5py": h5py.version.info.split("\n")[0]},
+        "versions": {"python": platform.python_version(), "torch": th.__version__, "h5py": h5py.__version__},
         "outcomes": {name: dict(sorted(counts.items())) for name, counts in found.items()},
     }
     args.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

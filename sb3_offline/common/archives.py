@@ -113,14 +113,14 @@ class BoundedNetworks(TorchFunctionMode):
 
     def __init__(self, tensors: Any, name: str):
         super().__init__()
-        self.room = 4 * _count(tensors) + 10_000_000
+        self.room = 4 * _count(tensors) + 50_000_000
         self.name = name
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func in (th.empty, th.zeros, th.ones, th.full, th.rand, th.randn):
             size = kwargs.get("size", args[0] if args and isinstance(args[0], (tuple, list)) else args)
-            self.room -= math.prod(int(n) for n in size) + 1000  # a layer takes time, however small
+            self.room -= math.prod(int(n) for n in size) + 20_000  # a layer takes time, however small
             if self.room < 0:
                 raise FileRefused(f"{self.name} asks for networks much larger than its tensors: it is damaged, or means harm.")
         return func(*args, **kwargs)

@@ -18,8 +18,8 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from sb3_offline.common.archives import FileRefused
+from sb3_offline.common.model_file import ModelFile
 from sb3_offline.common.offline_algorithm import OfflineAlgorithm
-from sb3_offline.common.saving import read_header
 from sb3_offline.common.statistics import PICKLED_STATISTICS, STATISTICS, load_statistics
 from sb3_offline.zoo.algorithms import algorithms
 
@@ -89,7 +89,7 @@ def detect_algorithm(path: Path) -> str:
 
     :raises ValueError: if the file is no model, or could be of several algorithms
     """
-    header = read_header(path)
+    header = ModelFile(path).header()
     if header is not None:
         names = {cls.__name__: name for name, cls in algorithms().items()}
         held = str(header.get("class"))

@@ -27,7 +27,8 @@ from stable_baselines3.common.utils import LinearSchedule
 
 from sb3_offline import CQL, DROMO, MOPO, OfflineSAC, PreQN, load_dataset
 from sb3_offline.common.archives import FileRefused
-from sb3_offline.common.saving import HEADER, read_header, read_parameters, trusting
+from sb3_offline.common.model_file import HEADER, ModelFile
+from sb3_offline.common.saving import trusting
 from sb3_offline.evaluation.demo import hold_then_decay
 from tests.conftest import FAST, FAST_DROMO, FAST_MODEL_BASED
 
@@ -196,7 +197,7 @@ def test_parameters_from_a_file(tmp_path: Path) -> None:
     with nothing_unpickled():
         other.set_parameters(tmp_path / "model", device="cpu")
     assert_equal_parameters(model, other)
-    assert read_parameters(tmp_path / "model").keys() == model.get_parameters().keys()
+    assert ModelFile(tmp_path / "model").parameters().keys() == model.get_parameters().keys()
     as_before(tmp_path / "model.zip")  # its tensors never were a danger
     small(seed=2).set_parameters(str(tmp_path / "model.zip"))
 
@@ -251,7 +252,7 @@ def test_another_class_is_named(tmp_path: Path) -> None:
     small(OfflineSAC).save(tmp_path / "model")
     with pytest.raises(FileRefused, match=r"holds a OfflineSAC, not a CQL: load it by OfflineSAC\.load"):
         CQL.load(tmp_path / "model", trust=True)
-    assert read_header(tmp_path / "model")["class"] == "OfflineSAC"  # type: ignore[index]
+    assert ModelFile(tmp_path / "model").header()["class"] == "OfflineSAC"  # type: ignore[index]
 
 
 # --- files that mean harm ---
@@ -330,7 +331,11 @@ def test_hyperparameters_that_cannot_be(changed: dict[str, Any], message: str, t
         ({"data": b"[]"}, "are no JSON object"),
         ({"policy.pth": None}, r"is damaged: policy\.pth is missing"),
         ({HEADER: b"{}"}, "is of format None"),
-        ({HEADER: json.dumps({"format": 2, "class": "CQL", "version": "9.9"}).encode()}, "format 2.*reads 1.*version 9.9"),
+        ({HEADER: json.dumps({"format": 1, "class": "CQL", "members": [[], 1]}).encode()}, r"damaged: \[\], 1 is missing"),
+        (
+            {HEADER: json.dumps({"format": 2, "class": "CQL", "members": [], "version": "9"}).encode()},
+            "format 2.*reads 1.*version 9",
+        ),
         ({"../evil": b""}, "outside of the archive"),
         ({"zeros": bytes(10)}, None),
     ],
