@@ -130,7 +130,8 @@ def test_the_others_train(algo: str, tmp_path: Path) -> None:
 def test_normalised_observations_are_saved_and_played(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = words("cql", tmp_path, 10, "--eval-freq", "10")
     train([*command, "normalize:dict(norm_obs=True,norm_reward=False)"])
-    assert (tmp_path / "cql" / f"{FOLDER}_1" / FOLDER / "vecnormalize.pkl").is_file()
+    assert (tmp_path / "cql" / f"{FOLDER}_1" / FOLDER / "vecnormalize.json").is_file()
+    assert not list(tmp_path.rglob("*.pkl"))
     enjoy(["--algo", "cql", "--env", ENV, "-f", str(tmp_path), "-n", "200", "--no-render", "--device", "cpu"])
     assert "Loading running average" in capsys.readouterr().out
 
