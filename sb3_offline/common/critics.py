@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch as th
@@ -31,7 +31,8 @@ class Workspace:
 
     def give(self, buffer: th.Tensor) -> None:
         """Hand a buffer back."""
-        self._free[*buffer.shape, buffer.dtype, buffer.device].append(buffer)
+        rows, columns = buffer.shape
+        self._free[rows, columns, buffer.dtype, buffer.device].append(buffer)
 
 
 def evaluate(networks: Sequence[nn.Module], inputs: th.Tensor, *, workspace: Workspace, frozen: bool = False) -> th.Tensor:
@@ -54,17 +55,18 @@ def evaluate(networks: Sequence[nn.Module], inputs: th.Tensor, *, workspace: Wor
 
 def _as_it_is(network: nn.Module, inputs: th.Tensor, frozen: bool) -> th.Tensor:
     """(rows,), whatever the network is made of."""
-    body, last = (network[:-1], network[-1]) if type(network) is nn.Sequential else (network, nn.Identity())
-    if frozen:
-        body, last = _frozen(body), _frozen(last)
-    hidden = body(inputs)
+    body: nn.Module = network[:-1] if type(network) is nn.Sequential else network
+    last: nn.Module = network[-1] if type(network) is nn.Sequential else nn.Identity()
+    hidden = _apply(body, inputs, frozen)
     with th.autocast(inputs.device.type, enabled=False):  # Q itself is not rounded
-        return last(hidden.to(inputs.dtype)).squeeze(-1)
+        return _apply(last, hidden.to(inputs.dtype), frozen).squeeze(-1)
 
 
-def _frozen(module: nn.Module) -> Callable[[th.Tensor], th.Tensor]:
+def _apply(module: nn.Module, inputs: th.Tensor, frozen: bool) -> th.Tensor:
+    if not frozen:
+        return module(inputs)  # type: ignore[no-any-return]
     weights = {name: parameter.detach() for name, parameter in module.named_parameters()}
-    return lambda inputs: functional_call(module, weights, (inputs,))
+    return functional_call(module, weights, (inputs,))  # type: ignore[no-any-return]
 
 
 # --- batched ---
@@ -159,7 +161,7 @@ class _ReLUNetwork(th.autograd.Function):
         activations, weights = saved[:n_layers], saved[n_layers:]
         dtype, low = gradient.dtype, activations[0].dtype
         gradients: list[th.Tensor | None] = []
-        g = gradient
+        g: Any = gradient
         for layer in reversed(range(n_layers)):
             x, weight = activations[layer], weights[layer]
             last = layer == n_layers - 1

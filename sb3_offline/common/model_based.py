@@ -239,7 +239,7 @@ class ModelBasedAlgorithm(OfflineSAC):
         return Batch.of(self.replay_buffer.sample(self.n_real), self.model_buffer.sample(self.batch_size - self.n_real))
 
     def baked_in(self) -> tuple[Any, ...]:
-        return (*super().baked_in(), self.model_buffer.size(), self.model_buffer.observations.data_ptr())
+        return (*super().baked_in(), self.model_buffer.size(), self.model_buffer.address)
 
     def update_targets(self) -> None:
         super().update_targets()

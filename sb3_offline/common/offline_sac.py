@@ -240,7 +240,7 @@ class OfflineSAC(OfflineAlgorithm, SAC):
         """What a captured update holds as constants: when it changes, the update is captured again."""
         buffer, counts = self.replay_buffer, ("num_timesteps", "start_time", "verbose")
         numbers = (v for n, v in vars(self).items() if type(v) in (int, float, bool, str) and n[0] != "_" and n not in counts)
-        return (buffer.size(), buffer.observations.data_ptr(), *numbers)
+        return (buffer.size(), buffer.address, *numbers)
 
     def optimizers(self) -> list[th.optim.Optimizer]:
         """All that step in an update."""

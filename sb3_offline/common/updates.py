@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch as th
@@ -93,7 +94,7 @@ class UpdateRunner:
         self.algorithm = algorithm
         self.nets = algorithm.networks()
         self.execution = available_execution(algorithm.execution, algorithm.device, algorithm.capture_obstacle())
-        self._compiled = th.compile(algorithm.gradient_step, backend=compile_backend, dynamic=False)
+        self.compile_backend = compile_backend
         self._n_eager = 0
         self._graph: th.cuda.CUDAGraph | None = None
         self._graph_logs: Logs = {}
@@ -115,12 +116,14 @@ class UpdateRunner:
         batch = self.algorithm.sample_batch()
         return self.algorithm.gradient_step(self.nets, batch, self.algorithm.draw_noise(batch))
 
+    @functools.cached_property
+    def _compiled(self) -> Callable[..., Logs]:
+        return th.compile(self.algorithm.gradient_step, backend=self.compile_backend, dynamic=False)
+
     def _run_compiled(self) -> Logs:
         batch = self.algorithm.sample_batch()
         noise = self.algorithm.draw_noise(batch)  # by generators, which torch.compile does not trace
-        config: Any = th._dynamo.config
-        traced = config.patch(trace_autograd_ops=True) if hasattr(config, "trace_autograd_ops") else contextlib.nullcontext()
-        with traced:
+        with _tracing_autograd():
             return self._compiled(self.nets, batch, noise)
 
     # --- CUDA graph ---
@@ -136,22 +139,20 @@ class UpdateRunner:
         return logs
 
     def _replay(self) -> Logs:
-        baked_in = (*self.algorithm.baked_in(), *map(_state_address, self.algorithm.optimizers()))
-        if baked_in != self._baked_in:
+        algorithm = self.algorithm
+        baked_in = (*algorithm.baked_in(), *map(_state_address, algorithm.optimizers()))
+        if self._graph is None or baked_in != self._baked_in:
             try:
-                self._capture()
+                self._graph = self._capture()
             except RuntimeError as error:
-                announce(
-                    f"execution={self.algorithm.execution!r} falls back to eager: the update cannot be captured ({error})."
-                )
-                self.execution, self._graph = "eager", None
+                announce(f"execution={algorithm.execution!r} falls back to eager: the update cannot be captured ({error}).")
+                self.execution = "eager"
                 return self._step()
             self._baked_in = baked_in
-        assert self._graph is not None
         self._graph.replay()
         return self._graph_logs
 
-    def _capture(self) -> None:
+    def _capture(self) -> th.cuda.CUDAGraph:
         """Record the update without running it; its draws go on where the generators stand at each replay."""
         self._graph, self._graph_logs = None, {}  # free the old one's memory first
         graph = th.cuda.CUDAGraph()
@@ -159,7 +160,13 @@ class UpdateRunner:
             graph.register_generator_state(generator)
         with th.cuda.device(self.algorithm.device), th.cuda.graph(graph):
             self._graph_logs = self._step()
-        self._graph = graph
+        return graph
+
+
+def _tracing_autograd() -> contextlib.AbstractContextManager[Any]:
+    """Let torch.compile trace through ``autograd.grad``, where this torch can; else it compiles the parts around it."""
+    config: Any = importlib.import_module("torch._dynamo.config")
+    return config.patch(trace_autograd_ops=True) if hasattr(config, "trace_autograd_ops") else contextlib.nullcontext()
 
 
 # --- optimisers ---
@@ -202,9 +209,7 @@ def plain_optimizer_state(state: dict[str, Any]) -> dict[str, Any]:
         for group in state["param_groups"]
     ]
     states = {
-        index: {
-            name: value.cpu() if name == "step" and isinstance(value, th.Tensor) else value for name, value in entry.items()
-        }
+        index: entry | ({"step": entry["step"].cpu()} if isinstance(entry.get("step"), th.Tensor) else {})
         for index, entry in state["state"].items()
     }
     return {**state, "param_groups": groups, "state": states}
@@ -212,7 +217,7 @@ def plain_optimizer_state(state: dict[str, Any]) -> dict[str, Any]:
 
 def _state_address(optimizer: th.optim.Optimizer) -> int:
     """Changes when another state is loaded."""
-    state = next(iter(optimizer.state.values()), {})
+    state: dict[str, th.Tensor] = next(iter(optimizer.state.values()), {})
     return next((value.data_ptr() for name, value in state.items() if name != "step"), 0)
 
 
