@@ -16,9 +16,11 @@ from sb3_offline.common.networks import Batch, SACNetworks
 from sb3_offline.common.normalized_td import normalized_td_step
 from sb3_offline.common.offline_algorithm import OfflineAlgorithm
 from sb3_offline.common.updates import (
+    Call,
     Execution,
     Precision,
     UpdateRunner,
+    call_plainly,
     check_execution,
     plain_optimizer_state,
     set_learning_rate,
@@ -214,15 +216,19 @@ class OfflineSAC(OfflineAlgorithm, SAC):
         self._accumulate(self._runner())
         self._n_updates += 1
 
-    def gradient_step(self, nets: SACNetworks, batch: Batch, noise: Any) -> Logs:
-        """Critics, actor, temperature, targets: tensors in, tensors out, nothing that waits for the device."""
+    def gradient_step(self, nets: SACNetworks, batch: Batch, noise: Any, call: Call = call_plainly) -> Logs:
+        """
+        Critics, actor, temperature, targets: tensors in, tensors out, nothing that waits for the device.
+
+        :param call: How a loss is called; here is where torch.compile comes in.
+        """
         if self.critic_update == "normalized_td":
             logs = self.normalized_td(nets, batch, noise)
         else:
-            critic_loss, logs = self.critic_loss(nets, batch, noise)
+            critic_loss, logs = call(self.critic_loss, nets, batch, noise)
             minimize(critic_loss, self.critic.optimizer)
         self.after_critic_step(logs)
-        actor_loss, log_prob, actor_logs = self.actor_loss(nets, batch, noise)
+        actor_loss, log_prob, actor_logs = call(self.actor_loss, nets, batch, noise)
         minimize(actor_loss, self.actor.optimizer)
         if self.log_ent_coef is not None and self.ent_coef_optimizer is not None:
             target = float(self.target_entropy)
