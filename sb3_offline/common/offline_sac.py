@@ -107,6 +107,8 @@ class OfflineSAC(OfflineAlgorithm, SAC):
             raise ValueError(f"critic_update must be 'adam' or 'normalized_td', got {critic_update!r}.")
         if semi_gradient and critic_update == "adam":
             raise ValueError("semi_gradient belongs to critic_update='normalized_td'; Adam's TD step is one already.")
+        if precision != "float32" and critic_update == "normalized_td":
+            raise ValueError(f"precision={precision!r} belongs to critic_update='adam'.")
         super().__init__(
             policy,
             self._resolve_env(env, dataset, loading=not _init_setup_model),

@@ -148,7 +148,7 @@ class UpdateRunner:
 
     def _replay(self) -> Logs:
         algorithm = self.algorithm
-        baked_in = (*algorithm.baked_in(), *map(_state_address, algorithm.optimizers()))
+        baked_in = (*algorithm.baked_in(), *map(_state_addresses, algorithm.optimizers()))
         if self._graph is None or baked_in != self._baked_in:
             try:
                 self._graph = self._capture()
@@ -217,10 +217,11 @@ def plain_optimizer_state(state: dict[str, Any]) -> dict[str, Any]:
     return {**state, "param_groups": groups, "state": states}
 
 
-def _state_address(optimizer: th.optim.Optimizer) -> int:
-    """Changes when another state is loaded."""
-    state: dict[str, th.Tensor] = next(iter(optimizer.state.values()), {})
-    return next((value.data_ptr() for name, value in state.items() if name != "step"), 0)
+def _state_addresses(optimizer: th.optim.Optimizer) -> tuple[int, ...]:
+    """Where a captured step finds the optimiser's state; changes when another one is loaded."""
+    state: dict[str, Any] = next(iter(optimizer.state.values()), {})
+    held = [*state.values(), *(group["lr"] for group in optimizer.param_groups)]
+    return tuple(value.data_ptr() for value in held if isinstance(value, th.Tensor))
 
 
 # --- precision ---
