@@ -14,7 +14,7 @@ EXAMPLES = {
     "offline_from_replay_buffer.py": ["--online-steps", "300", "--offline-steps", "30"],
     "your_own_data.py": ["--steps", "30"],
 }
-PAGES = ("README.md", "docs/quickstart.md", "docs/from_sac.md", "docs/cql.md", "docs/combo.md", "docs/dromo.md")
+PAGES = ("README.md", "docs/quickstart.md", "docs/from_sac.md", "docs/cql.md", "docs/combo.md", "docs/dromo.md", "docs/performance.md")
 # What makes a page's code quick without changing what it shows
 QUICK = {
     "5_000": "20",
