@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -249,9 +250,9 @@ class OfflineSAC(OfflineAlgorithm, SAC):
 
     def baked_in(self) -> tuple[Any, ...]:
         """What a captured update holds as constants: when it changes, the update is captured again."""
-        buffer, counts = self.replay_buffer, ("num_timesteps", "start_time", "verbose")
-        numbers = (v for n, v in vars(self).items() if type(v) in (int, float, bool, str) and n[0] != "_" and n not in counts)
-        return (buffer.size(), buffer.address, *numbers)
+        values = (getattr(self, name, None) for name in inspect.signature(type(self)).parameters)
+        options = (value for value in values if isinstance(value, int | float | str))
+        return (self.replay_buffer.size(), self.replay_buffer.address, *options)
 
     def optimizers(self) -> list[th.optim.Optimizer]:
         """All that step in an update."""
