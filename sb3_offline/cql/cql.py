@@ -134,6 +134,9 @@ class CQL(OfflineSAC):
         with th.no_grad():  # l stays within reach: beyond the bounds it could not come back for long
             self.log_conservative_weight.clamp_(math.log(low), math.log(high))
 
+    def optimizers(self) -> list[th.optim.Optimizer]:
+        return super().optimizers() + ([] if self.conservative_optimizer is None else [self.conservative_optimizer])
+
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         state_dicts, variables = super()._get_torch_save_params()
         if self.target_gap is not None:

@@ -226,6 +226,13 @@ class DROMO(COMBO):
     def actor_step(self, loss: th.Tensor, nets: SACNetworks, batch: Batch) -> Logs:
         return self.actor_rule.step(self.actor, loss, nets.normalize(batch.observations))
 
+    def capture_obstacle(self) -> str | None:
+        if self.uses_slopes:
+            return "the gradients of Q in its inputs are differentiated once more"
+        if self.actor_regularizer != "entropy":
+            return f"actor_regularizer={self.actor_regularizer!r} takes its own steps"
+        return super().capture_obstacle()
+
     def before_update(self, callback: BaseCallback) -> None:
         super().before_update(callback)
         if self.auto_real_ratio and self.num_timesteps % self.rollout_freq == 0:

@@ -22,7 +22,7 @@ from stable_baselines3.sac.policies import SACPolicy
 
 from sb3_offline.common.encoding import NotPlain, decode, encode, is_known_class
 from sb3_offline.datasets import load_dataset
-from sb3_offline.evaluation.demo import hold_then_decay
+from sb3_offline.common.schedules import hold_then_decay
 
 
 def there_and_back(value: Any) -> Any:
