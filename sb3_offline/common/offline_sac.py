@@ -15,6 +15,7 @@ from stable_baselines3.sac.policies import SACPolicy
 from sb3_offline.common.networks import Batch, SACNetworks
 from sb3_offline.common.normalized_td import normalized_td_step
 from sb3_offline.common.offline_algorithm import OfflineAlgorithm
+from sb3_offline.common.storage import Storage, check_storage
 from sb3_offline.datasets.sources import Source
 from sb3_offline.diagnostics.q_function import QFunction
 from sb3_offline.diagnostics.td_linearization import Transitions
@@ -49,6 +50,8 @@ class OfflineSAC(OfflineAlgorithm, SAC):
     :param critic_update: "adam", or "normalized_td": w <- w - lambda sum_j d_j e_j / (1 + d_j^T d_j)^2 over the batch, with
         lambda = ``qf_learning_rate`` and the critic's own bootstrap (see :mod:`sb3_offline.common.normalized_td`).
     :param semi_gradient: In "normalized_td", d = grad Q(s, a) instead of the gradient of the whole TD residual.
+    :param storage: Where the data lie during training: "device", "memory", "mmap" (a folder of .npy files, read row by row)
+        or "auto", see :mod:`sb3_offline.common.storage`.
     :param tensorboard_log: Folder for TensorBoard.
     :param policy_kwargs: Passed to the policy, as in SB3 (``net_arch``, ``activation_fn``, ...).
     :raises ValueError: if the spaces, the data or an option do not fit.
@@ -70,6 +73,7 @@ class OfflineSAC(OfflineAlgorithm, SAC):
         entropy_backup: bool = False,
         critic_update: CriticUpdate = "adam",
         semi_gradient: bool = False,
+        storage: Storage = "auto",
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
         policy_kwargs: dict[str, Any] | None = None,
@@ -80,6 +84,7 @@ class OfflineSAC(OfflineAlgorithm, SAC):
         **unknown: Any,
     ):
         self.check_arguments(unknown)
+        self.storage = check_storage(storage)
         if not 0 <= gamma < 1:
             raise ValueError(f"gamma must lie in [0, 1), got {gamma}.")
         for name, rate in (("learning_rate", learning_rate), ("qf_learning_rate", qf_learning_rate)):

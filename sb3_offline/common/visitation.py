@@ -15,6 +15,7 @@ import torch as th
 from torch import nn
 
 from sb3_offline.common.behavior_policy import observation_moments
+from sb3_offline.common.rows import HostRows, Rows, row_blocks
 
 VisitationMode = Literal["simhash", "constant", "exact"]
 CountScale = Literal["reference", "raw"]
@@ -54,7 +55,7 @@ class VisitationCounts(nn.Module, ABC):
     def fitted(self) -> bool:
         return len(self.visits) > 0
 
-    def fit(self, observations: th.Tensor | np.ndarray, generator: th.Generator) -> None:
+    def fit(self, observations: Rows | np.ndarray, generator: th.Generator) -> None:
         """
         Count the data.
 
@@ -62,13 +63,15 @@ class VisitationCounts(nn.Module, ABC):
         :param generator: The source of random hyperplanes.
         :raises ValueError: if there are no rows, or a row is not finite or not a state.
         """
-        data = observations if isinstance(observations, th.Tensor) else th.tensor(observations)
-        data = data.to(self.visits.device)
-        self._check(data)
+        data = observations if isinstance(observations, (th.Tensor, HostRows)) else th.tensor(observations)
+        if isinstance(data, th.Tensor):
+            data = data.to(self.visits.device)
+        self._check(data if isinstance(data, th.Tensor) else data[:1])  # a data set's rows were checked as it was loaded
         n_cells = self._partition(data, generator)
         counts = th.zeros(n_cells, dtype=th.int64, device=data.device)
-        for rows in data.split(_CHUNK):
-            counts += th.bincount(self.cells(rows), minlength=n_cells)
+        for (rows,) in row_blocks(data):
+            for part in rows.split(_CHUNK):
+                counts += th.bincount(self.cells(part), minlength=n_cells)
         n = counts.clamp(min=1).double()
         if self.count_scale == "reference":
             mean_rsqrt = (counts * n.rsqrt()).sum() / len(data)  # mean over the data of n^{-1/2}
@@ -86,7 +89,7 @@ class VisitationCounts(nn.Module, ABC):
         """The cell of each observation, (B,) int64."""
 
     @abstractmethod
-    def _partition(self, data: th.Tensor, generator: th.Generator) -> int:
+    def _partition(self, data: Rows, generator: th.Generator) -> int:
         """Choose the cells from the data; their number."""
 
     def _check(self, data: th.Tensor) -> None:
@@ -109,7 +112,7 @@ class ConstantCounts(VisitationCounts):
     def cells(self, observations: th.Tensor) -> th.Tensor:
         return th.zeros(len(observations), dtype=th.int64, device=observations.device)
 
-    def _partition(self, data: th.Tensor, generator: th.Generator) -> int:
+    def _partition(self, data: Rows, generator: th.Generator) -> int:
         return 1
 
 
@@ -132,7 +135,7 @@ class ExactCounts(VisitationCounts):
     def _one_hot(self, observations: th.Tensor) -> bool:
         return self.n_states > 1 and observations.shape[1:] == (self.n_states,)
 
-    def _partition(self, data: th.Tensor, generator: th.Generator) -> int:
+    def _partition(self, data: Rows, generator: th.Generator) -> int:
         return self.n_states
 
     def _check(self, data: th.Tensor) -> None:
@@ -184,10 +187,10 @@ class SimHashCounts(VisitationCounts):
         bits = (standardised @ self.normals + self.offsets) > 0
         return (bits * (1 << th.arange(self.n_bits, device=bits.device))).sum(dim=1)
 
-    def _partition(self, data: th.Tensor, generator: th.Generator) -> int:
+    def _partition(self, data: Rows, generator: th.Generator) -> int:
         n_bits = simhash_bits(len(data))
         drawn = th.randn(data.shape[1] + 1, n_bits, generator=generator, device=generator.device).to(self.mean)
-        self.mean, self.std = (moment.to(self.mean) for moment in observation_moments(data.to(self.mean)))
+        self.mean, self.std = (moment.to(self.mean) for moment in observation_moments(data))
         self.normals, self.offsets = drawn[:-1], drawn[-1]
         return 1 << n_bits
 
