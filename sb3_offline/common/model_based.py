@@ -248,6 +248,9 @@ class ModelBasedAlgorithm(OfflineSAC):
         """d_f: round(f B) rows of the data, the rest from the model."""
         return Batch.of(self.replay_buffer.sample(self.n_real), self.model_buffer.sample(self.batch_size - self.n_real))
 
+    def baked_in(self) -> tuple[Any, ...]:
+        return (*super().baked_in(), self.model_buffer.size(), self.model_buffer.address)
+
     def update_targets(self) -> None:
         super().update_targets()
         if self.rollout_policy == "target":

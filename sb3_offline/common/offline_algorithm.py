@@ -249,10 +249,12 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
 
     # --- logging: sums stay on the device until they are written ---
 
+    @th.no_grad()
     def _accumulate(self, logs: Mapping[str, th.Tensor]) -> None:
-        for name, value in logs.items():
-            total = self._log_sums.get(name)
-            self._log_sums[name] = value.detach().clone() if total is None else total.add_(value.detach())
+        seen = [name for name in logs if name in self._log_sums]
+        if seen:
+            th._foreach_add_([self._log_sums[name] for name in seen], [logs[name] for name in seen])
+        self._log_sums |= {name: value.detach().clone() for name, value in logs.items() if name not in self._log_sums}
         self._log_count += 1
 
     def dump_logs(self) -> None:
@@ -264,8 +266,9 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         self.logger.record("time/time_elapsed", int(elapsed), exclude="tensorboard")
         self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        for name, total in self._log_sums.items():
-            self.logger.record(f"train/{name}", float(total) / self._log_count)
+        sums = th.stack(list(self._log_sums.values())).tolist() if self._log_sums else []
+        for name, total in zip(self._log_sums, sums, strict=True):
+            self.logger.record(f"train/{name}", total / self._log_count)
         self._log_sums, self._log_count = {}, 0
         self.logger.dump(step=self.num_timesteps)
 

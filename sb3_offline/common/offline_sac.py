@@ -15,7 +15,16 @@ from stable_baselines3.sac.policies import SACPolicy
 from sb3_offline.common.networks import Batch, SACNetworks
 from sb3_offline.common.normalized_td import normalized_td_step
 from sb3_offline.common.offline_algorithm import OfflineAlgorithm
-from sb3_offline.common.storage import Storage, check_storage
+from sb3_offline.common.storage import HostDatasetBuffer, Storage, check_storage
+from sb3_offline.common.updates import (
+    Execution,
+    Precision,
+    UpdateRunner,
+    check_execution,
+    plain_optimizer_state,
+    set_learning_rate,
+)
+from sb3_offline.datasets import OfflineDataset
 from sb3_offline.datasets.sources import Source
 from sb3_offline.diagnostics.q_function import QFunction
 from sb3_offline.diagnostics.td_linearization import Transitions
@@ -52,6 +61,9 @@ class OfflineSAC(OfflineAlgorithm, SAC):
     :param semi_gradient: In "normalized_td", d = grad Q(s, a) instead of the gradient of the whole TD residual.
     :param storage: Where the data lie during training: "device", "memory", "mmap" (a folder of .npy files, read row by row)
         or "auto", see :mod:`sb3_offline.common.storage`.
+    :param execution: How an update is run: "eager", "compile" (torch.compile), "cuda_graph" (captured once, then replayed), or
+        "auto": cuda_graph on a GPU, else eager. The numbers agree to rounding (see :mod:`sb3_offline.common.updates`).
+    :param precision: Of the networks' matrix products: "float32", "tf32" (GPUs) or "bf16"; weights stay float32.
     :param tensorboard_log: Folder for TensorBoard.
     :param policy_kwargs: Passed to the policy, as in SB3 (``net_arch``, ``activation_fn``, ...).
     :raises ValueError: if the spaces, the data or an option do not fit.
@@ -74,6 +86,8 @@ class OfflineSAC(OfflineAlgorithm, SAC):
         critic_update: CriticUpdate = "adam",
         semi_gradient: bool = False,
         storage: Storage = "auto",
+        execution: Execution = "auto",
+        precision: Precision = "float32",
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
         policy_kwargs: dict[str, Any] | None = None,
@@ -119,6 +133,9 @@ class OfflineSAC(OfflineAlgorithm, SAC):
         self.entropy_backup = entropy_backup
         self.critic_update = critic_update
         self.semi_gradient = semi_gradient
+        self.execution: Execution = execution
+        self.precision: Precision = precision
+        check_execution(execution, precision, self.device, self.capture_obstacle())
         if _init_setup_model:
             self._setup_model()
 
@@ -127,6 +144,7 @@ class OfflineSAC(OfflineAlgorithm, SAC):
             self.target_entropy = -float(np.prod(self.action_space.shape))  # type: ignore[arg-type]
         super()._setup_model()
         self.qf_lr_schedule = FloatSchedule(self.qf_learning_rate)
+        self._runner: UpdateRunner | None = None
         self._action_bounds = tuple(
             th.as_tensor(bound, dtype=th.float32, device=self.device)
             for bound in (self.action_space.low, self.action_space.high)  # type: ignore[attr-defined]
@@ -167,7 +185,7 @@ class OfflineSAC(OfflineAlgorithm, SAC):
     def actor_loss(self, nets: SACNetworks, batch: Batch, noise: SACNoise) -> tuple[th.Tensor, th.Tensor, Logs]:
         """E[alpha log pi - min_j Q_j] over the batch's states; also returns log pi (B,) for the temperature."""
         actions, log_prob = nets.sample(batch.observations, noise.action)
-        q = nets.q(batch.observations, actions).amin(dim=0)
+        q = nets.q_frozen(batch.observations, actions).amin(dim=0)
         loss = (self._ent_coef() * log_prob - q).mean()
         return loss, log_prob.squeeze(-1), {"actor_loss": loss, "entropy": -log_prob.mean()}
 
@@ -189,13 +207,20 @@ class OfflineSAC(OfflineAlgorithm, SAC):
         shape = (len(batch.rewards), 1, batch.actions.shape[1])
         return SACNoise(next_action=self.normals(*shape), action=self.normals(*shape))
 
-    def update(self) -> None:
-        """One gradient step: critics, actor, temperature, targets."""
-        self._update_learning_rates()
-        nets = self.networks()
-        batch = self.sample_batch()
-        noise = self.draw_noise(batch)
+    def prepare(self, dataset: OfflineDataset, progress_bar: bool) -> None:
+        super().prepare(dataset, progress_bar)
+        self._runner = None  # of other data, or other statistics
 
+    def update(self) -> None:
+        """One gradient step, by eager execution, torch.compile or a CUDA graph."""
+        if self._runner is None:
+            self._runner = UpdateRunner(self)
+        self._update_learning_rates()
+        self._accumulate(self._runner())
+        self._n_updates += 1
+
+    def gradient_step(self, nets: SACNetworks, batch: Batch, noise: Any) -> Logs:
+        """Critics, actor, temperature, targets: tensors in, tensors out, nothing that waits for the device."""
         if self.critic_update == "normalized_td":
             logs = self.normalized_td(nets, batch, noise)
         else:
@@ -208,8 +233,25 @@ class OfflineSAC(OfflineAlgorithm, SAC):
             target = float(self.target_entropy)
             minimize(-(self.log_ent_coef * (log_prob.detach() + target)).mean(), self.ent_coef_optimizer)
         self.update_targets()
-        self._n_updates += 1
-        self._accumulate({**logs, **actor_logs, "ent_coef": self._ent_coef()})
+        return {name: value.detach() for name, value in {**logs, **actor_logs, "ent_coef": self._ent_coef()}.items()}
+
+    def capture_obstacle(self) -> str | None:
+        """Why this update can be neither compiled nor captured, if so."""
+        if self.critic_update == "normalized_td":
+            return "critic_update='normalized_td' looks at its Jacobian's values"
+        if isinstance(self.replay_buffer, HostDatasetBuffer):
+            return "the batches are read from host memory or files (storage)"
+        return None
+
+    def baked_in(self) -> tuple[Any, ...]:
+        """What a captured update holds as constants: when it changes, the update is captured again."""
+        buffer, counts = self.replay_buffer, ("num_timesteps", "start_time", "verbose")
+        numbers = (v for n, v in vars(self).items() if type(v) in (int, float, bool, str) and n[0] != "_" and n not in counts)
+        return (buffer.size(), buffer.address, *numbers)
+
+    def optimizers(self) -> list[th.optim.Optimizer]:
+        """All that step in an update."""
+        return [o for o in (self.critic.optimizer, self.actor.optimizer, self.ent_coef_optimizer) if o is not None]
 
     def normalized_td(self, nets: SACNetworks, batch: Batch, noise: SACNoise) -> Logs:
         """One step of the normalised rule for each critic, on e = Q(s, a) - r - gamma (1 - done) Q(s', a')."""
@@ -251,13 +293,23 @@ class OfflineSAC(OfflineAlgorithm, SAC):
             (self.critic.optimizer, qf_rate),
             (self.ent_coef_optimizer, rate),
         ):
-            for group in optimizer.param_groups if optimizer is not None else ():
-                group["lr"] = value
-        self.logger.record("train/learning_rate", rate)
-        self.logger.record("train/qf_learning_rate", qf_rate)
+            if optimizer is not None:
+                set_learning_rate(optimizer, value)
+
+    def dump_logs(self) -> None:
+        progress = self._current_progress_remaining
+        self.logger.record("train/learning_rate", self.lr_schedule(progress))
+        self.logger.record("train/qf_learning_rate", self.qf_lr_schedule(progress))
+        super().dump_logs()
+
+    # --- save and load ---
+
+    def get_parameters(self) -> dict[str, dict[str, Any]]:
+        """As in SB3; the optimisers' states say nothing of how they were run, so any device can take them over."""
+        return {name: plain_optimizer_state(state) for name, state in super().get_parameters().items()}
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "qf_lr_schedule", "_action_bounds"]
+        return [*super()._excluded_save_params(), "qf_lr_schedule", "_action_bounds", "_runner"]
 
 
 def minimize(loss: th.Tensor, optimizer: th.optim.Optimizer) -> None:

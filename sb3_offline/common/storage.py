@@ -45,6 +45,10 @@ class HostDatasetBuffer(OfflineDatasetBuffer):
         self.dones: Any = HostRows(dataset.terminations, self.device, read=lambda rows: rows.astype(np.float32))
         self.full = True
 
+    @property
+    def address(self) -> int:
+        return 0  # nothing lies on the device
+
     def _rows(self, name: str, index: th.Tensor) -> th.Tensor:
         return getattr(self, name)[index]
 

@@ -184,7 +184,8 @@ class SimHashCounts(VisitationCounts):
 
     def cells(self, observations: th.Tensor) -> th.Tensor:
         standardised = (observations.to(self.mean.dtype) - self.mean) / self.std
-        bits = (standardised @ self.normals + self.offsets) > 0
+        with th.autocast(observations.device.type, enabled=False):  # the same cells in every precision
+            bits = (standardised @ self.normals + self.offsets) > 0
         return (bits * (1 << th.arange(self.n_bits, device=bits.device))).sum(dim=1)
 
     def _partition(self, data: Rows, generator: th.Generator) -> int:

@@ -129,6 +129,9 @@ class CQL(OfflineSAC):
         weight = self.log_conservative_weight.exp().clamp(1e-6, 1e6)
         minimize(-(weight * (logs["conservative_gap"].detach() - self.target_gap)).mean(), self.conservative_optimizer)
 
+    def optimizers(self) -> list[th.optim.Optimizer]:
+        return super().optimizers() + ([] if self.conservative_optimizer is None else [self.conservative_optimizer])
+
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         state_dicts, variables = super()._get_torch_save_params()
         if self.target_gap is not None:
