@@ -125,7 +125,7 @@ def fit_ensemble(
             epoch += 1
             epoch_start = time.perf_counter()
             batches = _permutation(n_train, generator, model.device).split(batch_size)
-            loss = _train_epoch(model, optimizer, lookup, bootstrap, batches, logvar_loss_weight, precision)
+            loss = train_batches(model, optimizer, lookup, bootstrap, batches, logvar_loss_weight, precision)
             error, mse = _holdout_errors(model, holdout_data)
             if not th.isfinite(loss + error.sum()):
                 largest = (lookup(rows)[:, model.input_mean.shape[0] :].abs().max() for rows in train.split(BLOCK_ROWS))
@@ -203,7 +203,7 @@ def _standardized(model: EnsembleDynamics, *columns: Rows) -> Lookup:
     return lambda rows: data.index_select(0, rows)
 
 
-def _train_epoch(
+def train_batches(
     model: EnsembleDynamics,
     optimizer: th.optim.Optimizer,
     lookup: Lookup,
