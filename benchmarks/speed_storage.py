@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.run import RESULTS, machine
-from benchmarks.speed_dynamics import seconds
+from benchmarks.speed_dynamics import CLOCKS, seconds, set_clock
 from sb3_offline.common.offline_sac import OfflineSAC
 from sb3_offline.common.storage import Storage
 from sb3_offline.datasets import DatasetInfo, MappedWriter
@@ -108,6 +108,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--updates", type=int, default=100)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: this process's time, on a busy machine")
     parser.add_argument("--out", type=Path, default=RESULTS / "speed_storage.json")
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
@@ -117,6 +118,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         make_model(Path(folder), storage).train(int(n_updates))
         print(json.dumps(own_memory()))
         return
+    set_clock(arguments.clock)
     table = Table("rows", "mmap /s", "memory /s", "ratio", "RssAnon MB", "RssFile MB", "in memory: RssAnon MB", "MB on disk")
     figures = []
     for n_rows in arguments.rows:
@@ -131,7 +133,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         sizes = [f"{value:.0f}" for value in (mapped["RssAnon"], mapped["RssFile"], held["RssAnon"], size)]
         table.add_row(f"{n_rows:,}", *rates, *sizes)
     Console().print(table)
-    arguments.out.write_text(json.dumps({"machine": machine(), "sizes": figures}, indent=1) + "\n", encoding="utf-8")
+    arguments.out.write_text(
+        json.dumps({"machine": machine(), "clock": arguments.clock, "sizes": figures}, indent=1) + "\n", encoding="utf-8"
+    )
 
 
 if __name__ == "__main__":

@@ -298,14 +298,10 @@ def _split_sizes(n_rows: int, holdout_fraction: float, batch_size: int) -> tuple
 
 def _check_finite(**columns: Rows) -> None:
     for name, column in columns.items():
-        first, bad = None, 0
-        for start, (block,) in zip(range(0, len(column), BLOCK_ROWS), row_blocks(column), strict=True):
-            rows = (~th.isfinite(block.reshape(len(block), -1)).all(dim=1)).nonzero()
-            if len(rows) and first is None:
-                first = start + int(rows[0])
-            bad += len(rows)
-        if first is not None:
+        bad = [~th.isfinite(block.reshape(len(block), -1)).all(dim=1) for (block,) in row_blocks(column)]
+        rows = th.cat(bad).nonzero()
+        if len(rows):
             raise ValueError(
-                f"{name} hold NaN or infinite values in {bad} of {len(column)} rows, first in row {first}: leave those rows "
-                "out before fitting the dynamics model."
+                f"{name} hold NaN or infinite values in {len(rows)} of {len(column)} rows, first in row {int(rows[0])}: leave "
+                "those rows out before fitting the dynamics model."
             )

@@ -45,31 +45,33 @@ def _map(path: Path, info: DatasetInfo) -> OfflineDataset:
     columns["valid_next"] = (
         _load(path, "valid_next") if (path / "valid_next.npy").exists() else np.broadcast_to(np.True_, (n,))
     )
-    lengths = {name: len(array) for name, array in columns.items()}
-    following: Any
     if (path / "next_observations.npy").exists():
-        following = _load(path, "next_observations")
-        lengths["next_observations"] = len(following)
-    elif (path / "final_rows.npy").exists():
-        rows = np.array(_load(path, "final_rows"))
-        final = _load(path, "final_observations")
-        following = FollowingObservations(columns["observations"], rows, final)
-        ordered = rows.ndim == 1 and rows.dtype == np.int64 and len(rows) > 0 and bool((np.diff(rows) > 0).all())
-        shape, dtype = (len(rows), *columns["observations"].shape[1:]), columns["observations"].dtype
-        if not ordered or rows[0] < 0 or rows[-1] != n - 1 or final.shape != shape or final.dtype != dtype:
-            raise DatasetError(
-                f"{path}: final_rows must be increasing int64 that end with the last row, {n - 1}, and final_observations "
-                f"have their {dtype} of shape {shape}; found {rows.dtype} {rows.shape} and {final.dtype} {final.shape}. "
-                "Write them by sb3_offline.datasets.MappedWriter."
-            )
-    else:
+        columns["next_observations"] = _load(path, "next_observations")
+    lengths = {name: len(array) for name, array in columns.items()}
+    if len(set(lengths.values())) > 1 or n == 0:
+        raise DatasetError(f"{path}: the arrays need one entry a row, and at least one row; their lengths are {lengths}.")
+    if "next_observations" in columns:
+        return OfflineDataset(info, **columns)
+    following: Any = _following(path, columns["observations"])
+    return OfflineDataset(info, next_observations=following, **columns)
+
+
+def _following(path: Path, observations: np.ndarray) -> FollowingObservations:
+    if not (path / "final_rows.npy").exists():
         raise DatasetError(
             f"{path}: there is neither next_observations.npy nor final_rows.npy with final_observations.npy (the next "
             "observations of rows that are not followed by them). Write the folder by sb3_offline.datasets.MappedWriter."
         )
-    if len(set(lengths.values())) > 1 or n == 0:
-        raise DatasetError(f"{path}: the arrays need one entry a row, and at least one row; their lengths are {lengths}.")
-    return OfflineDataset(info, next_observations=following, **columns)
+    rows, final = np.array(_load(path, "final_rows")), _load(path, "final_observations")
+    ordered = rows.ndim == 1 and rows.dtype == np.int64 and len(rows) > 0 and bool((np.diff(rows) > 0).all())
+    last, shape, dtype = len(observations) - 1, (len(rows), *observations.shape[1:]), observations.dtype
+    if not ordered or rows[0] < 0 or rows[-1] != last or final.shape != shape or final.dtype != dtype:
+        raise DatasetError(
+            f"{path}: final_rows must be increasing int64 that end with the last row, {last}, and final_observations "
+            f"{dtype} of shape {shape}; found {rows.dtype} {rows.shape} and {final.dtype} {final.shape}. "
+            "Write them by sb3_offline.datasets.MappedWriter."
+        )
+    return FollowingObservations(observations, rows, final)
 
 
 def _load(path: Path, name: str) -> np.ndarray:
@@ -134,6 +136,7 @@ class MappedWriter:
         :raises DatasetError: if no row was written
         """
         if self._last is None:
+            self._discard()
             raise DatasetError(f"{self.folder}: no rows were written.")
         self._final(np.array([self.n_rows - 1]), self._last)
         (self.folder / _METADATA).write_text(json.dumps(self.info.metadata(), default=str), encoding="utf-8")
@@ -147,8 +150,11 @@ class MappedWriter:
         if kind is None:
             self.close()
         else:
-            for column in self._columns.values():
-                column.discard()
+            self._discard()
+
+    def _discard(self) -> None:
+        for column in self._columns.values():
+            column.discard()
 
 
 def save_mapped(dataset: OfflineDataset, folder: str | Path) -> None:
@@ -195,6 +201,6 @@ class _Column:
 
 def _same_bits(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     """(n,) whether rows are equal to the bit, signs of zero included."""
-    n = len(one)
-    a, b = (np.ascontiguousarray(values).reshape(n, -1).view(np.uint8) for values in (one, other))
+    shape = (len(one), one.dtype.itemsize * int(np.prod(one.shape[1:])))
+    a, b = (np.frombuffer(np.ascontiguousarray(values).data, np.uint8).reshape(shape) for values in (one, other))
     return (a == b).all(axis=1)
