@@ -72,6 +72,8 @@ class ReferenceLoop:
         self.optimizer = th.optim.Adam(self.model.parameters(), lr=1e-3)
 
     def materialize(self) -> None:
+        """Shuffle each member's sample, and copy it out."""
+        self.ensemble_idx = self.ensemble_idx.gather(1, th.rand(self.ensemble_idx.shape).argsort(dim=1))
         self.copies = self.inputs[self.ensemble_idx], self.targets[self.ensemble_idx]
 
     def train(self, n_batches: int) -> None:

@@ -133,9 +133,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         sizes = [f"{value:.0f}" for value in (mapped["RssAnon"], mapped["RssFile"], held["RssAnon"], size)]
         table.add_row(f"{n_rows:,}", *rates, *sizes)
     Console().print(table)
-    arguments.out.write_text(
-        json.dumps({"machine": machine(), "clock": arguments.clock, "sizes": figures}, indent=1) + "\n", encoding="utf-8"
-    )
+    record = {"machine": machine(), "clock": arguments.clock, "sizes": figures}
+    arguments.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
