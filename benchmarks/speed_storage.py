@@ -31,13 +31,16 @@ from benchmarks.run import RESULTS, machine
 from benchmarks.speed_dynamics import CLOCKS, seconds, set_clock
 from sb3_offline.common.offline_sac import OfflineSAC
 from sb3_offline.common.storage import Storage
-from sb3_offline.datasets import DatasetInfo, MappedWriter
+from sb3_offline.datasets import DatasetInfo, MappedWriter, SpacesOnlyEnv
 
 OBSERVATION_DIM, ACTION_DIM, EPISODE = 17, 6, 1000
-SPACES = {
+SPACES: dict[str, Any] = {
     "observation_space": spaces.Box(-np.inf, np.inf, (OBSERVATION_DIM,), np.float32),
     "action_space": spaces.Box(-2.0, 2.0, (ACTION_DIM,), np.float32),
 }
+
+
+STORAGES: tuple[Storage, ...] = ("mmap", "memory")
 
 
 def write_random(folder: Path, n_rows: int) -> None:
@@ -64,15 +67,8 @@ def write_random(folder: Path, n_rows: int) -> None:
 
 def make_model(folder: Path, storage: Storage) -> OfflineSAC:
     """A SAC of 2x256 with its data prepared."""
-    env = gym_env()
-    options = {"policy_kwargs": {"net_arch": [256, 256]}, "seed": 0, "device": "cpu", "storage": storage}
-    return OfflineSAC("MlpPolicy", env, dataset=folder, **options).learn(5, log_interval=None)
-
-
-def gym_env() -> Any:
-    from sb3_offline.datasets import SpacesOnlyEnv
-
-    return SpacesOnlyEnv(**SPACES)
+    options: dict[str, Any] = {"policy_kwargs": {"net_arch": [256, 256]}, "seed": 0, "device": "cpu", "storage": storage}
+    return OfflineSAC("MlpPolicy", SpacesOnlyEnv(**SPACES), dataset=folder, **options).learn(5, log_interval=None)
 
 
 def updates(folder: Path, n_updates: int = 100, repeats: int = 5) -> dict[str, Any]:
@@ -89,9 +85,10 @@ def updates(folder: Path, n_updates: int = 100, repeats: int = 5) -> dict[str, A
     return {"rows": models["mmap"].replay_buffer.size(), **rates, "ratio": ratio, "same_weights": same, "raw": times}
 
 
-def memory(folder: Path, storage: Storage, n_updates: int = 200) -> dict[str, float]:
+def memory(folder: Path, storage: Storage, n_updates: int = 100) -> dict[str, float]:
     """MB of a new process after some updates, see :func:`own_memory`."""
-    command = [sys.executable, "-m", "benchmarks.speed_storage", "--child", str(folder), storage, str(n_updates)]
+    child = ["--child", str(folder), storage, str(n_updates), "--threads", str(th.get_num_threads())]
+    command = [sys.executable, "-m", "benchmarks.speed_storage", *child]
     answer = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     return json.loads(answer.strip().splitlines()[-1])
 
@@ -126,7 +123,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             folder = Path(temporary) / "random.mmap"
             write_random(folder, n_rows)
             figure = updates(folder, arguments.updates, arguments.repeats)
-            mapped, held = memory(folder, "mmap"), memory(folder, "memory")
+            mapped, held = (memory(folder, storage, arguments.updates) for storage in STORAGES)
             size = sum(file.stat().st_size for file in folder.iterdir()) / 2**20
         figures.append({**figure, "mmap_memory_mb": mapped, "memory_memory_mb": held, "disk_mb": size})
         rates = [f"{figure['mmap_per_second']:.0f}", f"{figure['memory_per_second']:.0f}", f"{figure['ratio']:.2f}"]

@@ -23,6 +23,7 @@ PAGES = (
     "docs/dromo.md",
     "docs/mopo.md",
     "docs/deployment.md",
+    "docs/large_data.md",
 )
 # What makes a page's code quick without changing what it shows
 QUICK = {

@@ -75,7 +75,8 @@ def make_dataset_buffer(
     if storage == "memory" and device.type == "cpu":
         storage = "device"  # the same thing
     if storage == "memory" and is_mapped(dataset):
-        dataset = replace(dataset, **{name: np.array(getattr(dataset, name)) for name in ARRAY_NAMES})
+        arrays: dict[str, Any] = {name: np.array(getattr(dataset, name)) for name in ARRAY_NAMES}
+        dataset = replace(dataset, **arrays)
     buffer_class = OfflineDatasetBuffer if storage == "device" else HostDatasetBuffer
     buffer = buffer_class(len(dataset), observation_space, action_space, device)
     buffer.load(dataset)

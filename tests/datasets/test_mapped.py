@@ -13,6 +13,7 @@ from gymnasium import spaces
 from sb3_offline.datasets import DatasetError, DatasetInfo, MappedWriter, OfflineDataset, load_dataset, save_mapped
 from sb3_offline.datasets import mapped as mapped_module
 from sb3_offline.datasets.mapped import FollowingObservations
+from sb3_offline.shell.writing import check_target, write_dataset
 
 SPACES = {"observation_space": spaces.Box(-np.inf, np.inf, (1,)), "action_space": spaces.Box(-2.0, 2.0, (1,))}
 
@@ -149,7 +150,7 @@ def test_a_folder_with_all_next_observations_is_read(dataset: OfflineDataset, tm
 def test_the_writer_refuses_and_cleans_up(dataset: OfflineDataset, arrays: dict[str, np.ndarray], tmp_path: Path) -> None:
     folder = tmp_path / "log.mmap"
     with pytest.raises(DatasetError, match="actions leave the action space"), MappedWriter(folder, dataset.info) as writer:
-        all(writer.append(arrays | {"actions": factor * arrays["actions"]}) for factor in (1, 9))
+        list(writer.append(arrays | {"actions": factor * arrays["actions"]}) for factor in (1, 9))
     assert list(folder.iterdir()) == []
     with pytest.raises(DatasetError, match="no rows were written"), MappedWriter(folder, dataset.info):
         pass
@@ -171,3 +172,18 @@ def test_metadata_that_are_no_json(dataset: OfflineDataset, tmp_path: Path) -> N
 def test_the_info_alone_says_what_is_written() -> None:
     info = DatasetInfo("x", **SPACES, card={"a": 1}, reference_max_score=3.0)
     assert info.metadata() == {"a": 1, "reference_max_score": 3.0}
+
+
+def test_convert_writes_a_folder_and_replaces_only_such_a_one(dataset: OfflineDataset, tmp_path: Path) -> None:
+    target = str(tmp_path / "log.mmap")
+    for force in (False, True):
+        check_target(target, force)
+        write_dataset(dataset, target, {"robot": "left arm"})
+    back = load_dataset(target, **SPACES)
+    assert back.fingerprint() == dataset.fingerprint()
+    assert back.info.card["robot"] == "left arm"
+    with pytest.raises(ValueError, match="exists: take another name"):
+        check_target(target)
+    (tmp_path / "photos.mmap").mkdir()
+    with pytest.raises(ValueError, match="a folder of something else"):
+        check_target(str(tmp_path / "photos.mmap"), force=True)
