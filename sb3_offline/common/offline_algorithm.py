@@ -25,6 +25,8 @@ from sb3_offline.common.signature import check_arguments, merge_signature
 from sb3_offline.common.storage import Storage, make_dataset_buffer
 from sb3_offline.common.tensorboard import open_run
 from sb3_offline.datasets import DatasetInfo, OfflineDataset, SpacesOnlyEnv, open_dataset
+from sb3_offline.datasets.checks import pass_gate
+from sb3_offline.datasets.envs import task_of
 from sb3_offline.datasets.mapped import blocks
 from sb3_offline.datasets.sources import Source
 from sb3_offline.deployment import Deployable
@@ -50,6 +52,7 @@ class OfflineAlgorithm(Deployable, OffPolicyAlgorithm):
     dataset: Source | None = None  # how to load the data again; kept by save() when it is an id or a path
     dataset_info: DatasetInfo | None = None
     storage: Storage = "auto"  # where the data lie during training; an instance has its own
+    check_data: bool = True  # whether learn passes the data through the gate (sb3_offline.datasets.checks)
     replay_buffer: OfflineDatasetBuffer  # SB3 declares it optional
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -105,6 +108,7 @@ class OfflineAlgorithm(Deployable, OffPolicyAlgorithm):
             dataset,
             observation_space=None if env is None else env.observation_space,
             action_space=None if env is None else env.action_space,
+            env_spec=None if env is None else task_of(env),
         ).info
         self.dataset_info = info
         return self._env_of(info) if env is None else env
@@ -129,7 +133,12 @@ class OfflineAlgorithm(Deployable, OffPolicyAlgorithm):
             source = self.env.env_method("get_dataset")[0]
         if source is None:
             raise ValueError(_NO_DATA)
-        dataset = open_dataset(source, observation_space=self.observation_space, action_space=self.action_space).load()
+        task = None if self.env is None else task_of(self.env)
+        if task is None and self.dataset_info is not None:
+            task = self.dataset_info.env_spec
+        dataset = open_dataset(
+            source, observation_space=self.observation_space, action_space=self.action_space, env_spec=task
+        ).load()
         self.dataset_info = dataset.info
         return dataset
 
@@ -204,13 +213,16 @@ class OfflineAlgorithm(Deployable, OffPolicyAlgorithm):
         :param reset_num_timesteps: ``False`` continues the count of an earlier call.
         :param progress_bar: Show a progress bar, also while models are fitted.
         :return: The trained model.
-        :raises ValueError: if there is no data, or it does not fit this model.
+        :raises ValueError: if there is no data, it does not fit this model, or it cannot be right (unless ``check_data`` is
+            False).
         """
         if total_timesteps is not None and (total_timesteps < 1 or total_timesteps != int(total_timesteps)):
             raise ValueError(f"total_timesteps must be a whole number of gradient steps, at least 1; got {total_timesteps}.")
         announce = total_timesteps is None or self.verbose > 0
         self._check_tensorboard_log()
         dataset = self.load_dataset()
+        if self.check_data:
+            pass_gate(dataset)
         if self.env is None:  # after load(env=None)
             self.set_env(self._env_of(dataset.info))
         self._prepare_vec_normalize(dataset)

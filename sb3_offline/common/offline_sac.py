@@ -64,6 +64,7 @@ class OfflineSAC(OfflineAlgorithm, SAC):
     :param execution: How an update is run: "eager", "compile" (torch.compile), "cuda_graph" (captured once, then replayed), or
         "auto": cuda_graph on a GPU, else eager. The numbers agree to rounding (see :mod:`sb3_offline.common.updates`).
     :param precision: Of the networks' matrix products: "float32", "tf32" (GPUs) or "bf16"; weights stay float32.
+    :param check_data: Refuse data that cannot be right, and warn of what looks wrong, before training (the data gate).
     :param tensorboard_log: Folder for TensorBoard.
     :param policy_kwargs: Passed to the policy, as in SB3 (``net_arch``, ``activation_fn``, ...).
     :raises ValueError: if the spaces, the data or an option do not fit.
@@ -88,6 +89,7 @@ class OfflineSAC(OfflineAlgorithm, SAC):
         storage: Storage = "auto",
         execution: Execution = "auto",
         precision: Precision = "float32",
+        check_data: bool = True,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
         policy_kwargs: dict[str, Any] | None = None,
@@ -136,6 +138,7 @@ class OfflineSAC(OfflineAlgorithm, SAC):
         self.execution: Execution = execution
         self.precision: Precision = precision
         check_execution(execution, precision, self.device, self.capture_obstacle())
+        self.check_data = check_data
         if _init_setup_model:
             self._setup_model()
 

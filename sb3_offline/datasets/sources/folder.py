@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -14,6 +15,7 @@ from sb3_offline.datasets.checks import build_dataset
 from sb3_offline.datasets.errors import DatasetError
 from sb3_offline.datasets.mapped import FollowingObservations, blocks, check_mapped
 from sb3_offline.datasets.offline_dataset import ARRAY_NAMES, DatasetInfo, OfflineDataset
+from sb3_offline.datasets.sources.files import file_mode
 from sb3_offline.datasets.sources.raw import RawSource, collect_metadata, raw_from_metadata
 
 FOLDER_SUFFIX = ".mmap"
@@ -23,7 +25,8 @@ _COLUMNS = tuple(name for name in ARRAY_NAMES if name != "next_observations")
 
 def is_folder(path: Path) -> bool:
     """Whether a path is a folder of this format."""
-    return (path / "observations.npy").is_file()
+    mode = file_mode(path / "observations.npy")
+    return mode is not None and stat.S_ISREG(mode)
 
 
 def open_folder(path: Path) -> RawSource:
