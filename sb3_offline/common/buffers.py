@@ -54,7 +54,7 @@ class TensorReplayBuffer(ReplayBuffer):
     @property
     def address(self) -> int:
         """Where the rows lie; changes when they are allocated anew."""
-        return self.observations.data_ptr()  # type: ignore[attr-defined,no-any-return]
+        return self.observations.data_ptr()  # type: ignore[attr-defined]
 
     def write(self, **rows: th.Tensor) -> None:
         """

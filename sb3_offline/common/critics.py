@@ -9,6 +9,7 @@ from typing import Any
 import torch as th
 import torch.nn.functional as F
 from torch import nn
+from torch.autograd.function import once_differentiable
 from torch.func import functional_call
 
 _ELEMENTWISE = (nn.ReLU, nn.Tanh, nn.ELU, nn.SiLU, nn.GELU, nn.LeakyReLU, nn.Identity)
@@ -64,35 +65,30 @@ def _as_it_is(network: nn.Module, inputs: th.Tensor, frozen: bool) -> th.Tensor:
 
 def _apply(module: nn.Module, inputs: th.Tensor, frozen: bool) -> th.Tensor:
     if not frozen:
-        return module(inputs)  # type: ignore[no-any-return]
+        return module(inputs)
     weights = {name: parameter.detach() for name, parameter in module.named_parameters()}
-    return functional_call(module, weights, (inputs,))  # type: ignore[no-any-return]
+    return functional_call(module, weights, (inputs,))
 
 
 # --- batched ---
 
 
 def _stackable(networks: Sequence[nn.Module]) -> bool:
-    """Are these plain stacks of the same layers?"""
-    if not all(type(network) is nn.Sequential for network in networks):
+    """Are these equal stacks of known layers, the last one linear?"""
+    if not all(type(network) is nn.Sequential for network in networks) or len({str(network) for network in networks}) > 1:
         return False
-    for layers in zip(*networks, strict=False):  # type: ignore[call-overload]
-        first = layers[0]
-        equal = all(type(layer) is type(first) and _shapes(layer) == _shapes(first) for layer in layers)
-        known = isinstance(first, (*_ELEMENTWISE, nn.Linear)) or (isinstance(first, nn.LayerNorm) and first.bias is not None)
-        if not equal or not known or (isinstance(first, nn.Linear) and first.bias is None):
-            return False
-    return len({len(network) for network in networks}) == 1  # type: ignore[arg-type]
-
-
-def _shapes(layer: nn.Module) -> list[th.Size]:
-    return [parameter.shape for parameter in layer.parameters()]
+    layers = list(networks[0].children())
+    return type(layers[-1]) is nn.Linear and all(
+        type(layer) in _ELEMENTWISE
+        or (type(layer) in (nn.Linear, nn.LayerNorm) and isinstance(layer.weight, th.Tensor) and layer.bias is not None)
+        for layer in layers
+    )
 
 
 def _stacked(networks: Sequence[nn.Module], inputs: th.Tensor, frozen: bool) -> th.Tensor:
     """One baddbmm a layer over all networks."""
     hidden = inputs.expand(len(networks), -1, -1)
-    *body, last = zip(*networks, strict=True)  # type: ignore[call-overload]
+    *body, last = zip(*(network.children() for network in networks), strict=True)
     for layers in body:
         if isinstance(layers[0], nn.Linear):
             weight, bias = _stack(layers, frozen)
@@ -117,7 +113,7 @@ def _stack(layers: Sequence[nn.Module], frozen: bool) -> tuple[th.Tensor, th.Ten
 
 
 def _relu_network(network: nn.Module, inputs: th.Tensor, workspace: Workspace, frozen: bool) -> th.Tensor:
-    layers = list(network) if type(network) is nn.Sequential else []
+    layers: list[Any] = list(network.children()) if type(network) is nn.Sequential else []
     linear, activations = layers[::2], layers[1::2]
     plain = all(type(layer) is nn.Linear and layer.bias is not None for layer in linear)
     if not plain or len(linear) != len(activations) + 1 or not all(type(layer) is nn.ReLU for layer in activations):
@@ -125,7 +121,8 @@ def _relu_network(network: nn.Module, inputs: th.Tensor, workspace: Workspace, f
     parameters = [p.detach() if frozen else p for layer in linear for p in (layer.weight, layer.bias)]
     low = th.get_autocast_dtype("cpu") if th.is_autocast_enabled("cpu") else inputs.dtype
     with th.autocast("cpu", enabled=False):
-        return _ReLUNetwork.apply(workspace, low, th.is_grad_enabled(), inputs, *parameters).squeeze(-1)  # type: ignore[no-any-return]
+        values: th.Tensor = _ReLUNetwork.apply(workspace, low, th.is_grad_enabled(), inputs, *parameters)
+    return values.squeeze(-1)
 
 
 class _ReLUNetwork(th.autograd.Function):
@@ -144,9 +141,13 @@ class _ReLUNetwork(th.autograd.Function):
             out = workspace.take(len(x), len(bias), x)
             th.addmm(bias.to(low), x, weight.to(low).t(), out=out).relu_()
             activations.append(out)
-        values = th.addmm(biases[-1], activations[-1].to(inputs.dtype), weights[-1].t())
+        hidden = activations[-1]
+        if low != inputs.dtype:  # Q itself is not rounded
+            hidden = workspace.take(len(hidden), hidden.shape[1], inputs).copy_(hidden)
+            workspace.give(hidden)
+        values = th.addmm(biases[-1], hidden, weights[-1].t())
         if keep:
-            ctx.workspace = workspace
+            ctx.workspace, ctx.given_back = workspace, False
             ctx.save_for_backward(*activations, *weights)
         else:
             for buffer in activations[1:]:
@@ -154,8 +155,10 @@ class _ReLUNetwork(th.autograd.Function):
         return values
 
     @staticmethod
-    def backward(ctx: Any, gradient: th.Tensor) -> Any:  # type: ignore[override]
-        workspace: Workspace | None = ctx.workspace
+    @once_differentiable
+    def backward(ctx: Any, gradient: th.Tensor) -> Any:
+        # a second pass over a kept graph must not write where its own activations may still lie
+        workspace: Workspace = Workspace() if ctx.given_back else ctx.workspace
         saved = ctx.saved_tensors
         n_layers = len(saved) // 2
         activations, weights = saved[:n_layers], saved[n_layers:]
@@ -163,25 +166,23 @@ class _ReLUNetwork(th.autograd.Function):
         gradients: list[th.Tensor | None] = []
         g: Any = gradient
         for layer in reversed(range(n_layers)):
-            x, weight = activations[layer], weights[layer]
-            last = layer == n_layers - 1
+            x, weight, above = activations[layer], weights[layer].to(low), g.to(low)
             if ctx.needs_input_grad[4 + 2 * layer]:
-                bias_gradient = g.sum(dim=0, dtype=dtype)
-                weight_gradient = (g.t() @ (x.to(dtype) if last else x)).to(dtype)
-                gradients[:0] = [weight_gradient, bias_gradient]
+                # the few inputs of the first layer come first in its product: that is faster
+                product = above.t() @ x if layer > 0 else (x.t() @ above).t().contiguous()
+                gradients[:0] = [product.to(dtype), g.sum(dim=0).to(dtype)]
             else:
                 gradients[:0] = [None, None]
             if layer > 0:
-                out = workspace.take(len(x), x.shape[1], x) if workspace is not None else th.empty_like(x)
-                below = th.mm(g.to(low), weight.to(low), out=out)
+                below = th.mm(above, weight, out=workspace.take(len(x), x.shape[1], x))
                 th.ops.aten.threshold_backward.grad_input(below, x, 0, grad_input=below)
             else:
-                below = th.mm(g, weight.to(low)).to(dtype) if ctx.needs_input_grad[3] else None
-            if workspace is not None and not last:
+                below = th.mm(above, weight).to(dtype) if ctx.needs_input_grad[3] else None  # type: ignore[assignment]
+            if layer < n_layers - 1:
                 workspace.give(g)
             g = below
-        if workspace is not None:
-            ctx.workspace = None  # the activations go back once
+        if not ctx.given_back:
+            ctx.given_back = True
             for buffer in activations[1:]:
                 workspace.give(buffer)
         return None, None, None, g, *gradients

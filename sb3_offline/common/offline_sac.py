@@ -17,9 +17,11 @@ from sb3_offline.common.normalized_td import normalized_td_step
 from sb3_offline.common.offline_algorithm import OfflineAlgorithm
 from sb3_offline.common.storage import HostDatasetBuffer, Storage, check_storage
 from sb3_offline.common.updates import (
+    Call,
     Execution,
     Precision,
     UpdateRunner,
+    call_plainly,
     check_execution,
     plain_optimizer_state,
     set_learning_rate,
@@ -112,6 +114,8 @@ class OfflineSAC(OfflineAlgorithm, SAC):
             raise ValueError(f"critic_update must be 'adam' or 'normalized_td', got {critic_update!r}.")
         if semi_gradient and critic_update == "adam":
             raise ValueError("semi_gradient belongs to critic_update='normalized_td'; Adam's TD step is one already.")
+        if precision != "float32" and critic_update == "normalized_td":
+            raise ValueError(f"precision={precision!r} belongs to critic_update='adam'.")
         super().__init__(
             policy,
             self._resolve_env(env, dataset, loading=not _init_setup_model),
@@ -222,15 +226,19 @@ class OfflineSAC(OfflineAlgorithm, SAC):
         self._accumulate(self._runner())
         self._n_updates += 1
 
-    def gradient_step(self, nets: SACNetworks, batch: Batch, noise: Any) -> Logs:
-        """Critics, actor, temperature, targets: tensors in, tensors out, nothing that waits for the device."""
+    def gradient_step(self, nets: SACNetworks, batch: Batch, noise: Any, call: Call = call_plainly) -> Logs:
+        """
+        Critics, actor, temperature, targets: tensors in, tensors out, nothing that waits for the device.
+
+        :param call: How a loss is called; here is where torch.compile comes in.
+        """
         if self.critic_update == "normalized_td":
             logs = self.normalized_td(nets, batch, noise)
         else:
-            critic_loss, logs = self.critic_loss(nets, batch, noise)
+            critic_loss, logs = call(self.critic_loss, nets, batch, noise)
             minimize(critic_loss, self.critic.optimizer)
         self.after_critic_step(logs)
-        actor_loss, log_prob, actor_logs = self.actor_loss(nets, batch, noise)
+        actor_loss, log_prob, actor_logs = call(self.actor_loss, nets, batch, noise)
         minimize(actor_loss, self.actor.optimizer)
         if self.log_ent_coef is not None and self.ent_coef_optimizer is not None:
             target = float(self.target_entropy)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib
 import warnings
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -22,7 +21,14 @@ if TYPE_CHECKING:
 Execution = Literal["auto", "eager", "compile", "cuda_graph"]
 Precision = Literal["float32", "tf32", "bf16"]
 
+Call = Callable[..., Any]
+
 WARM_UP_UPDATES = 3  # run before a capture: libraries choose their kernels, optimisers make their state
+
+
+def call_plainly(loss: Callable[..., Any], *args: Any) -> Any:
+    """The loss, as it is written."""
+    return loss(*args)
 
 
 class FallbackWarning(UserWarning):
@@ -95,6 +101,7 @@ class UpdateRunner:
         self.nets = algorithm.networks()
         self.execution = available_execution(algorithm.execution, algorithm.device, algorithm.capture_obstacle())
         self.compile_backend = compile_backend
+        self._compiled: dict[str, Callable[..., Any]] = {}
         self._n_eager = 0
         self._graph: th.cuda.CUDAGraph | None = None
         self._graph_logs: Logs = {}
@@ -116,15 +123,16 @@ class UpdateRunner:
         batch = self.algorithm.sample_batch()
         return self.algorithm.gradient_step(self.nets, batch, self.algorithm.draw_noise(batch))
 
-    @functools.cached_property
-    def _compiled(self) -> Callable[..., Logs]:
-        return th.compile(self.algorithm.gradient_step, backend=self.compile_backend, dynamic=False)
-
     def _run_compiled(self) -> Logs:
         batch = self.algorithm.sample_batch()
         noise = self.algorithm.draw_noise(batch)  # by generators, which torch.compile does not trace
-        with _tracing_autograd():
-            return self._compiled(self.nets, batch, noise)
+        return self.algorithm.gradient_step(self.nets, batch, noise, call=self._call_compiled)
+
+    def _call_compiled(self, loss: Callable[..., Any], *args: Any) -> Any:
+        """A loss and its gradient, compiled at first use; the optimisers' steps are one kernel each already."""
+        if loss.__name__ not in self._compiled:
+            self._compiled[loss.__name__] = th.compile(loss, backend=self.compile_backend, fullgraph=True, dynamic=False)
+        return self._compiled[loss.__name__](*args)
 
     # --- CUDA graph ---
 
@@ -140,7 +148,7 @@ class UpdateRunner:
 
     def _replay(self) -> Logs:
         algorithm = self.algorithm
-        baked_in = (*algorithm.baked_in(), *map(_state_address, algorithm.optimizers()))
+        baked_in = (*algorithm.baked_in(), *map(_state_addresses, algorithm.optimizers()))
         if self._graph is None or baked_in != self._baked_in:
             try:
                 self._graph = self._capture()
@@ -161,12 +169,6 @@ class UpdateRunner:
         with th.cuda.device(self.algorithm.device), th.cuda.graph(graph):
             self._graph_logs = self._step()
         return graph
-
-
-def _tracing_autograd() -> contextlib.AbstractContextManager[Any]:
-    """Let torch.compile trace through ``autograd.grad``, where this torch can; else it compiles the parts around it."""
-    config: Any = importlib.import_module("torch._dynamo.config")
-    return config.patch(trace_autograd_ops=True) if hasattr(config, "trace_autograd_ops") else contextlib.nullcontext()
 
 
 # --- optimisers ---
@@ -215,10 +217,11 @@ def plain_optimizer_state(state: dict[str, Any]) -> dict[str, Any]:
     return {**state, "param_groups": groups, "state": states}
 
 
-def _state_address(optimizer: th.optim.Optimizer) -> int:
-    """Changes when another state is loaded."""
-    state: dict[str, th.Tensor] = next(iter(optimizer.state.values()), {})
-    return next((value.data_ptr() for name, value in state.items() if name != "step"), 0)
+def _state_addresses(optimizer: th.optim.Optimizer) -> tuple[int, ...]:
+    """Where a captured step finds the optimiser's state; changes when another one is loaded."""
+    state: dict[str, Any] = next(iter(optimizer.state.values()), {})
+    held = [*state.values(), *(group["lr"] for group in optimizer.param_groups)]
+    return tuple(value.data_ptr() for value in held if isinstance(value, th.Tensor))
 
 
 # --- precision ---
