@@ -53,6 +53,10 @@ class FollowingObservations:
     def dtype(self) -> np.dtype:
         return self.observations.dtype
 
+    @property
+    def itemsize(self) -> int:
+        return self.observations.itemsize
+
     def __getitem__(self, key: Any) -> np.ndarray:
         n = len(self)
         if isinstance(key, slice):
