@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -40,9 +41,9 @@ class HostDatasetBuffer(OfflineDatasetBuffer):
         self.reset()
         self.observations: Any = HostRows(dataset.observations, self.device)
         self.next_observations: Any = HostRows(dataset.next_observations, self.device)
-        self.actions: Any = HostRows(dataset.actions, self.device, read=lambda rows: scale_actions(rows, self.action_space))
+        self.actions: Any = HostRows(dataset.actions, self.device, read=partial(scale_actions, action_space=self.action_space))
         self.rewards: Any = HostRows(dataset.rewards, self.device)
-        self.dones: Any = HostRows(dataset.terminations, self.device, read=lambda rows: rows.astype(np.float32))
+        self.dones: Any = HostRows(dataset.terminations, self.device, read=_as_float32)
         self.full = True
 
     @property
@@ -51,6 +52,10 @@ class HostDatasetBuffer(OfflineDatasetBuffer):
 
     def _rows(self, name: str, index: th.Tensor) -> th.Tensor:
         return getattr(self, name)[index]
+
+
+def _as_float32(rows: np.ndarray) -> np.ndarray:
+    return rows.astype(np.float32)
 
 
 def make_dataset_buffer(
