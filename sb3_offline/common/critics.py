@@ -24,6 +24,14 @@ class Workspace:
 
     def __init__(self) -> None:
         self._free: defaultdict[tuple[Any, ...], list[th.Tensor]] = defaultdict(list)
+        self._stackable: dict[tuple[int, ...], bool] = {}
+
+    def stackable(self, networks: Sequence[nn.Module]) -> bool:
+        """:func:`_stackable`, found out once."""
+        key = tuple(map(id, networks))
+        if key not in self._stackable:
+            self._stackable[key] = _stackable(networks)
+        return self._stackable[key]
 
     def take(self, rows: int, columns: int, like: th.Tensor) -> th.Tensor:
         """An uninitialised (rows, columns), of the dtype and device of ``like``."""
@@ -45,7 +53,7 @@ def evaluate(networks: Sequence[nn.Module], inputs: th.Tensor, *, workspace: Wor
 
     :param frozen: Gradients reach the inputs only, and nothing is spent on those of the weights.
     """
-    if inputs.is_cuda and _stackable(networks):
+    if inputs.is_cuda and workspace.stackable(networks):
         return _stacked(networks, inputs, frozen)
     if inputs.device.type == "cpu" and not th.compiler.is_compiling():
         values = [_relu_network(network, inputs, workspace, frozen) for network in networks]

@@ -281,7 +281,7 @@ class OfflineAlgorithm(Deployable, OffPolicyAlgorithm):
         self.logger.record("time/time_elapsed", int(elapsed), exclude="tensorboard")
         self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        sums = th.stack(list(self._log_sums.values())).tolist() if self._log_sums else []
+        sums = th.stack([total.mean() for total in self._log_sums.values()]).tolist() if self._log_sums else []
         for name, total in zip(self._log_sums, sums, strict=True):
             self.logger.record(f"train/{name}", total / self._log_count)
         self._log_sums, self._log_count = {}, 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -61,8 +62,11 @@ class OfflineSAC(OfflineAlgorithm, SAC):
     :param critic_update: "adam", or "normalized_td": w <- w - lambda sum_j d_j e_j / (1 + d_j^T d_j)^2 over the batch, with
         lambda = ``qf_learning_rate`` and the critic's own bootstrap (see :mod:`sb3_offline.common.normalized_td`).
     :param semi_gradient: In "normalized_td", d = grad Q(s, a) instead of the gradient of the whole TD residual.
+<<<<<<< HEAD
     :param storage: Where the data lie during training: "device", "memory", "mmap" (a folder of .npy files, read row by row)
         or "auto", see :mod:`sb3_offline.common.storage`.
+=======
+>>>>>>> updates
     :param execution: How an update is run: "eager", "compile" (torch.compile), "cuda_graph" (captured once, then replayed), or
         "auto": cuda_graph on a GPU, else eager. The numbers agree to rounding (see :mod:`sb3_offline.common.updates`).
     :param precision: Of the networks' matrix products: "float32", "tf32" (GPUs) or "bf16"; weights stay float32.
@@ -88,7 +92,10 @@ class OfflineSAC(OfflineAlgorithm, SAC):
         entropy_backup: bool = False,
         critic_update: CriticUpdate = "adam",
         semi_gradient: bool = False,
+<<<<<<< HEAD
         storage: Storage = "auto",
+=======
+>>>>>>> updates
         execution: Execution = "auto",
         precision: Precision = "float32",
         check_data: bool = True,
@@ -256,9 +263,9 @@ class OfflineSAC(OfflineAlgorithm, SAC):
 
     def baked_in(self) -> tuple[Any, ...]:
         """What a captured update holds as constants: when it changes, the update is captured again."""
-        buffer, counts = self.replay_buffer, ("num_timesteps", "start_time", "verbose")
-        numbers = (v for n, v in vars(self).items() if type(v) in (int, float, bool, str) and n[0] != "_" and n not in counts)
-        return (buffer.size(), buffer.address, *numbers)
+        values = (getattr(self, name, None) for name in inspect.signature(type(self)).parameters)
+        options = (value for value in values if isinstance(value, int | float | str))
+        return (self.replay_buffer.size(), self.replay_buffer.address, *options)
 
     def optimizers(self) -> list[th.optim.Optimizer]:
         """All that step in an update."""

@@ -184,9 +184,11 @@ def prepare_optimizer(optimizer: th.optim.Optimizer, on_device: bool) -> None:
         device = group["params"][0].device
         if on_device and not isinstance(group["lr"], th.Tensor):
             group["lr"] = th.tensor(float(group["lr"]), device=device)
-        if "fused" not in group or group["fused"] or group.get("differentiable") or device.type not in ("cpu", "cuda"):
+        way = {"fused": True, "capturable": on_device and device.type == "cuda"}
+        known = way.keys() <= group.keys() and not group.get("differentiable") and device.type in ("cpu", "cuda")
+        if not known or way.items() <= group.items():
             continue
-        group.update(fused=True, capturable=device.type == "cuda")
+        group.update(way)
         for parameter in group["params"]:
             if "step" in optimizer.state.get(parameter, {}):
                 optimizer.state[parameter]["step"] = optimizer.state[parameter]["step"].to(device)
