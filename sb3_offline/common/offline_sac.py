@@ -62,11 +62,8 @@ class OfflineSAC(OfflineAlgorithm, SAC):
     :param critic_update: "adam", or "normalized_td": w <- w - lambda sum_j d_j e_j / (1 + d_j^T d_j)^2 over the batch, with
         lambda = ``qf_learning_rate`` and the critic's own bootstrap (see :mod:`sb3_offline.common.normalized_td`).
     :param semi_gradient: In "normalized_td", d = grad Q(s, a) instead of the gradient of the whole TD residual.
-<<<<<<< HEAD
     :param storage: Where the data lie during training: "device", "memory", "mmap" (a folder of .npy files, read row by row)
         or "auto", see :mod:`sb3_offline.common.storage`.
-=======
->>>>>>> updates
     :param execution: How an update is run: "eager", "compile" (torch.compile), "cuda_graph" (captured once, then replayed), or
         "auto": cuda_graph on a GPU, else eager. The numbers agree to rounding (see :mod:`sb3_offline.common.updates`).
     :param precision: Of the networks' matrix products: "float32", "tf32" (GPUs) or "bf16"; weights stay float32.
@@ -92,10 +89,7 @@ class OfflineSAC(OfflineAlgorithm, SAC):
         entropy_backup: bool = False,
         critic_update: CriticUpdate = "adam",
         semi_gradient: bool = False,
-<<<<<<< HEAD
         storage: Storage = "auto",
-=======
->>>>>>> updates
         execution: Execution = "auto",
         precision: Precision = "float32",
         check_data: bool = True,
