@@ -126,7 +126,8 @@ class ModelBasedAlgorithm(OfflineSAC):
         cached: Path | None = None
         if self.dynamics_cache and self.seed is not None:  # a random seed never comes back
             facts = (dataset.fingerprint(), config, self.streams.seed, sb3_offline.__version__, self.device)
-            cached = cache_folder() / f"{cache_key(*facts, learned_termination=needs_head(dataset, config))}.pt"
+            key = cache_key(*facts, learned_termination=needs_head(dataset, config), precision=self.precision)
+            cached = cache_folder() / f"{key}.pt"
             if cached.exists():
                 self.load_dynamics(cached)
                 return
@@ -134,7 +135,15 @@ class ModelBasedAlgorithm(OfflineSAC):
             stop = f"{config.patience} epochs without improvement"
             bound = stop if config.max_epochs is None else f"{stop}, {config.max_epochs} at most"
             print(f"{type(self).__name__}: fitting the dynamics model to {len(dataset):,} transitions, until {bound}.")
-        fit_world(self.dynamics, dataset, config, self.streams, on_epoch=self._log_dynamics, progress_bar=progress_bar)
+        fit_world(
+            self.dynamics,
+            dataset,
+            config,
+            self.streams,
+            precision=self.precision,
+            on_epoch=self._log_dynamics,
+            progress_bar=progress_bar,
+        )
         if cached is not None:
             self.save_dynamics(cached)
 
@@ -195,6 +204,7 @@ class ModelBasedAlgorithm(OfflineSAC):
             self.termination,
             self.rollout_length,
             generator,
+            self.precision,
         )
         self.model_buffer.write(
             observations=imagined.observations,

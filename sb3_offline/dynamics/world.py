@@ -9,7 +9,10 @@ import numpy as np
 import torch as th
 
 from sb3_offline.common.rng import Streams
+from sb3_offline.common.rows import HostRows, Rows
+from sb3_offline.common.updates import Precision
 from sb3_offline.datasets import OfflineDataset
+from sb3_offline.datasets.mapped import is_mapped
 from sb3_offline.dynamics.calibration import MAX_CALIBRATION_ROWS
 from sb3_offline.dynamics.config import DynamicsConfig
 from sb3_offline.dynamics.ensemble import EnsembleDynamics
@@ -22,6 +25,8 @@ from sb3_offline.dynamics.termination_head import (
     fit_termination_head,
 )
 from sb3_offline.dynamics.training import EpochStats, FitReport, fit_ensemble
+
+_MODELLED = ("observations", "actions", "next_observations", "rewards")
 
 
 @dataclass(frozen=True)
@@ -36,9 +41,7 @@ class Columns:
 
     @classmethod
     def of(cls, dataset: OfflineDataset, rows: np.ndarray, device: th.device) -> Columns:
-        names = ("observations", "actions", "next_observations", "rewards", "terminations")
-        columns = [th.as_tensor(getattr(dataset, name)[rows], device=device) for name in names]
-        return cls(*columns)
+        return cls(*(th.as_tensor(getattr(dataset, name)[rows], device=device) for name in (*_MODELLED, "terminations")))
 
     @property
     def targets(self) -> th.Tensor:
@@ -68,6 +71,7 @@ def fit_world(
     config: DynamicsConfig,
     streams: Streams,
     *,
+    precision: Precision = "float32",
     on_epoch: Callable[[EpochStats], bool | None] | None = None,
     progress_bar: bool = False,
 ) -> FitReport:
@@ -83,20 +87,17 @@ def fit_world(
         n = min(int(config.calibration_fraction * len(rows)), MAX_CALIBRATION_ROWS)
         shuffled = rows[permutation(len(rows), streams["calibration"])]
         calibration_rows, rows = shuffled[:n], np.sort(shuffled[n:])
-    columns = Columns.of(dataset, rows, model.device)
     report = fit_ensemble(
         model,
         th.optim.Adam(model.member_parameters(), lr=config.learning_rate, fused=True),
-        columns.observations,
-        columns.actions,
-        columns.next_observations,
-        columns.rewards,
+        *_modelled(dataset, rows, model.device),
         generator=streams["dynamics"],
         batch_size=config.batch_size,
         holdout_fraction=config.holdout_fraction,
         max_epochs=config.max_epochs,
         patience=config.patience,
         logvar_loss_weight=config.logvar_loss_weight,
+        precision=precision,
         on_epoch=on_epoch,
         progress_bar=progress_bar,
     )
@@ -108,6 +109,16 @@ def fit_world(
         model.calibration.fit(config.calibration, residuals)
     fit_termination(model, dataset, config, streams)
     return report
+
+
+def _modelled(dataset: OfflineDataset, rows: np.ndarray, device: th.device) -> tuple[Rows, Rows, Rows, Rows]:
+    """Observations, actions, next observations and rewards of these rows; left in their files if they are mapped."""
+    arrays = [getattr(dataset, name) for name in _MODELLED]
+    if is_mapped(dataset):
+        o, a, n, r = (HostRows(array, device, rows) for array in arrays)
+        return o, a, n, r
+    observations, actions, following, rewards = (th.as_tensor(array[rows], device=device) for array in arrays)
+    return observations, actions, following, rewards
 
 
 def fit_termination(

@@ -21,8 +21,8 @@ from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, Line
 from stable_baselines3.sac.policies import SACPolicy
 
 from sb3_offline.common.encoding import NotPlain, decode, encode, is_known_class
-from sb3_offline.datasets import load_dataset
 from sb3_offline.common.schedules import hold_then_decay
+from sb3_offline.datasets import load_dataset
 
 
 def there_and_back(value: Any) -> Any:
