@@ -42,7 +42,7 @@ def write_checked(file: BinaryIO, content: dict[str, Any], label: str = "") -> N
     tag = label.encode("ascii").ljust(_LABEL)
     digest = hashlib.sha256(tag)
     file.write(MAGIC + tag + digest.digest())  # the true digest follows below
-    th.save(content, _HashingWriter(file, digest))
+    th.save(content, _HashingWriter(file, digest))  # type: ignore[arg-type]  # all that it calls is there
     file.seek(_DIGEST)
     file.write(digest.digest())
     file.seek(0, io.SEEK_END)

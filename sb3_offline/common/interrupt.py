@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from types import FrameType
+from typing import Any
 
 #: What a signal must have been doing for it to be deferred: a handler of the user's own is left alone.
-_DEFERRED = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+_DEFERRED: dict[signal.Signals, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
 
 
 class Interrupt:
@@ -50,8 +50,8 @@ def deferred_interrupts(doing: str) -> Iterator[Interrupt]:
         if interrupt:
             signal.default_int_handler(number, frame)
         interrupt.signal = number
-        # print() must not be called while the program may be printing
-        os.write(sys.__stderr__.fileno(), f"\nFinishing {doing}. Press Ctrl-C again to stop at once.\n".encode())
+        # not print(), which the program itself may be in the midst of
+        os.write(2, f"\nFinishing {doing}. Press Ctrl-C again to stop at once.\n".encode())
 
     if threading.current_thread() is not threading.main_thread():
         yield interrupt

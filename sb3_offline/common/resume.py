@@ -58,9 +58,9 @@ class Continuation:
         if dataset.fingerprint() != self.about["fingerprint"]:
             raise ValueError(
                 f"{self.path} was trained on other data: {self.about['dataset']}, {self.about['rows']:,} transitions, "
-                f"fingerprint {self.about['fingerprint'][:12]}. Given: {dataset.info.dataset_id}, {len(dataset):,} "
-                f"transitions, fingerprint {dataset.fingerprint()[:12]}. Pass the data of that run as dataset=, or train on from the "
-                "portable .zip by load()."
+                f"fingerprint {self.about['fingerprint'][:12]}; given are {dataset.info.dataset_id}, {len(dataset):,}, "
+                f"{dataset.fingerprint()[:12]}. Pass the data of that run as dataset=, or train on from the portable .zip "
+                "by load()."
             )
 
     def remaining(self, total_timesteps: int | None) -> int:
@@ -247,7 +247,8 @@ def _refill(buffer: TensorReplayBuffer, state: State) -> None:
 
 def _global_rng(device: th.device) -> State:
     """The generators that a policy's dropout or a user's callback may draw from."""
-    _, keys, *rest = np.random.get_state()  # noqa: NPY002
+    state: Any = np.random.get_state()  # noqa: NPY002
+    _, keys, *rest = state
     return {
         "torch": th.get_rng_state(),
         "cuda": th.cuda.get_rng_state(device) if device.type == "cuda" else None,
