@@ -124,12 +124,12 @@ class Run:
 
     def _interrupted_path(self) -> Path:
         """Where checkpoints go, else where the best model goes, else ``interrupted/``."""
-        callbacks = list(walk(self.callback))
-        for checkpoints in callbacks:
+        step = self.model.num_timesteps
+        for checkpoints in walk(self.callback):
             if isinstance(checkpoints, CheckpointCallback):
-                return Path(checkpoints._checkpoint_path(extension="zip"))
+                return Path(checkpoints.save_path) / f"{checkpoints.name_prefix}_{step}_steps.zip"
         folders = [Path(each.best_model_save_path) for each in self._evaluations() if each.best_model_save_path]
-        return [*folders, INTERRUPTED_FOLDER][0] / f"{type(self.model).__name__}_{self.model.num_timesteps}_steps.zip"
+        return [*folders, INTERRUPTED_FOLDER][0] / f"{type(self.model).__name__}_{step}_steps.zip"
 
     def _evaluations(self) -> list[EvalCallback]:
         return [callback for callback in walk(self.callback) if isinstance(callback, EvalCallback)]
