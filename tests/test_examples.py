@@ -15,9 +15,11 @@ EXAMPLES = {
     "your_own_data.py": ["--steps", "30"],
 }
 PAGES = ("README.md", "docs/quickstart.md", "docs/from_sac.md", "docs/cql.md", "docs/combo.md", "docs/dromo.md")
+PAGES += ("docs/when_things_go_wrong.md",)
 # What makes a page's code quick without changing what it shows
 QUICK = {
     "5_000": "20",
+    "1_000": "10",
     "learn(200)": "learn(5)",
     "learn(100)": "learn(5)",
     "env, policy_kwargs=": 'env, dynamics_kwargs={"max_epochs": 1}, behavior_kwargs={"n_steps": 10}, policy_kwargs=',

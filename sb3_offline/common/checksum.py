@@ -49,9 +49,12 @@ def write_checked(file: BinaryIO, content: dict[str, Any], label: str = "") -> N
 
 
 def read_label(path: Path) -> str | None:
-    """The label of a file of :func:`write_checked`; None for any other file."""
-    with path.open("rb") as file:
-        head = file.read(_BODY)
+    """The label of a file of :func:`write_checked`; None for any other file, and for one that cannot be read."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(_BODY)
+    except OSError:
+        return None
     if len(head) < _BODY or not head.startswith(MAGIC):
         return None
     return head[len(MAGIC) : _DIGEST].decode("ascii", errors="replace").rstrip()
@@ -60,7 +63,7 @@ def read_label(path: Path) -> str | None:
 def read_checked(path: Path) -> dict[str, Any]:
     """
     :return: the content of a file of :func:`write_checked`, its tensors on the CPU
-    :raises DamagedFileError: if the checksum does not fit
+    :raises DamagedFileError: if the checksum does not fit, or the content is not of :func:`write_checked`
     """
     data = path.read_bytes()
     if len(data) < _BODY or not data.startswith(MAGIC):
@@ -70,4 +73,8 @@ def read_checked(path: Path) -> dict[str, Any]:
     digest.update(body)
     if digest.digest() != expected:
         raise DamagedFileError(f"{path} is damaged: its checksum does not fit (it may have been cut off)")
-    return th.load(io.BytesIO(body), map_location="cpu", weights_only=True)
+    try:
+        content: dict[str, Any] = th.load(io.BytesIO(body), map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise DamagedFileError(f"{path} is not ours: it holds more than tensors, numbers and text") from error
+    return content

@@ -216,7 +216,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         announce = total_timesteps is None or self.verbose > 0
         self._check_tensorboard_log()
         dataset = self.load_dataset()
-        continuation, self._continuation = self._continuation, None
+        continuation = self._continuation
         if continuation is not None:
             continuation.check_dataset(dataset)
             total_timesteps, reset_num_timesteps = continuation.remaining(total_timesteps), False

@@ -43,12 +43,14 @@ class Continuation:
     A checkpoint that is about to be continued by ``learn``.
 
     :param path: its file
-    :raises DamagedFileError: if it is cut off or altered
+    :raises DamagedFileError: if it is cut off or altered, or not of a run
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.state = read_checked(path)
+        if "about" not in self.state:
+            raise DamagedFileError(f"{path} is no checkpoint of a run")
         self.about: dict[str, Any] = json.loads(self.state["about"])
 
     def check_dataset(self, dataset: OfflineDataset) -> None:

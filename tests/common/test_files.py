@@ -88,6 +88,12 @@ def test_every_flipped_bit_and_every_cut_is_noticed(tmp_path: Path) -> None:
             read_checked(path)
 
 
+def test_reading_runs_no_code(tmp_path: Path) -> None:
+    write_state(tmp_path / "file", {"call": print})
+    with pytest.raises(DamagedFileError, match="holds more than tensors, numbers and text"):
+        read_checked(tmp_path / "file")
+
+
 def test_foreign_files_have_no_label(tmp_path: Path) -> None:
     (tmp_path / "short").write_bytes(b"x")
     (tmp_path / "other").write_bytes(bytes(500))

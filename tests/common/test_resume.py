@@ -17,6 +17,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from benchmarks.kill_and_resume import OPTIONS, digest, measure
 from sb3_offline import COMBO, CQL, DROMO, MOPO, OfflineSAC, PreQN
+from sb3_offline.common.atomic import write_atomically
+from sb3_offline.common.checksum import write_checked
 from tests.conftest import FAST, FAST_DROMO, FAST_MODEL_BASED
 
 Arrays = dict[str, np.ndarray]
@@ -179,12 +181,18 @@ def test_what_cannot_be_continued_is_refused(pendulum_arrays: Arrays, tmp_path: 
     with pytest.raises(ValueError, match=r"is a run of CQL: CQL\.resume"):
         OfflineSAC.resume(tmp_path)
     other = pendulum_arrays | {"rewards": pendulum_arrays["rewards"] + 1e-3}
+    model = CQL.resume(tmp_path, dataset=other)
     with pytest.raises(ValueError, match="was trained on other data: arrays, 1,000 transitions, fingerprint"):
-        CQL.resume(tmp_path, dataset=other).learn()
+        model.learn()
+    model.dataset = pendulum_arrays
+    assert model.learn().num_timesteps == 7  # it is still a resumed run
     with pytest.raises(ValueError, match=r"other options: tau=0\.5 \(was 0\.005\)"):
         CQL.resume(tmp_path, dataset=pendulum_arrays, custom_objects={"tau": 0.5})
     with pytest.raises(ValueError, match="No data to learn from"):
         CQL.resume(tmp_path).learn()
+    write_atomically(tmp_path / "key.fit.resume", lambda file: write_checked(file, {"epoch": 1}))
+    with pytest.raises(ValueError, match=r"key\.fit\.resume is no checkpoint of a run"):
+        CQL.resume(tmp_path / "key.fit.resume")
 
 
 def test_another_machine_is_warned_of(pendulum_arrays: Arrays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
