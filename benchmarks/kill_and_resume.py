@@ -24,11 +24,11 @@ import torch as th
 from stable_baselines3.common.callbacks import CheckpointCallback
 
 import sb3_offline
-from sb3_offline import COMBO, CQL, DROMO, MOPO
+from sb3_offline import COMBO, CQL, DROMO, MOPO, OfflineSAC
 from sb3_offline.common.offline_algorithm import OfflineAlgorithm
 
 DATASET = "sb3_offline/Pendulum-medium-v0"
-ALGORITHMS: dict[str, type[OfflineAlgorithm]] = {cls.__name__: cls for cls in (CQL, COMBO, DROMO, MOPO)}
+ALGORITHMS: dict[str, type[OfflineSAC]] = {cls.__name__: cls for cls in (CQL, COMBO, DROMO, MOPO)}
 SMALL: dict[str, Any] = {"policy_kwargs": {"net_arch": [16, 16]}, "batch_size": 32, "seed": 0, "device": "cpu"}
 MODEL_BASED: dict[str, Any] = SMALL | {
     "dynamics_kwargs": {"hidden_sizes": (16,), "n_members": 2, "max_epochs": 15, "patience": 15, "weight_decay": 1e-5},
@@ -108,7 +108,8 @@ def run(name: str, folder: Path, steps: int, save_freq: int, kill_after: float |
 
 def measure(name: str, kills: int, steps: int, save_freq: int, seed: int) -> list[Trial]:
     """Kill ``kills`` runs, each at a moment drawn uniformly over the duration of an uninterrupted one."""
-    generator, trials = np.random.default_rng(seed), []
+    generator = np.random.default_rng(seed)
+    trials: list[Trial] = []
     with tempfile.TemporaryDirectory() as temporary:
         whole = Path(temporary) / "whole"
         whole.mkdir()

@@ -49,7 +49,8 @@ class Run:
             best = self.continuation.about["best_mean_rewards"]
             for evaluation, reward in zip(self._evaluations(), best, strict=False):
                 evaluation.best_mean_reward = reward  # lest a worse model replace best_model.zip
-            self.continuation = self.model._continuation = None
+            self.continuation.state.clear()  # its buffers are memory
+            self.model._continuation = None
         self.model._run = self
         self._exit.callback(setattr, self.model, "_run", None)
         self.interrupt = self._exit.enter_context(deferred_interrupts("this gradient step"))
