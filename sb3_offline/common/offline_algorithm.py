@@ -30,6 +30,7 @@ from sb3_offline.common.signature import check_arguments, merge_signature
 from sb3_offline.common.tensorboard import open_run
 from sb3_offline.datasets import DatasetInfo, OfflineDataset, SpacesOnlyEnv, open_dataset
 from sb3_offline.datasets.sources import Source
+from sb3_offline.deployment import Deployable
 
 SelfOffline = TypeVar("SelfOffline", bound="OfflineAlgorithm")
 
@@ -41,7 +42,7 @@ _NO_DATA = (
 )
 
 
-class OfflineAlgorithm(OffPolicyAlgorithm):
+class OfflineAlgorithm(Deployable, OffPolicyAlgorithm):
     """
     An SB3 off-policy algorithm that learns from a fixed dataset; one timestep is one gradient step.
 
@@ -145,6 +146,8 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         self._log_sums: dict[str, th.Tensor] = {}
         self._log_count = 0
         self._loss_watch = LossWatch()
+        if self.has_ood_detector:  # load() fills it
+            self.ood_detector = self.make_ood_detector()
 
     def prepare(self, dataset: OfflineDataset, progress_bar: bool) -> None:
         """Everything that must be ready before the first gradient step. Children fit their models here."""
