@@ -1,15 +1,15 @@
 """
 What a run needs to go on as if it had never stopped, beside the portable model: ``NAME.resume``.
 
-The file embeds the portable model and adds the state that only a continuation needs. It is a checksummed archive of tensors,
-numbers and text (:mod:`sb3_offline.common.checksum`).
+The file embeds the portable model and adds the state that only a continuation needs
+(:mod:`sb3_offline.common.training_state`). It is a checksummed archive of tensors, numbers and text
+(:mod:`sb3_offline.common.checksum`).
 """
 
 from __future__ import annotations
 
 import io
 import json
-import random
 import re
 import warnings
 from collections.abc import Iterator
@@ -17,23 +17,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
-import numpy as np
 import torch as th
-from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.type_aliases import GymEnv
 
 import sb3_offline
-from sb3_offline.common.buffers import TensorReplayBuffer
 from sb3_offline.common.checksum import DamagedFileError, read_checked, read_label
 from sb3_offline.common.rng import Streams
 from sb3_offline.common.tensorboard import hyperparameters
+from sb3_offline.common.training_state import to_moments
 from sb3_offline.datasets import OfflineDataset
 from sb3_offline.datasets.sources import Source
 
 if TYPE_CHECKING:
     from sb3_offline.common.offline_algorithm import OfflineAlgorithm
-
-State = dict[str, Any]
 
 SUFFIX = ".resume"
 
@@ -89,40 +85,6 @@ def describe(model: OfflineAlgorithm, start: int) -> dict[str, Any]:
     }
 
 
-def capture(model: OfflineAlgorithm, about: dict[str, Any]) -> State:
-    """Everything that the next gradient step depends on, but the data."""
-    portable = io.BytesIO()
-    model.save(portable)
-    normalizer = model.get_vec_normalize_env()
-    return {
-        "about": json.dumps(about),
-        "model": th.frombuffer(portable.getbuffer(), dtype=th.uint8),
-        "streams": model.streams.state(),
-        "global_rng": _global_rng(model.device),
-        "tensors": {name: value.detach().cpu() for name, value in vars(model).items() if isinstance(value, th.Tensor)},
-        "buffers": {name: _rows(buffer) for name, buffer in _model_buffers(model)},
-        "log_sums": {name: value.cpu() for name, value in model._log_sums.items()},
-        "log_count": model._log_count,
-        "normalizer": None if normalizer is None else _statistics(normalizer.obs_rms),
-    }
-
-
-def restore(model: OfflineAlgorithm, state: State) -> None:
-    """Undo what preparing has drawn and computed since :func:`open_checkpoint` made the model."""
-    for name, value in state["tensors"].items():
-        present = getattr(model, name)
-        if present.requires_grad:  # its optimiser knows this very tensor
-            present.data.copy_(value)
-        else:
-            setattr(model, name, value.to(model.device))
-    for name, buffer in _model_buffers(model):
-        _refill(buffer, state["buffers"][name])
-    model._log_sums = {name: value.to(model.device) for name, value in state["log_sums"].items()}
-    model._log_count = state["log_count"]
-    model.streams.restore(state["streams"])
-    _restore_global_rng(state["global_rng"], model.device)
-
-
 def open_checkpoint(
     cls: type[OfflineAlgorithm], path: str | Path, env: GymEnv | str | None, dataset: Source | None, **load_options: Any
 ) -> OfflineAlgorithm:
@@ -146,7 +108,7 @@ def open_checkpoint(
         wanted = "with env=VecNormalize(...)" if about["normalized"] else "without VecNormalize"
         raise ValueError(f"{continuation.path} was trained {wanted}: resume it with the same kind of env.")
     if normalizer is not None and state["normalizer"] is not None:
-        normalizer.obs_rms = _from_statistics(state["normalizer"])  # type: ignore[assignment]
+        normalizer.obs_rms = to_moments(state["normalizer"])  # type: ignore[assignment]
     if dataset is not None:
         model.dataset = dataset
     seed, offset = state["streams"]["seed"], state["streams"]["offset"]
@@ -221,61 +183,7 @@ def _labels(folder: Path) -> Iterator[tuple[Path, tuple[str, int]]]:
         yield file, ((match[1], int(match[2])) if match else ("", -1))
 
 
-# --- parts of the state ---
-
-
-def _model_buffers(model: OfflineAlgorithm) -> Iterator[tuple[str, TensorReplayBuffer]]:
-    """What training itself fills; the data are read again."""
-    for name, value in vars(model).items():
-        if isinstance(value, TensorReplayBuffer) and name != "replay_buffer":
-            yield name, value
-
-
-def _rows(buffer: TensorReplayBuffer) -> State:
-    n = buffer.size()
-    columns = {name: value[:n].cpu().clone() for name, value in vars(buffer).items() if isinstance(value, th.Tensor)}
-    return {"columns": columns, "pos": buffer.pos, "full": buffer.full}
-
-
-def _refill(buffer: TensorReplayBuffer, state: State) -> None:
-    buffer.reset()
-    for name, rows in state["columns"].items():
-        if len(rows):
-            column = rows.new_zeros((buffer.buffer_size, *rows.shape[1:]), device=buffer.device)
-            column[: len(rows)] = rows
-            setattr(buffer, name, column)
-    buffer.pos, buffer.full = state["pos"], state["full"]
-
-
-def _global_rng(device: th.device) -> State:
-    """The generators that a policy's dropout or a user's callback may draw from."""
-    state: Any = np.random.get_state()  # noqa: NPY002
-    _, keys, *rest = state
-    return {
-        "torch": th.get_rng_state(),
-        "cuda": th.cuda.get_rng_state(device) if device.type == "cuda" else None,
-        "numpy": [keys.tolist(), *rest],
-        "python": random.getstate(),
-    }
-
-
-def _restore_global_rng(state: State, device: th.device) -> None:
-    th.set_rng_state(state["torch"])
-    if state["cuda"] is not None:
-        th.cuda.set_rng_state(state["cuda"], device)
-    keys, *rest = state["numpy"]
-    np.random.set_state(("MT19937", np.array(keys, dtype=np.uint32), *rest))  # noqa: NPY002
-    random.setstate(state["python"])
-
-
-def _statistics(moments: Any) -> State:
-    return {name: th.as_tensor(getattr(moments, name)) for name in ("mean", "var", "count")}
-
-
-def _from_statistics(state: State) -> RunningMeanStd:
-    moments = RunningMeanStd(shape=tuple(state["mean"].shape))
-    moments.mean, moments.var, moments.count = state["mean"].numpy(), state["var"].numpy(), float(state["count"])
-    return moments
+# --- what must not have changed ---
 
 
 def _options(model: OfflineAlgorithm) -> dict[str, Any]:

@@ -15,7 +15,8 @@ from sb3_offline.common.atomic import write_atomically
 from sb3_offline.common.checksum import write_checked
 from sb3_offline.common.health import CHECK_FREQ, TrainingDivergedError, non_finite_parameter
 from sb3_offline.common.interrupt import deferred_interrupts
-from sb3_offline.common.resume import Continuation, capture, describe, forget_older, make_label, restore, sibling
+from sb3_offline.common.resume import Continuation, describe, forget_older, make_label, sibling
+from sb3_offline.common.training_state import capture, restore
 from sb3_offline.datasets import OfflineDataset
 
 if TYPE_CHECKING:
