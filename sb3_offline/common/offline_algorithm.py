@@ -29,6 +29,8 @@ from sb3_offline.common.run import Run
 from sb3_offline.common.signature import check_arguments, merge_signature
 from sb3_offline.common.tensorboard import open_run
 from sb3_offline.datasets import DatasetInfo, OfflineDataset, SpacesOnlyEnv, open_dataset
+from sb3_offline.datasets.checks import pass_gate
+from sb3_offline.datasets.envs import task_of
 from sb3_offline.datasets.sources import Source
 from sb3_offline.deployment import Deployable
 
@@ -52,6 +54,7 @@ class OfflineAlgorithm(Deployable, OffPolicyAlgorithm):
     supported_spaces: ClassVar[tuple[type[spaces.Space], ...]] = (spaces.Box,)
     dataset: Source | None = None  # how to load the data again; kept by save() when it is an id or a path
     dataset_info: DatasetInfo | None = None
+    check_data: bool = True  # whether learn passes the data through the gate (sb3_offline.datasets.checks)
     replay_buffer: OfflineDatasetBuffer  # SB3 declares it optional
     _run: Run | None = None  # while learn() runs
     _continuation: Continuation | None = None  # what the next learn() goes on from
@@ -109,6 +112,7 @@ class OfflineAlgorithm(Deployable, OffPolicyAlgorithm):
             dataset,
             observation_space=None if env is None else env.observation_space,
             action_space=None if env is None else env.action_space,
+            env_spec=None if env is None else task_of(env),
         ).info
         self.dataset_info = info
         return self._env_of(info) if env is None else env
@@ -133,7 +137,12 @@ class OfflineAlgorithm(Deployable, OffPolicyAlgorithm):
             source = self.env.env_method("get_dataset")[0]
         if source is None:
             raise ValueError(_NO_DATA)
-        dataset = open_dataset(source, observation_space=self.observation_space, action_space=self.action_space).load()
+        task = None if self.env is None else task_of(self.env)
+        if task is None and self.dataset_info is not None:
+            task = self.dataset_info.env_spec
+        dataset = open_dataset(
+            source, observation_space=self.observation_space, action_space=self.action_space, env_spec=task
+        ).load()
         self.dataset_info = dataset.info
         return dataset
 
@@ -210,7 +219,8 @@ class OfflineAlgorithm(Deployable, OffPolicyAlgorithm):
         :param reset_num_timesteps: ``False`` continues the count of an earlier call.
         :param progress_bar: Show a progress bar, also while models are fitted.
         :return: The trained model.
-        :raises ValueError: if there is no data, or it does not fit this model, or is not that of the resumed run.
+        :raises ValueError: if there is no data, it does not fit this model, it cannot be right (unless ``check_data`` is
+            False), or it is not that of the resumed run.
         :raises TrainingDivergedError: if a loss or a parameter becomes NaN or infinite.
         :raises KeyboardInterrupt: after Ctrl-C, once the step is finished and the model is saved.
         """
@@ -223,6 +233,8 @@ class OfflineAlgorithm(Deployable, OffPolicyAlgorithm):
         if continuation is not None:
             continuation.check_dataset(dataset)
             total_timesteps, reset_num_timesteps = continuation.remaining(total_timesteps), False
+        if self.check_data:
+            pass_gate(dataset)
         if self.env is None:  # after load(env=None)
             self.set_env(self._env_of(dataset.info))
         self._prepare_vec_normalize(dataset)
