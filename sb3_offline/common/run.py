@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -87,8 +88,8 @@ class Run:
         step, failure = self.model.num_timesteps, self.model._loss_watch.first_failure()
         if failure is not None:
             name, for_steps = failure
-            value = float(self.model._log_sums[name])
-            self._diverged(f"{name} became {'infinite' if value == value else 'NaN'} at step {step - for_steps + 1:,}")
+            kind = "NaN" if math.isnan(self.model._log_sums[name]) else "infinite"
+            self._diverged(f"{name} became {kind} at step {step - for_steps + 1:,}")
         parameter = non_finite_parameter(self.model)
         if parameter is not None:
             self._diverged(f"the parameter {parameter} holds NaN or infinite numbers at step {step:,}")
@@ -114,8 +115,8 @@ class Run:
         )
         state, label = capture(model, about), make_label(self.identity, model.num_timesteps)
         for path in self._saved:
+            write_atomically(sibling(path), lambda file: write_checked(file, state, label))
             self.last_checkpoint = sibling(path)
-            write_atomically(self.last_checkpoint, lambda file: write_checked(file, state, label))
             forget_older(path.parent, self.identity)
         self._saved.clear()
 
