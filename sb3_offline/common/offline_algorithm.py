@@ -13,7 +13,6 @@ import gymnasium as gym
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from stable_baselines3.common.utils import safe_mean
@@ -26,6 +25,7 @@ from sb3_offline.common.networks import Normalizer, vec_normalizer
 from sb3_offline.common.resume import Continuation, open_checkpoint
 from sb3_offline.common.rng import Streams
 from sb3_offline.common.run import Run
+from sb3_offline.common.saving import SafeFiles
 from sb3_offline.common.signature import check_arguments, merge_signature
 from sb3_offline.common.tensorboard import open_run
 from sb3_offline.datasets import DatasetInfo, OfflineDataset, SpacesOnlyEnv, open_dataset
@@ -44,7 +44,7 @@ _NO_DATA = (
 )
 
 
-class OfflineAlgorithm(Deployable, OffPolicyAlgorithm):
+class OfflineAlgorithm(Deployable, SafeFiles):
     """
     An SB3 off-policy algorithm that learns from a fixed dataset; one timestep is one gradient step.
 
@@ -355,6 +355,7 @@ class OfflineAlgorithm(Deployable, OffPolicyAlgorithm):
     def _excluded_save_params(self) -> list[str]:
         excluded = [*super()._excluded_save_params(), "streams", "_log_sums", "_log_count", "replay_buffer_class"]
         excluded += ["_loss_watch", "_run", "_continuation"]
+        excluded.append("lr_schedule")  # made from learning_rate
         if not isinstance(self.dataset, (str, Path)):
             excluded.append("dataset")  # arrays stay where they are; an id or a path travels with the model
         return excluded

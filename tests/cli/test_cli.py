@@ -205,7 +205,9 @@ def test_our_models_are_recognised(algorithm: type) -> None:
 @pytest.mark.parametrize(("algorithm", "env"), [(SAC, "Pendulum-v1"), (TD3, "Pendulum-v1"), (PPO, "Pendulum-v1")])
 def test_models_of_sb3_are_recognised(algorithm: type, env: str) -> None:
     algorithm("MlpPolicy", env, policy_kwargs={"net_arch": [8]}, device="cpu").save("model")
-    assert type(load_model(Path("model.zip")).model) is algorithm
+    with pytest.raises(ValueError, match=r"model\.zip is SB3's, whose files are pickled.*--trust"):
+        load_model(Path("model.zip"))
+    assert type(load_model(Path("model.zip"), trust=True).model) is algorithm
 
 
 @pytest.mark.parametrize(("algorithm", "name"), [(DQN, "dqn"), (A2C, "a2c")])
