@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Mapping
@@ -41,6 +42,10 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
     An SB3 off-policy algorithm that learns from a fixed dataset; one timestep is one gradient step.
 
     A child says what one gradient step is (:meth:`update`) and may prepare more than the buffer (:meth:`prepare`).
+
+    :param reward_scale: Learn from ``reward_scale * r + reward_shift``, in logged, imagined and online rewards alike. Data,
+        dynamics and evaluation keep the task's own rewards.
+    :param reward_shift: A constant a step: where episodes can terminate it pays for (or against) staying alive.
     """
 
     supported_spaces: ClassVar[tuple[type[spaces.Space], ...]] = (spaces.Box,)
@@ -56,6 +61,13 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
     def check_arguments(cls, kwargs: Mapping[str, Any]) -> None:
         """Refuse unknown and online-only arguments (:func:`check_arguments`)."""
         check_arguments(cls, dict(kwargs))
+
+    def __init__(self, *args: Any, reward_scale: float = 1.0, reward_shift: float = 0.0, **kwargs: Any):
+        if not (0 < reward_scale < math.inf and math.isfinite(reward_shift)):
+            raise ValueError(f"reward_scale={reward_scale} must be positive, reward_shift={reward_shift} a finite number.")
+        self.reward_scale = reward_scale
+        self.reward_shift = reward_shift
+        super().__init__(*args, **kwargs)
 
     # --- where the data and the spaces come from ---
 
@@ -142,6 +154,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         """Everything that must be ready before the first gradient step. Children fit their models here."""
         buffer = OfflineDatasetBuffer(len(dataset), self.observation_space, self.action_space, self.device)
         buffer.load(dataset)
+        buffer.transform_rewards(self.reward_scale, self.reward_shift)
         buffer.generator = self.streams["sampling"]
         self.replay_buffer = buffer
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch as th
 from stable_baselines3 import SAC
+from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from stable_baselines3.common.utils import FloatSchedule
 from stable_baselines3.sac.policies import SACPolicy
@@ -15,6 +16,8 @@ from stable_baselines3.sac.policies import SACPolicy
 from sb3_offline.common.networks import Batch, SACNetworks
 from sb3_offline.common.normalized_td import normalized_td_step
 from sb3_offline.common.offline_algorithm import OfflineAlgorithm
+from sb3_offline.common.policies import OfflineSACPolicy
+from sb3_offline.datasets import OfflineDataset
 from sb3_offline.datasets.sources import Source
 from sb3_offline.diagnostics.q_function import QFunction
 from sb3_offline.diagnostics.td_linearization import Transitions
@@ -35,7 +38,7 @@ class OfflineSAC(OfflineAlgorithm, SAC):
     """
     Soft Actor-Critic (Haarnoja et al. 2018) on a fixed dataset, the parent of the conservative algorithms.
 
-    :param policy: "MlpPolicy" or an SB3 SAC policy class.
+    :param policy: "MlpPolicy" (:class:`~sb3_offline.common.policies.OfflineSACPolicy`) or an SB3 SAC policy class.
     :param env: A gymnasium env or its id; may be left out when ``dataset`` names its task or its spaces.
     :param dataset: Anything :func:`sb3_offline.load_dataset` takes; not needed if ``env`` carries its own data.
     :param learning_rate: Of the actor and the temperature; a number or a schedule.
@@ -50,9 +53,12 @@ class OfflineSAC(OfflineAlgorithm, SAC):
         lambda = ``qf_learning_rate`` and the critic's own bootstrap (see :mod:`sb3_offline.common.normalized_td`).
     :param semi_gradient: In "normalized_td", d = grad Q(s, a) instead of the gradient of the whole TD residual.
     :param tensorboard_log: Folder for TensorBoard.
-    :param policy_kwargs: Passed to the policy, as in SB3 (``net_arch``, ``activation_fn``, ...).
+    :param policy_kwargs: Passed to the policy, as in SB3 (``net_arch``, ``activation_fn``, ...), with ``layer_norm``,
+        ``ortho_init`` and ``normalize_observations`` of our own.
     :raises ValueError: if the spaces, the data or an option do not fit.
     """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {**SAC.policy_aliases, "MlpPolicy": OfflineSACPolicy}
 
     def __init__(
         self,
@@ -109,6 +115,7 @@ class OfflineSAC(OfflineAlgorithm, SAC):
             seed=seed,
             device=device,
             _init_setup_model=False,
+            **unknown,
         )
         self.qf_learning_rate = qf_learning_rate
         self.entropy_backup = entropy_backup
@@ -121,11 +128,19 @@ class OfflineSAC(OfflineAlgorithm, SAC):
         if self.target_entropy == "auto":
             self.target_entropy = -float(np.prod(self.action_space.shape))  # type: ignore[arg-type]
         super()._setup_model()
+        normalizer = self._vec_normalize_env
+        if normalizer is not None and normalizer.norm_obs and getattr(self.policy, "normalize_observations", False):
+            raise ValueError("VecNormalize(norm_obs=True) and normalize_observations normalise twice: drop one of them.")
         self.qf_lr_schedule = FloatSchedule(self.qf_learning_rate)
         self._action_bounds = tuple(
             th.as_tensor(bound, dtype=th.float32, device=self.device)
             for bound in (self.action_space.low, self.action_space.high)  # type: ignore[attr-defined]
         )
+
+    def prepare(self, dataset: OfflineDataset, progress_bar: bool) -> None:
+        super().prepare(dataset, progress_bar)
+        if isinstance(self.policy, OfflineSACPolicy):
+            self.policy.fit_normalizers(self.replay_buffer.observations)
 
     # --- the losses: pure functions of (networks, batch, noise) ---
 
