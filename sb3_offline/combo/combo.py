@@ -26,6 +26,8 @@ class COMBO(ModelBasedAlgorithm, CQL):
         conservative: Conservatism = "expectation",
         **kwargs: Any,
     ):
+        if kwargs.get("calibrated", False):
+            raise ValueError(f"calibrated needs the returns of the states: {type(self).__name__}'s imagined states have none.")
         if conservative_weight is None and target_gap is None:
             conservative_weight = 0.5
         super().__init__(

@@ -42,6 +42,7 @@ class TensorReplayBuffer(ReplayBuffer):
         BaseBuffer.__init__(self, buffer_size, observation_space, action_space, device, n_envs)
         self.generator: th.Generator | None = None
         self.reward_scale, self.reward_shift = 1.0, 0.0
+        self.returns = th.empty(0, device=self.device)  # Monte-Carlo returns-to-go, for the algorithms that set them
         self.reset()
 
     def transform_rewards(self, scale: float, shift: float) -> None:
