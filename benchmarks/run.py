@@ -149,7 +149,7 @@ def run_one(algo: str, dataset: str, seed: int, arguments: argparse.Namespace, p
     }
     append(partial, {"config": config})
     callback = CurveCallback(partial, arguments.eval_every, arguments.episodes, seed)
-    model = algorithm("MlpPolicy", dataset=dataset, seed=seed, **options)  # type: ignore[call-arg]
+    model = algorithm("MlpPolicy", dataset=dataset, seed=seed, **options)
     data = model.load_dataset()
     model.learn(arguments.steps, callback=callback, progress_bar=arguments.progress)
     returns = np.array([point["mean_return"] for point in callback.curve])

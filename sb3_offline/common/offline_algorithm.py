@@ -13,6 +13,7 @@ import gymnasium as gym
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.callbacks import CallbackList
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
@@ -255,6 +256,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         """SB3's own entry point: ``gradient_steps`` updates."""
         self.policy.set_training_mode(True)
         for _ in range(gradient_steps):
+            self.before_update(CallbackList([]))
             self.update()
 
     # --- logging: sums stay on the device until they are written ---

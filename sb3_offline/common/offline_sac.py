@@ -15,7 +15,7 @@ from stable_baselines3.sac.policies import SACPolicy
 
 from sb3_offline.common.networks import Batch, SACNetworks
 from sb3_offline.common.normalized_td import normalized_td_step
-from sb3_offline.common.offline_algorithm import OfflineAlgorithm
+from sb3_offline.common.online import OnlineFineTuning
 from sb3_offline.common.policies import OfflineSACPolicy
 from sb3_offline.datasets import OfflineDataset
 from sb3_offline.datasets.sources import Source
@@ -34,7 +34,7 @@ class SACNoise:
     action: th.Tensor
 
 
-class OfflineSAC(OfflineAlgorithm, SAC):
+class OfflineSAC(OnlineFineTuning):
     """
     Soft Actor-Critic (Haarnoja et al. 2018) on a fixed dataset, the parent of the conservative algorithms.
 
@@ -140,7 +140,7 @@ class OfflineSAC(OfflineAlgorithm, SAC):
     def prepare(self, dataset: OfflineDataset, progress_bar: bool) -> None:
         super().prepare(dataset, progress_bar)
         if isinstance(self.policy, OfflineSACPolicy):
-            self.policy.fit_normalizers(self.replay_buffer.observations)
+            self.policy.fit_normalizers(th.as_tensor(self.replay_buffer.observations))
 
     # --- the losses: pure functions of (networks, batch, noise) ---
 

@@ -56,6 +56,8 @@ class OfflineSACPolicy(SACPolicy):
     :raises ValueError: if observations are not a Box of floats, or another features extractor is asked for too.
     """
 
+    own = ("layer_norm", "ortho_init", "normalize_observations")
+
     def __init__(
         self,
         observation_space: spaces.Space,
@@ -79,8 +81,7 @@ class OfflineSACPolicy(SACPolicy):
         actor = super().make_actor(features_extractor)
         if self.ortho_init:
             orthogonal(actor.latent_pi, 2**0.5)
-            for head in (actor.mu, actor.log_std):
-                orthogonal(head, 0.01)
+            orthogonal(nn.ModuleList([actor.mu, actor.log_std]), 0.01)  # type: ignore[list-item]
         return actor
 
     def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> ContinuousCritic:
@@ -88,9 +89,8 @@ class OfflineSACPolicy(SACPolicy):
         if self.layer_norm:
             width = critic.features_extractor.features_dim + get_action_dim(self.action_space)
             for index in range(critic.n_critics):
-                layers = create_mlp(
-                    width, 1, self.critic_kwargs["net_arch"], self.activation_fn, post_linear_modules=[nn.LayerNorm]
-                )
+                net_arch: Any = self.critic_kwargs["net_arch"]
+                layers = create_mlp(width, 1, net_arch, self.activation_fn, post_linear_modules=[nn.LayerNorm])
                 critic.q_networks[index] = nn.Sequential(*layers).to(self.device)
                 setattr(critic, f"qf{index}", critic.q_networks[index])
         if self.ortho_init:
@@ -107,8 +107,7 @@ class OfflineSACPolicy(SACPolicy):
                 module.fit(observations)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
-        options = ("layer_norm", "ortho_init", "normalize_observations")
-        return super()._get_constructor_parameters() | {name: getattr(self, name) for name in options}
+        return super()._get_constructor_parameters() | {name: getattr(self, name) for name in self.own}
 
 
 def orthogonal(module: nn.Module, gain: float) -> None:
