@@ -154,7 +154,7 @@ def datasets() -> None:
     from sb3_offline.shell.listing import list_datasets
 
     table = Table()
-    table.add_column("dataset", overflow="fold")
+    table.add_column("dataset", no_wrap=True)
     for column in ("MB", "steps", "episodes", "return", "score"):
         table.add_column(column, justify="right", no_wrap=True)
     console = Console()
@@ -167,6 +167,9 @@ def datasets() -> None:
             table.add_row(escape(row.dataset_id), megabytes, *sizes, mean_return, score)
             if row.trouble:
                 console.print(f"[yellow]{escape(row.trouble)}[/yellow]")
+    width = console.measure(table, options=console.options.update(max_width=10_000)).maximum
+    if width > console.width:  # an id that is cut or folded cannot be copied
+        console = Console(width=width)
     console.print(table)
     console.print("[dim]return: mean of the episodes; score: 0 is the random policy, 100 the task's reference[/dim]")
 
@@ -177,7 +180,7 @@ def inspect(
     html: Annotated[Path | None, typer.Option(help="Write the card as a web page with plots, too.")] = None,
     env_id: EnvId = None,
 ) -> None:
-    """Print a data card: spaces, episodes, returns, saturation, duplicates, coverage, warnings."""
+    """Print a data card: spaces, episodes, returns, saturation, duplicates, coverage, errors, warnings."""
     from rich.console import Console
 
     from sb3_offline.datasets import load_dataset
@@ -190,6 +193,8 @@ def inspect(
     if html is not None:
         html.write_text(card_html(card), encoding="utf-8")
         Console().print(f"Written to {html}", markup=False)
+    if any(finding.severity == "error" for finding in card.findings):
+        raise typer.Exit(2)
 
 
 @app.command()

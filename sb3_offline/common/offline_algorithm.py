@@ -26,7 +26,10 @@ from sb3_offline.common.rng import Streams
 from sb3_offline.common.signature import check_arguments, merge_signature
 from sb3_offline.common.tensorboard import open_run
 from sb3_offline.datasets import DatasetInfo, OfflineDataset, SpacesOnlyEnv, open_dataset
+from sb3_offline.datasets.checks import pass_gate
+from sb3_offline.datasets.envs import task_of
 from sb3_offline.datasets.sources import Source
+from sb3_offline.deployment import Deployable
 
 SelfOffline = TypeVar("SelfOffline", bound="OfflineAlgorithm")
 
@@ -38,7 +41,7 @@ _NO_DATA = (
 )
 
 
-class OfflineAlgorithm(OffPolicyAlgorithm):
+class OfflineAlgorithm(Deployable, OffPolicyAlgorithm):
     """
     An SB3 off-policy algorithm that learns from a fixed dataset; one timestep is one gradient step.
 
@@ -52,6 +55,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
     supported_spaces: ClassVar[tuple[type[spaces.Space], ...]] = (spaces.Box,)
     dataset: Source | None = None  # how to load the data again; kept by save() when it is an id or a path
     dataset_info: DatasetInfo | None = None
+    check_data: bool = True  # whether learn passes the data through the gate (sb3_offline.datasets.checks)
     replay_buffer: OfflineDatasetBuffer  # SB3 declares it optional
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -114,6 +118,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
             dataset,
             observation_space=None if env is None else env.observation_space,
             action_space=None if env is None else env.action_space,
+            env_spec=None if env is None else task_of(env),
         ).info
         self.dataset_info = info
         return self._env_of(info) if env is None else env
@@ -138,7 +143,12 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
             source = self.env.env_method("get_dataset")[0]
         if source is None:
             raise ValueError(_NO_DATA)
-        dataset = open_dataset(source, observation_space=self.observation_space, action_space=self.action_space).load()
+        task = None if self.env is None else task_of(self.env)
+        if task is None and self.dataset_info is not None:
+            task = self.dataset_info.env_spec
+        dataset = open_dataset(
+            source, observation_space=self.observation_space, action_space=self.action_space, env_spec=task
+        ).load()
         self.dataset_info = dataset.info
         return dataset
 
@@ -150,6 +160,8 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         self.streams = Streams(self.seed, self.device, offset=self.num_timesteps)
         self._log_sums: dict[str, th.Tensor] = {}
         self._log_count = 0
+        if self.has_ood_detector:  # load() fills it
+            self.ood_detector = self.make_ood_detector()
 
     def prepare(self, dataset: OfflineDataset, progress_bar: bool) -> None:
         """Everything that must be ready before the first gradient step. Children fit their models here."""
@@ -212,13 +224,16 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         :param reset_num_timesteps: ``False`` continues the count of an earlier call.
         :param progress_bar: Show a progress bar, also while models are fitted.
         :return: The trained model.
-        :raises ValueError: if there is no data, or it does not fit this model.
+        :raises ValueError: if there is no data, it does not fit this model, or it cannot be right (unless ``check_data`` is
+            False).
         """
         if total_timesteps is not None and (total_timesteps < 1 or total_timesteps != int(total_timesteps)):
             raise ValueError(f"total_timesteps must be a whole number of gradient steps, at least 1; got {total_timesteps}.")
         announce = total_timesteps is None or self.verbose > 0
         self._check_tensorboard_log()
         dataset = self.load_dataset()
+        if self.check_data:
+            pass_gate(dataset)
         if self.env is None:  # after load(env=None)
             self.set_env(self._env_of(dataset.info))
         self._prepare_vec_normalize(dataset)

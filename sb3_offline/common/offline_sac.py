@@ -52,6 +52,7 @@ class OfflineSAC(OnlineFineTuning):
     :param critic_update: "adam", or "normalized_td": w <- w - lambda sum_j d_j e_j / (1 + d_j^T d_j)^2 over the batch, with
         lambda = ``qf_learning_rate`` and the critic's own bootstrap (see :mod:`sb3_offline.common.normalized_td`).
     :param semi_gradient: In "normalized_td", d = grad Q(s, a) instead of the gradient of the whole TD residual.
+    :param check_data: Refuse data that cannot be right, and warn of what looks wrong, before training (the data gate).
     :param tensorboard_log: Folder for TensorBoard.
     :param policy_kwargs: Passed to the policy, as in SB3 (``net_arch``, ``activation_fn``, ...), with ``layer_norm``,
         ``ortho_init`` and ``normalize_observations`` of our own.
@@ -76,6 +77,7 @@ class OfflineSAC(OnlineFineTuning):
         entropy_backup: bool = False,
         critic_update: CriticUpdate = "adam",
         semi_gradient: bool = False,
+        check_data: bool = True,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
         policy_kwargs: dict[str, Any] | None = None,
@@ -121,6 +123,7 @@ class OfflineSAC(OnlineFineTuning):
         self.entropy_backup = entropy_backup
         self.critic_update = critic_update
         self.semi_gradient = semi_gradient
+        self.check_data = check_data
         if _init_setup_model:
             self._setup_model()
 

@@ -16,6 +16,7 @@ from sb3_offline.common.offline_algorithm import OfflineAlgorithm
 from sb3_offline.common.online_buffer import OfflineOnlineBuffer
 from sb3_offline.common.policies import OfflineSACPolicy
 from sb3_offline.datasets import SpacesOnlyEnv
+from sb3_offline.datasets.checks import pass_gate
 
 SelfOnline = TypeVar("SelfOnline", bound="OnlineFineTuning")
 
@@ -77,6 +78,8 @@ class OnlineFineTuning(OfflineAlgorithm, SAC):
             raise ValueError(f"{type(self).__name__} has no simulator to act in: give learn_online(env=...).")
         if self.replay_buffer.size() == 0:  # loaded from a file
             dataset = self.load_dataset()
+            if self.check_data:
+                pass_gate(dataset)
             self._prepare_vec_normalize(dataset)
             self.prepare(dataset, progress_bar)
         if not isinstance(self.replay_buffer, OfflineOnlineBuffer):

@@ -105,13 +105,6 @@ def test_actions_within_rounding_are_clipped_and_the_given_array_is_left_alone(e
     assert episodes["actions"][6] == np.float32(2.0003)
 
 
-def test_one_episode_warns(episodes: Arrays, task_spaces: Spaces) -> None:
-    episodes["terminations"][:] = False
-    episodes["truncations"][:] = False
-    with pytest.warns(UserWarning, match="one single episode of 7 rows"):
-        assert load_dataset(episodes, **task_spaces).n_episodes == 1
-
-
 def test_discrete_actions_and_images_keep_their_types() -> None:
     images = np.arange(4 * 2 * 2 * 3, dtype=np.uint8).reshape(4, 2, 2, 3)
     arrays = {
@@ -196,6 +189,19 @@ def test_several_sources_keep_references_only_if_they_agree(episodes: Arrays, ta
     assert "different reference scores" in mixed.card["reference_note"]
 
 
+def test_an_error_in_one_of_several_sources_says_which(episodes: Arrays, task_spaces: Spaces) -> None:
+    bad = dict(episodes, rewards=episodes["rewards"].copy())
+    bad["rewards"][3] = np.nan
+    with pytest.raises(DatasetError, match=r"^source 2 of 3: arrays: rewards hold NaN or inf .* first in row 3"):
+        load_dataset([episodes, bad, episodes], **task_spaces)
+    with pytest.raises(DatasetError, match=r"^source 3 of 3: source 1 of 2: arrays: rewards hold NaN"):
+        load_dataset([episodes, episodes, [bad, episodes]], **task_spaces)
+    with pytest.raises(DatasetError, match=r"^source 2 of 2: gone\.npz: there is no such file"):
+        open_dataset([episodes, "gone.npz"], **task_spaces)
+    joint: Any = load_dataset([episodes, episodes], **task_spaces)
+    assert [part["rows"] for part in joint.info.card["parts"]] == [7, 7]
+
+
 def test_several_sources_must_share_their_spaces(episodes: Arrays, task_spaces: Spaces) -> None:
     loaded = load_dataset(episodes, **task_spaces)
     wider = load_dataset(
@@ -203,7 +209,7 @@ def test_several_sources_must_share_their_spaces(episodes: Arrays, task_spaces: 
         observation_space=task_spaces["observation_space"],
         action_space=spaces.Box(-3.0, 3.0, (1,), np.float32),
     )
-    with pytest.raises(DatasetError, match="action spaces differ"):
+    with pytest.raises(DatasetError, match="arrays and source 2, arrays, cannot be one data set: their action spaces differ"):
         load_dataset([loaded, wider])
     with pytest.raises(DatasetError, match="empty list"):
         load_dataset([])

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
+import stat
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -37,21 +40,48 @@ def open_file(path: Path) -> RawSource:
 
     :raises DatasetError: for a missing file, a directory, a pickle, an unknown suffix, or a damaged file
     """
-    suffix = path.suffix.lower()
-    if path.is_dir():
+    suffix, mode = path.suffix.lower(), file_mode(path)
+    if mode is not None and stat.S_ISDIR(mode):
         raise DatasetError(f"{path} is a directory; a data file (.hdf5, .h5 or .npz) or a Minari id is needed.")
     if suffix in _PICKLE_SUFFIXES:
         raise DatasetError(
             f"{path}: pickled data are refused, because reading them runs code from the file. Save the arrays with "
             "numpy.savez_compressed as .npz, or as HDF5."
         )
-    if not path.exists():
+    if mode is None:
         raise DatasetError(f"{path}: there is no such file (looked in {path.absolute().parent}).")
+    if not stat.S_ISREG(mode):
+        raise DatasetError(f"{path}: this is a device or a pipe, not a file. Write the data to a file first.")
+    if not os.access(path, os.R_OK):
+        raise DatasetError(f"{path}: no permission to read this file.")
     if suffix in HDF5_SUFFIXES:
         return _open_hdf5(path)
     if suffix == ".npz":
         return open_npz(path, path.name)
     raise DatasetError(f"{path}: {suffix or 'no suffix'} is not a known format; .hdf5, .h5 and .npz are.")
+
+
+def path_of(name: str | Path) -> Path:
+    """With the home folder in place of ``~``, where there is one."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:
+        return Path(name)
+
+
+def file_mode(path: Path) -> int | None:
+    """A file's type and permissions, or None if there is none of that name.
+
+    :raises DatasetError: if the system does not let us look
+    """
+    try:
+        return path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a null character in the name
+        return None
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return None
+        raise DatasetError(f"{path}: cannot be read ({error.strerror}).") from error
 
 
 def open_npz(path: Path, dataset_id: str) -> RawSource:
@@ -69,13 +99,13 @@ def open_npz(path: Path, dataset_id: str) -> RawSource:
 
 @contextmanager
 def _npz(path: Path) -> Iterator[Any]:
-    with path.open("rb") as stream:
-        _check_zip(path, stream)
-        try:
+    try:
+        with path.open("rb") as stream:
+            _check_zip(path, stream)
             with np.load(stream, allow_pickle=False) as file:
                 yield file
-        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError) as error:
-            raise DatasetError(f"{path}: the file is damaged or cut short ({error}). Copy it again.") from error
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError) as error:
+        raise DatasetError(f"{path}: the file is damaged or cut short ({error}). Copy it again.") from error
 
 
 def _check_zip(path: Path, stream: IO[bytes]) -> None:
@@ -156,9 +186,13 @@ def _hdf5_array(path: Path, file: h5py.File, key: str) -> np.ndarray:
 
 
 def _hdf5_metadata(file: h5py.File) -> dict[str, Any]:
-    """Short entries of the group ``metadata`` and the file's attributes; stored networks and the like are skipped."""
+    """Short entries of ``metadata`` (a group, or JSON text) and attributes of the file; stored networks are skipped."""
     found: dict[str, Any] = {f"metadata/{key}": value for key, value in file.attrs.items() if np.ndim(value) == 0}
-    if "metadata" in file and _is_group(file, "metadata"):
+    if "metadata" not in file:
+        return found
+    if not _is_group(file, "metadata"):
+        found["metadata"] = _hdf5_array(Path(file.filename), file, "metadata")
+    else:
         for key, item in file["metadata"].items():
             if isinstance(item, h5py.Dataset) and item.shape == () and not (item.is_virtual or item.external):
                 found[f"metadata/{key}"] = item[()]
