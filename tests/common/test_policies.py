@@ -62,7 +62,7 @@ def test_orthogonal_weights(pendulum_arrays: Arrays) -> None:
     last = model.critic.q_networks[0][-1].weight.detach()
     assert float(last.norm()) == pytest.approx(1.0, abs=1e-5)
     assert float(model.actor.mu.weight.detach().norm()) == pytest.approx(0.01, abs=1e-6)
-    assert float(model.actor.latent_pi[0].bias.abs().max()) == 0.0
+    assert float(model.actor.latent_pi[0].bias.detach().abs().max()) == 0.0
     assert th.equal(last, model.critic_target.q_networks[0][-1].weight)
 
 
@@ -84,6 +84,7 @@ def test_observations_are_normalised_inside(pendulum_arrays: Arrays, tmp_path: P
     np.testing.assert_array_equal(alone.predict(observations[:5], deterministic=True)[0], expected)
     # other data do not move what the networks were trained with
     loaded.dataset = pendulum_arrays | {"observations": observations + 1.0, "next_observations": observations}
+    loaded.check_data = False  # made up
     loaded.learn(1, reset_num_timesteps=False)
     np.testing.assert_allclose(loaded.actor.features_extractor.mean.numpy(), mean, atol=1e-4)
 
@@ -91,6 +92,15 @@ def test_observations_are_normalised_inside(pendulum_arrays: Arrays, tmp_path: P
 def _save_policy(model: CQL, folder: Path) -> str:
     model.policy.save(str(folder / "policy.pt"))
     return str(folder / "policy.pt")
+
+
+def test_exported_policies_take_raw_observations(pendulum_arrays: Arrays, tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    model = make(pendulum_arrays, normalize_observations=True).learn(3)
+    session = onnxruntime.InferenceSession(str(model.export_onnx(tmp_path / "policy")))
+    (actions,) = session.run(None, {"observation": pendulum_arrays["observations"][:7]})
+    expected, _ = model.predict(pendulum_arrays["observations"][:7], deterministic=True)
+    np.testing.assert_allclose(actions, expected, atol=1e-4)
 
 
 def test_target_actor_is_normalised_too(pendulum_arrays: Arrays) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -279,6 +280,34 @@ def test_log_prob_agrees_with_the_sampler(pendulum_arrays: dict[str, np.ndarray]
     with th.no_grad():
         actions, expected = nets.sample(batch.observations, model.normals(64, 3, 1))
         th.testing.assert_close(nets.log_prob(batch.observations, actions), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_options_survive_saving(pendulum_arrays: dict[str, np.ndarray], tmp_path: Path) -> None:
+    """The warm-up counts updates over saving: of 12 steps the first 8 clone, wherever the run is cut."""
+    options = {
+        "conservative": "rho",
+        "calibrated": True,
+        "n_target_actions": 3,
+        "bc_warmup_steps": 8,
+        "target_gap": 2.0,
+    }
+    make(pendulum_arrays, **options).learn(5).save(tmp_path / "model")
+    loaded = CQL.load(tmp_path / "model", device="cpu")
+    assert {name: getattr(loaded, name) for name in options} == options
+    loaded.dataset = pendulum_arrays
+    kinds = []
+
+    def record(local: dict[str, Any], _: Any) -> bool:
+        model = local["self"]
+        batch = model.sample_batch()
+        with th.no_grad():
+            loss, _, _ = model.actor_loss(model.networks(), batch, model.draw_noise(batch))
+            clone = -model.networks().log_prob(batch.observations, batch.actions.unsqueeze(1)).mean()
+        kinds.append(bool(loss == clone))
+        return True
+
+    loaded.learn(5, callback=record, reset_num_timesteps=False)
+    assert kinds == [True, True, False, False, False]  # after updates 6 to 10: is the next one cloning?
 
 
 @pytest.mark.parametrize(
