@@ -216,7 +216,7 @@ class OfflineSAC(OnlineFineTuning):
             minimize(critic_loss, self.critic.optimizer)
         self.after_critic_step(logs)
         actor_loss, log_prob, actor_logs = self.actor_loss(nets, batch, noise)
-        minimize(actor_loss, self.actor.optimizer)
+        actor_logs |= self.actor_step(actor_loss, nets, batch)
         if self.log_ent_coef is not None and self.ent_coef_optimizer is not None:
             target = float(self.target_entropy)
             minimize(-(self.log_ent_coef * (log_prob.detach() + target)).mean(), self.ent_coef_optimizer)
@@ -247,6 +247,11 @@ class OfflineSAC(OnlineFineTuning):
 
     def after_critic_step(self, logs: Logs) -> None:
         """Called with the critics' logs; a learned conservative weight takes its step here."""
+
+    def actor_step(self, loss: th.Tensor, nets: SACNetworks, batch: Batch) -> Logs:
+        """One step of the actor down its loss; a child may follow another metric than its optimiser's."""
+        minimize(loss, self.actor.optimizer)
+        return {}
 
     def networks(self) -> SACNetworks:
         """The view of the networks that the losses get."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch as th
@@ -82,6 +82,8 @@ class CQL(OfflineSAC):
         self.n_target_actions = n_target_actions
         self.bc_warmup_steps = bc_warmup_steps
         super().__init__(*args, **kwargs)
+
+    weight_bounds: ClassVar[tuple[float, float]] = (1e-6, 1e6)  # of a learned weight
 
     def _setup_model(self) -> None:
         super()._setup_model()
@@ -181,17 +183,20 @@ class CQL(OfflineSAC):
     # --- the weight by dual descent ---
 
     def current_conservative_weight(self) -> th.Tensor:
-        """alpha: fixed, or exp(l) clipped to [1e-6, 1e6], detached."""
+        """alpha: fixed, or exp(l) within ``weight_bounds``, detached."""
         if self.log_conservative_weight is None:
             return th.full((1,), self.conservative_weight, device=self.device)
-        return self.log_conservative_weight.detach().exp().clamp(1e-6, 1e6)
+        return self.log_conservative_weight.detach().exp().clamp(*self.weight_bounds)
 
     def after_critic_step(self, logs: Logs) -> None:
         if self.target_gap is None or self.log_conservative_weight is None or self.conservative_optimizer is None:
             return
         # minimise -alpha (gap - tau) over l: a gap above tau raises alpha
-        weight = self.log_conservative_weight.exp().clamp(1e-6, 1e6)
+        weight = self.log_conservative_weight.exp()
         minimize(-(weight * (logs["conservative_gap"].detach() - self.target_gap)).mean(), self.conservative_optimizer)
+        low, high = self.weight_bounds
+        with th.no_grad():  # l stays within reach: beyond the bounds it could not come back for long
+            self.log_conservative_weight.clamp_(math.log(low), math.log(high))
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         state_dicts, variables = super()._get_torch_save_params()

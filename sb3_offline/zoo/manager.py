@@ -20,6 +20,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import EvalCallback
 
 from sb3_offline.common.offline_algorithm import OfflineAlgorithm
+from sb3_offline.common.schedules import parse_cosine
 from sb3_offline.datasets import OfflineDataset, load_dataset
 from sb3_offline.evaluation import OfflineEvalCallback
 from sb3_offline.zoo.algorithms import algorithms
@@ -59,6 +60,17 @@ class OfflineExperimentManager(ExperimentManager):
             callbacks = hyperparams.get("callback") or []
             hyperparams["callback"] = [*(callbacks if isinstance(callbacks, list) else [callbacks]), _RAISE_ON_NAN]
         return hyperparams, dict(sorted(hyperparams.items()))
+
+    @staticmethod
+    def _preprocess_schedules(hyperparams: dict[str, Any]) -> dict[str, Any]:
+        """RL-Zoo's, which takes any text for a linear decay; here ``cosine_1e-4`` is a cosine, of either rate."""
+        schedules = {}
+        for name in ("learning_rate", "qf_learning_rate"):
+            if isinstance(text := hyperparams.get(name), str):
+                linear = ExperimentManager._preprocess_schedules
+                schedules[name] = parse_cosine(text) or linear({"learning_rate": text})["learning_rate"]
+        others = {name: value for name, value in hyperparams.items() if name not in schedules}
+        return ExperimentManager._preprocess_schedules(others) | schedules
 
     def _find_recipe(self) -> str | None:
         """The entry for the data, where the env's id has none of its own."""

@@ -36,6 +36,25 @@ def test_episodes_have_their_ends_lengths_and_returns(episodes: Arrays, task_spa
     assert not data.truncations[6]  # reading the ends does not write them
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_sampled_episodes_are_whole_and_nested(episodes: Arrays, task_spaces: Spaces, seed: int) -> None:
+    """Episodes of 3, 2 and 2 rows with returns 6, 30 and 300: 40 % of the rows is one of 3 or two of them."""
+    data: Any = load_dataset(episodes, **task_spaces)
+    part = data.sample_episodes(0.4, seed)
+    returns = part.episode_returns().tolist()
+    assert returns in ([6.0], [6.0, 30.0], [6.0, 300.0], [30.0, 300.0])
+    smaller = data.sample_episodes(0.1, seed).episode_returns().tolist()
+    assert len(smaller) == 1
+    assert set(smaller) <= set(returns)
+    assert data.sample_episodes(1.0, seed).fingerprint() == data.fingerprint()
+
+
+@pytest.mark.parametrize("fraction", [0.0, -0.1, 1.1, float("nan")])
+def test_a_share_outside_0_1_is_refused(episodes: Arrays, task_spaces: Spaces, fraction: float) -> None:
+    with pytest.raises(ValueError, match="fraction must lie in"):
+        load_dataset(episodes, **task_spaces).sample_episodes(fraction, 0)
+
+
 def test_without_next_observations_a_cut_episode_loses_its_last_row(episodes: Arrays, task_spaces: Spaces) -> None:
     del episodes["next_observations"]
     data: Any = load_dataset(episodes, **task_spaces)
