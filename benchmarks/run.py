@@ -170,7 +170,7 @@ def run_one(run: Run, arguments: argparse.Namespace, path: Path) -> dict[str, An
     }
     append(partial, {"config": config})
     callback = CurveCallback(partial, arguments.eval_every, arguments.episodes, run.seed)
-    model = algorithm("MlpPolicy", dataset=data, seed=run.seed, **options)  # type: ignore[call-arg]
+    model = algorithm("MlpPolicy", dataset=data, seed=run.seed, **options)
     model.learn(arguments.steps, callback=callback, progress_bar=arguments.progress)
     returns = np.array([point["mean_return"] for point in callback.curve])
     seconds = time.perf_counter() - callback.start

@@ -1,6 +1,7 @@
 """Offline reinforcement learning for Stable-Baselines3."""
 
 from sb3_offline.combo import COMBO
+from sb3_offline.common.divergence_guard import DivergenceGuard
 from sb3_offline.common.offline_sac import OfflineSAC
 from sb3_offline.cql import CQL
 from sb3_offline.datasets import OfflineDataset, load_dataset, make_env, register_envs
@@ -18,6 +19,7 @@ __all__ = [
     "CQL",
     "DROMO",
     "MOPO",
+    "DivergenceGuard",
     "OfflineDataset",
     "OfflineEvalCallback",
     "OfflineSAC",

@@ -38,6 +38,8 @@ class COMBO(ModelBasedAlgorithm, CQL):
         penalty_states: PenaltyStates = "model",
         **kwargs: Any,
     ):
+        if kwargs.get("calibrated", False):
+            raise ValueError(f"calibrated needs the returns of the states: {type(self).__name__}'s imagined states have none.")
         if conservative_weight is None and target_gap is None:
             conservative_weight = 0.5
         if penalty_states not in ("model", "mix"):
@@ -53,7 +55,8 @@ class COMBO(ModelBasedAlgorithm, CQL):
 
     def prepare(self, dataset: OfflineDataset, progress_bar: bool) -> None:
         super().prepare(dataset, progress_bar)
-        self.max_reward = th.as_tensor(np.abs(dataset.rewards).max(), device=self.device)
+        rewards = self.reward_scale * dataset.rewards + self.reward_shift
+        self.max_reward = th.as_tensor(np.abs(rewards).max(), dtype=th.float32, device=self.device)
 
     def penalty_rows(self, batch: Batch) -> slice:
         """States of rho: the rows that the model imagined, or all."""

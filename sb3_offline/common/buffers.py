@@ -42,7 +42,13 @@ class TensorReplayBuffer(ReplayBuffer):
         # Not ReplayBuffer.__init__, which would allocate numpy arrays of buffer_size rows at once
         BaseBuffer.__init__(self, buffer_size, observation_space, action_space, device, n_envs)
         self.generator: th.Generator | None = None
+        self.reward_scale, self.reward_shift = 1.0, 0.0
+        self.returns = th.empty(0, device=self.device)  # Monte-Carlo returns-to-go, for the algorithms that set them
         self.reset()
+
+    def transform_rewards(self, scale: float, shift: float) -> None:
+        """From now on ``sample`` returns scale * r + shift; the rows keep r."""
+        self.reward_scale, self.reward_shift = scale, shift
 
     def reset(self) -> None:
         """Forget every row, and give the memory back."""
@@ -81,10 +87,13 @@ class TensorReplayBuffer(ReplayBuffer):
 
         :param env: As in SB3: if given, observations are normalised by its statistics.
         """
+        return self._get_samples(self.sample_index(batch_size), env)
+
+    def sample_index(self, batch_size: int) -> th.Tensor:
+        """The rows that :meth:`sample` draws, (batch_size,)."""
         if self.size() == 0:
             raise ValueError(f"The {type(self).__name__} is empty: nothing to sample.")
-        index = th.randint(self.size(), (batch_size,), generator=self.generator, device=self.device)
-        return self._get_samples(index, env)
+        return th.randint(self.size(), (batch_size,), generator=self.generator, device=self.device)
 
     def _get_samples(self, batch_inds: th.Tensor, env: VecNormalize | None = None) -> ReplayBufferSamples:  # type: ignore[override]
         def normalise(observations: th.Tensor) -> th.Tensor:
@@ -97,7 +106,7 @@ class TensorReplayBuffer(ReplayBuffer):
             actions=self._rows("actions", batch_inds),
             next_observations=normalise(self._rows("next_observations", batch_inds)),
             dones=self._rows("dones", batch_inds).unsqueeze(1),
-            rewards=self._rows("rewards", batch_inds).unsqueeze(1),
+            rewards=(self.reward_scale * self._rows("rewards", batch_inds) + self.reward_shift).unsqueeze(1),
         )
 
     def _rows(self, name: str, index: th.Tensor) -> th.Tensor:

@@ -109,6 +109,7 @@ class ModelBasedAlgorithm(OfflineSAC):
         fit_termination(self.dynamics, dataset, config, self.streams)  # of dynamics that came without
         self.termination = self.resolve_termination(dataset)
         self.model_buffer.generator = self.streams["sampling"]
+        self.model_buffer.transform_rewards(self.reward_scale, self.reward_shift)
 
     def resolve_termination(self, dataset: OfflineDataset) -> TerminationFn:
         """What ends imagined episodes, see :func:`~sb3_offline.dynamics.resolve_termination`."""

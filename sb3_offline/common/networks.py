@@ -14,6 +14,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from stable_baselines3.sac.policies import Actor, SACPolicy
 from stable_baselines3.td3.policies import ContinuousCritic
 
+from sb3_offline.common.behavior_policy import ACTION_LIMIT
 from sb3_offline.common.critics import Workspace, evaluate
 
 Normalizer = Callable[[th.Tensor], th.Tensor]
@@ -23,7 +24,8 @@ class Batch(NamedTuple):
     """
     Transitions from d_f: the first ``n_real`` rows are data, the rest come from the model.
 
-    Observations (B, obs) are raw, actions (B, action_dim) in [-1, 1], rewards and dones (terminations) (B,).
+    Observations (B, obs) are raw, actions (B, action_dim) in [-1, 1], rewards and dones (terminations) (B,). ``returns`` (B,)
+    are Monte-Carlo returns-to-go, for the algorithms that use them.
     """
 
     observations: th.Tensor
@@ -32,6 +34,7 @@ class Batch(NamedTuple):
     rewards: th.Tensor
     dones: th.Tensor
     n_real: int
+    returns: th.Tensor | None = None
 
     @classmethod
     def of(cls, real: ReplayBufferSamples, model: ReplayBufferSamples | None = None) -> Batch:
@@ -54,10 +57,20 @@ def squashed_gaussian(mean: th.Tensor, log_std: th.Tensor, noise: th.Tensor) -> 
     """
     log_std = log_std.unsqueeze(1)
     pre_tanh = mean.unsqueeze(1) + log_std.exp() * noise
+    return th.tanh(pre_tanh), _squashed_log_prob(noise, log_std, pre_tanh)
+
+
+def squashed_gaussian_log_prob(mean: th.Tensor, log_std: th.Tensor, actions: th.Tensor) -> th.Tensor:
+    """Log-density (B, N) of given actions (B, N, action_dim), clipped to |a| <= 1 - 1e-6; see :func:`squashed_gaussian`."""
+    pre_tanh = th.atanh(actions.clamp(-ACTION_LIMIT, ACTION_LIMIT))
+    log_std = log_std.unsqueeze(1)
+    return _squashed_log_prob((pre_tanh - mean.unsqueeze(1)) * (-log_std).exp(), log_std, pre_tanh)
+
+
+def _squashed_log_prob(noise: th.Tensor, log_std: th.Tensor, pre_tanh: th.Tensor) -> th.Tensor:
     log_prob = -0.5 * noise.square() - log_std - 0.5 * math.log(2 * math.pi)
     # log(1 - tanh(x)^2) = 2 (log 2 - x - softplus(-2 x)), stable for large |x|
-    log_prob = log_prob - 2.0 * (math.log(2.0) - pre_tanh - F.softplus(-2.0 * pre_tanh))
-    return th.tanh(pre_tanh), log_prob.sum(dim=-1)
+    return (log_prob - 2.0 * (math.log(2.0) - pre_tanh - F.softplus(-2.0 * pre_tanh))).sum(dim=-1)
 
 
 class SACNetworks:
@@ -81,6 +94,11 @@ class SACNetworks:
         """As :meth:`sample`, for another actor (for instance a target actor)."""
         mean, log_std, _ = actor.get_action_dist_params(self.normalize(observations))
         return squashed_gaussian(mean.to(noise.dtype), log_std.to(noise.dtype), noise)
+
+    def log_prob(self, observations: th.Tensor, actions: th.Tensor) -> th.Tensor:
+        """log pi(a|s) (B, N) of given actions (B, N, action_dim) under the current policy."""
+        mean, log_std, _ = self.policy.actor.get_action_dist_params(self.normalize(observations))
+        return squashed_gaussian_log_prob(mean.to(actions.dtype), log_std.to(actions.dtype), actions)
 
     def q(self, observations: th.Tensor, actions: th.Tensor) -> th.Tensor:
         """Q of every critic: actions (B, N, action_dim) -> (n_critics, B, N)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import sys
 import time
 from collections.abc import Iterable, Mapping
@@ -13,6 +14,7 @@ import gymnasium as gym
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.callbacks import CallbackList
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from stable_baselines3.common.utils import safe_mean
@@ -51,6 +53,10 @@ class OfflineAlgorithm(Deployable, SafeFiles):
     An SB3 off-policy algorithm that learns from a fixed dataset; one timestep is one gradient step.
 
     A child says what one gradient step is (:meth:`update`) and may prepare more than the buffer (:meth:`prepare`).
+
+    :param reward_scale: Learn from ``reward_scale * r + reward_shift``, in logged, imagined and online rewards alike. Data,
+        dynamics and evaluation keep the task's own rewards.
+    :param reward_shift: A constant a step: where episodes can terminate it pays for (or against) staying alive.
     """
 
     supported_spaces: ClassVar[tuple[type[spaces.Space], ...]] = (spaces.Box,)
@@ -70,6 +76,13 @@ class OfflineAlgorithm(Deployable, SafeFiles):
     def check_arguments(cls, kwargs: Mapping[str, Any]) -> None:
         """Refuse unknown and online-only arguments (:func:`check_arguments`)."""
         check_arguments(cls, dict(kwargs))
+
+    def __init__(self, *args: Any, reward_scale: float = 1.0, reward_shift: float = 0.0, **kwargs: Any):
+        if not (0 < reward_scale < math.inf and math.isfinite(reward_shift)):
+            raise ValueError(f"reward_scale={reward_scale} must be positive, reward_shift={reward_shift} a finite number.")
+        self.reward_scale = reward_scale
+        self.reward_shift = reward_shift
+        super().__init__(*args, **kwargs)
 
     # --- where the data and the spaces come from ---
 
@@ -164,6 +177,7 @@ class OfflineAlgorithm(Deployable, SafeFiles):
     def prepare(self, dataset: OfflineDataset, progress_bar: bool) -> None:
         """Everything that must be ready before the first gradient step. Children fit their models here."""
         buffer = make_dataset_buffer(self.storage, dataset, self.observation_space, self.action_space, self.device)
+        buffer.transform_rewards(self.reward_scale, self.reward_shift)
         buffer.generator = self.streams["sampling"]
         self.replay_buffer = buffer
 
@@ -279,6 +293,7 @@ class OfflineAlgorithm(Deployable, SafeFiles):
         """SB3's own entry point: ``gradient_steps`` updates."""
         self.policy.set_training_mode(True)
         for _ in range(gradient_steps):
+            self.before_update(CallbackList([]))
             self.update()
 
     # --- logging: sums stay on the device until they are written ---

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch as th
 from stable_baselines3 import SAC
+from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from stable_baselines3.common.utils import FloatSchedule
 from stable_baselines3.sac.policies import SACPolicy
 
 from sb3_offline.common.networks import Batch, SACNetworks
 from sb3_offline.common.normalized_td import normalized_td_step
-from sb3_offline.common.offline_algorithm import OfflineAlgorithm
+from sb3_offline.common.online import OnlineFineTuning
+from sb3_offline.common.online_buffer import OfflineOnlineBuffer
+from sb3_offline.common.policies import OfflineSACPolicy
 from sb3_offline.common.storage import HostDatasetBuffer, Storage, check_storage
 from sb3_offline.common.updates import (
     Call,
@@ -44,11 +47,11 @@ class SACNoise:
     action: th.Tensor
 
 
-class OfflineSAC(OfflineAlgorithm, SAC):
+class OfflineSAC(OnlineFineTuning):
     """
     Soft Actor-Critic (Haarnoja et al. 2018) on a fixed dataset, the parent of the conservative algorithms.
 
-    :param policy: "MlpPolicy" or an SB3 SAC policy class.
+    :param policy: "MlpPolicy" (:class:`~sb3_offline.common.policies.OfflineSACPolicy`) or an SB3 SAC policy class.
     :param env: A gymnasium env or its id; may be left out when ``dataset`` names its task or its spaces.
     :param dataset: Anything :func:`sb3_offline.load_dataset` takes; not needed if ``env`` carries its own data.
     :param learning_rate: Of the actor and the temperature; a number or a schedule.
@@ -69,9 +72,12 @@ class OfflineSAC(OfflineAlgorithm, SAC):
     :param precision: Of the networks' matrix products: "float32", "tf32" (GPUs) or "bf16"; weights stay float32.
     :param check_data: Refuse data that cannot be right, and warn of what looks wrong, before training (the data gate).
     :param tensorboard_log: Folder for TensorBoard.
-    :param policy_kwargs: Passed to the policy, as in SB3 (``net_arch``, ``activation_fn``, ...).
+    :param policy_kwargs: Passed to the policy, as in SB3 (``net_arch``, ``activation_fn``, ...), with ``layer_norm``,
+        ``ortho_init`` and ``normalize_observations`` of our own.
     :raises ValueError: if the spaces, the data or an option do not fit.
     """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {**SAC.policy_aliases, "MlpPolicy": OfflineSACPolicy}
 
     def __init__(
         self,
@@ -135,6 +141,7 @@ class OfflineSAC(OfflineAlgorithm, SAC):
             seed=seed,
             device=device,
             _init_setup_model=False,
+            **unknown,
         )
         self.qf_learning_rate = qf_learning_rate
         self.entropy_backup = entropy_backup
@@ -151,12 +158,22 @@ class OfflineSAC(OfflineAlgorithm, SAC):
         if self.target_entropy == "auto":
             self.target_entropy = -float(np.prod(self.action_space.shape))  # type: ignore[arg-type]
         super()._setup_model()
+        normalizer = self._vec_normalize_env
+        if normalizer is not None and normalizer.norm_obs and getattr(self.policy, "normalize_observations", False):
+            raise ValueError("VecNormalize(norm_obs=True) and normalize_observations normalise twice: drop one of them.")
         self.qf_lr_schedule = FloatSchedule(self.qf_learning_rate)
         self._runner: UpdateRunner | None = None
         self._action_bounds = tuple(
             th.as_tensor(bound, dtype=th.float32, device=self.device)
             for bound in (self.action_space.low, self.action_space.high)  # type: ignore[attr-defined]
         )
+
+    def prepare(self, dataset: OfflineDataset, progress_bar: bool) -> None:
+        super().prepare(dataset, progress_bar)
+        self._runner = None  # of other data, or other statistics
+        if isinstance(self.policy, OfflineSACPolicy):
+            observations: Any = self.replay_buffer.observations
+            self.policy.fit_normalizers(observations)
 
     # --- the losses: pure functions of (networks, batch, noise) ---
 
@@ -215,10 +232,6 @@ class OfflineSAC(OfflineAlgorithm, SAC):
         shape = (len(batch.rewards), 1, batch.actions.shape[1])
         return SACNoise(next_action=self.normals(*shape), action=self.normals(*shape))
 
-    def prepare(self, dataset: OfflineDataset, progress_bar: bool) -> None:
-        super().prepare(dataset, progress_bar)
-        self._runner = None  # of other data, or other statistics
-
     def update(self) -> None:
         """One gradient step, by eager execution, torch.compile or a CUDA graph."""
         if self._runner is None:
@@ -253,6 +266,8 @@ class OfflineSAC(OfflineAlgorithm, SAC):
             return "critic_update='normalized_td' looks at its Jacobian's values"
         if isinstance(self.replay_buffer, HostDatasetBuffer):
             return "the batches are read from host memory or files (storage)"
+        if isinstance(self.replay_buffer, OfflineOnlineBuffer):
+            return "rows keep arriving from the environment"
         return None
 
     def baked_in(self) -> tuple[Any, ...]:

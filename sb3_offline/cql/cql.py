@@ -1,4 +1,4 @@
-"""Conservative Q-Learning, CQL(H) (Kumar et al. 2020, arXiv 2006.04779)."""
+"""Conservative Q-Learning (Kumar et al. 2020, arXiv 2006.04779), and Cal-QL (Nakamoto et al. 2023, arXiv 2303.05479)."""
 
 from __future__ import annotations
 
@@ -6,19 +6,23 @@ import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch as th
 
 from sb3_offline.common.networks import Batch, SACNetworks
 from sb3_offline.common.offline_sac import Logs, OfflineSAC, SACNoise, minimize
+from sb3_offline.common.returns import returns_to_go
+from sb3_offline.datasets import OfflineDataset
 
-Conservatism = Literal["logsumexp", "expectation"]
+Conservatism = Literal["logsumexp", "rho", "expectation"]
 
 
 @dataclass(frozen=True)
 class CQLNoise(SACNoise):
     """
     What the conservative term draws at its S states: ``policy`` normals (S, N, action_dim), and for the log-sum-exp also
-    ``next_policy`` normals and ``uniform`` actions in [-1, 1], shaped alike.
+    ``next_policy`` normals and ``uniform`` actions in [-1, 1], shaped alike. With a max-target ``next_action`` holds as many
+    normals a state as ``n_target_actions``.
     """
 
     policy: th.Tensor
@@ -36,7 +40,12 @@ class CQL(OfflineSAC):
     :param target_gap: Learn the weight by dual descent so that the gap stays below this (CQL, Eq 30). The soft maximum
         here is a log-mean-exp: a published gap tau is tau - log(3 n_action_samples) here.
     :param n_action_samples: N, actions drawn for each of uniform, pi(s) and pi(s').
-    :param conservative: "logsumexp" is CQL(H); "expectation" takes E_{a ~ pi} Q instead of the soft maximum (Eq 2).
+    :param conservative: The regulariser R(mu): "logsumexp" is CQL(H); "rho" is CQL(rho) with rho the current policy;
+        "expectation" takes E_{a ~ pi} Q instead of a soft maximum (Eq 2).
+    :param calibrated: Cal-QL: policy actions whose Q is below the data's return-to-go are not pushed down further.
+    :param n_target_actions: Above 1, each critic's target is its maximum over that many next actions (max-target backup,
+        appendix F), then the minimum over critics.
+    :param bc_warmup_steps: The actor's first updates clone the data instead: they maximise log pi(a|s) of logged actions.
     """
 
     def __init__(
@@ -46,22 +55,32 @@ class CQL(OfflineSAC):
         target_gap: float | None = None,
         n_action_samples: int = 10,
         conservative: Conservatism = "logsumexp",
+        calibrated: bool = False,
+        n_target_actions: int = 1,
+        bc_warmup_steps: int = 0,
         **kwargs: Any,
     ):
         if conservative_weight is not None and target_gap is not None:
             raise ValueError("Give conservative_weight (fixed) or target_gap (the weight is learned), not both.")
         if conservative_weight is not None and conservative_weight < 0:
             raise ValueError(f"conservative_weight must not be negative, got {conservative_weight}.")
-        if n_action_samples < 1:
-            raise ValueError(f"n_action_samples must be at least 1, got {n_action_samples}.")
-        if conservative not in ("logsumexp", "expectation"):
-            raise ValueError(f"conservative must be 'logsumexp' or 'expectation', got {conservative!r}.")
+        if n_action_samples < 1 or n_target_actions < 1:
+            raise ValueError(f"n_action_samples={n_action_samples}, n_target_actions={n_target_actions} must be at least 1.")
+        if conservative not in ("logsumexp", "rho", "expectation"):
+            raise ValueError(f"conservative must be 'logsumexp', 'rho' or 'expectation', got {conservative!r}.")
+        if n_target_actions > 1 and kwargs.get("entropy_backup", False):
+            raise ValueError("entropy_backup has no maximum over actions: leave it out, or n_target_actions at 1.")
+        if bc_warmup_steps < 0:
+            raise ValueError(f"bc_warmup_steps must not be negative, got {bc_warmup_steps}.")
         if kwargs.get("critic_update", "adam") != "adam":
             raise ValueError("critic_update='normalized_td' has no conservative term: use it with OfflineSAC.")
         self.conservative_weight = 2.5 if conservative_weight is None else conservative_weight
         self.target_gap = target_gap
         self.n_action_samples = n_action_samples
         self.conservative = conservative
+        self.calibrated = calibrated
+        self.n_target_actions = n_target_actions
+        self.bc_warmup_steps = bc_warmup_steps
         super().__init__(*args, **kwargs)
 
     weight_bounds: ClassVar[tuple[float, float]] = (1e-6, 1e6)  # of a learned weight
@@ -83,12 +102,15 @@ class CQL(OfflineSAC):
 
     def draw_noise(self, batch: Batch) -> CQLNoise:
         n_states = len(range(*self.penalty_rows(batch).indices(len(batch.rewards))))
-        soft_maximum = self.conservative == "logsumexp"
-        shape = (n_states, self.n_action_samples if soft_maximum else 1, batch.actions.shape[1])
-        other = shape if soft_maximum else (n_states, 0, shape[2])
+        shape = (n_states, 1 if self.conservative == "expectation" else self.n_action_samples, batch.actions.shape[1])
+        other = shape if self.conservative == "logsumexp" else (n_states, 0, shape[2])
         uniform = th.rand(other, generator=self.streams["policy"], device=self.device)
+        noise = vars(super().draw_noise(batch))
+        if self.n_target_actions > 1:
+            n_rows, dim = batch.actions.shape
+            noise["next_action"] = self.normals(n_rows, self.n_target_actions, dim, stream="target")
         return CQLNoise(
-            **vars(super().draw_noise(batch)),
+            **noise,
             policy=self.normals(*shape),
             next_policy=self.normals(*other),
             uniform=2.0 * uniform - 1.0,
@@ -102,19 +124,70 @@ class CQL(OfflineSAC):
         return (weight * gap).sum(), logs
 
     def out_of_data_value(self, nets: SACNetworks, batch: Batch, noise: CQLNoise) -> th.Tensor:
-        """log E_a exp Q(s, a) by importance sampling over 3N actions at s, or E_{a ~ pi} Q(s, a): (n_critics, S)."""
+        """
+        max_mu E_mu Q + R(mu), (n_critics, S): log of the integral of exp Q, by importance sampling over 3N actions, for
+        R = H(mu); log E_{a ~ pi} exp Q for R = -KL(mu, pi), whose mu is pi exp(Q)/Z; or E_{a ~ pi} Q.
+        """
         rows = self.penalty_rows(batch)
         observations = batch.observations[rows]
         with th.no_grad():
             actions, log_prob = nets.sample(observations, noise.policy)
+            if self.conservative == "logsumexp":  # actions of pi(s') count at s; the uniform density on [-1, 1]^m is .5^m
+                next_actions, next_log_prob = nets.sample(batch.next_observations[rows], noise.next_policy)
+                actions = th.cat([noise.uniform, next_actions, actions], dim=1)
+                uniform_log_prob = log_prob.new_full(noise.uniform.shape[:2], -math.log(2.0) * noise.uniform.shape[2])
+                log_prob = th.cat([uniform_log_prob, next_log_prob, log_prob], dim=1)
+        q = nets.q(observations, actions)
+        if batch.returns is not None:  # Cal-QL, Eq 5.1: max(Q, V) at the policy's actions, not at uniform ones
+            uniform, policy = q.tensor_split([noise.uniform.shape[1]], dim=-1)
+            q = th.cat([uniform, policy.maximum(batch.returns[rows].unsqueeze(-1))], dim=-1)
         if self.conservative == "expectation":
-            return nets.q(observations, actions).mean(dim=-1)
-        with th.no_grad():  # actions of pi(s') count at s; the uniform density on [-1, 1]^m is .5^m
-            next_actions, next_log_prob = nets.sample(batch.next_observations[rows], noise.next_policy)
-            actions = th.cat([noise.uniform, next_actions, actions], dim=1)
-            uniform_log_prob = log_prob.new_full(noise.uniform.shape[:2], -math.log(2.0) * noise.uniform.shape[2])
-            log_prob = th.cat([uniform_log_prob, next_log_prob, log_prob], dim=1)
-        return log_mean_exp(nets.q(observations, actions) - log_prob)
+            return q.mean(dim=-1)
+        return log_mean_exp(q - log_prob if self.conservative == "logsumexp" else q)
+
+    def prepare(self, dataset: OfflineDataset, progress_bar: bool) -> None:
+        super().prepare(dataset, progress_bar)
+        if self.calibrated:
+            rewards = self.reward_scale * dataset.rewards.astype(np.float64) + self.reward_shift
+            returns = returns_to_go(rewards, dataset.terminations, dataset.episode_ends, self.gamma)
+            self.replay_buffer.returns = th.as_tensor(returns, dtype=th.float32, device=self.device)
+
+    def sample_batch(self) -> Batch:
+        if not self.calibrated:
+            return super().sample_batch()
+        index = self.replay_buffer.sample_index(self.batch_size)
+        batch = Batch.of(self.replay_buffer._get_samples(index))
+        return batch._replace(returns=self.replay_buffer.returns[index])
+
+    # --- target and actor ---
+
+    @th.no_grad()
+    def td_target(self, nets: SACNetworks, batch: Batch, noise: SACNoise) -> th.Tensor:
+        """SAC's, or y = r + gamma (1 - done) min_j max_a' Q'_j(s', a') over ``n_target_actions`` actions of pi: (B,)."""
+        if self.n_target_actions == 1:
+            return super().td_target(nets, batch, noise)
+        actions, _ = nets.sample(batch.next_observations, noise.next_action)
+        value = nets.q_target(batch.next_observations, actions).amax(dim=-1).amin(dim=0)
+        return batch.rewards + self.gamma * (1.0 - batch.dones) * value
+
+    def actor_loss(self, nets: SACNetworks, batch: Batch, noise: SACNoise) -> tuple[th.Tensor, th.Tensor, Logs]:
+        """SAC's; during the warm-up -E_D log pi(a|s), the likelihood of logged actions."""
+        if not self.cloning:
+            return super().actor_loss(nets, batch, noise)
+        n = batch.n_real
+        loss = -nets.log_prob(batch.observations[:n], batch.actions[:n].unsqueeze(1)).mean()
+        with th.no_grad():  # for the temperature
+            _, log_prob = nets.sample(batch.observations, noise.action)
+        return loss, log_prob.squeeze(-1), {"actor_loss": loss, "entropy": -log_prob.mean()}
+
+    cloning: bool = False  # is this update one of the warm-up?
+
+    def update(self) -> None:
+        self.cloning = self._n_updates < self.bc_warmup_steps
+        super().update()
+
+    def baked_in(self) -> tuple[Any, ...]:
+        return (*super().baked_in(), self.cloning)
 
     # --- the weight by dual descent ---
 

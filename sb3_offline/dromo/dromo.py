@@ -86,6 +86,8 @@ class DROMO(COMBO):
         refuse_contradictions(robustness, strict, visitation, count_scale, behavior_kwargs, beta)
         check_lipschitz(lipschitz_weight, lipschitz_bound)
         actor_rule(actor_regularizer, actor_kwargs or {})
+        if actor_regularizer == "svpg" and kwargs.get("bc_warmup_steps", 0) > 0:
+            raise ValueError("bc_warmup_steps clones into one actor; actor_regularizer='svpg' has many: leave one out.")
         self.robustness = robustness
         self.robust_weight = size if robustness == "std" else None
         self.chi2_radius = chi2_radius

@@ -51,7 +51,8 @@ def next_real_ratio(model: DROMO) -> float:
         actions = unscale_actions(data.actions, low, high)
         sample = model.dynamics.sample(data.observations, actions, generator)
         ended = model.termination(data.observations, actions, sample.next_observations)
-        return data._replace(next_observations=sample.next_observations, rewards=sample.rewards, dones=ended.float())
+        rewards = model.reward_scale * sample.rewards + model.reward_shift
+        return data._replace(next_observations=sample.next_observations, rewards=rewards, dones=ended.float())
 
     y_model = th.stack([target(imagined()) for _ in range(N_DRAWS)])
     best = optimal_real_ratio(*bias_and_variance(target(data), y_model))

@@ -28,7 +28,5 @@ class PenalizedRolloutBuffer(ModelRolloutBuffer):
 
     def sample_with_uncertainty(self, batch_size: int) -> tuple[ReplayBufferSamples, th.Tensor]:
         """Uniformly drawn rows, as by ``sample``, and their u (batch_size, 1)."""
-        if self.size() == 0:
-            raise ValueError(f"The {type(self).__name__} is empty: nothing to sample.")
-        index = th.randint(self.size(), (batch_size,), generator=self.generator, device=self.device)
+        index = self.sample_index(batch_size)
         return self._get_samples(index), self.uncertainties.index_select(0, index).unsqueeze(1)

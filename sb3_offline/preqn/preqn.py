@@ -85,6 +85,7 @@ class PreQN(OfflineAlgorithm, TD3):
             seed=seed,
             device=device,
             _init_setup_model=False,
+            **unknown,
         )
         if _init_setup_model:
             self._setup_model()
@@ -144,7 +145,10 @@ class PreQN(OfflineAlgorithm, TD3):
         Learn from the environment with SB3's own loop; the arguments are SB3's, ``log_interval`` in episodes.
 
         :param total_timesteps: Environment steps.
+        :raises ValueError: if rewards are to be transformed, which SB3's own buffer does not do.
         """
+        if (self.reward_scale, self.reward_shift) != (1.0, 0.0):
+            raise ValueError("reward_scale and reward_shift belong to learn(): online, wrap env in TransformReward.")
         self.replay_buffer = ReplayBuffer(  # type: ignore[assignment]
             buffer_size, self.observation_space, self.action_space, self.device, n_envs=self.n_envs
         )

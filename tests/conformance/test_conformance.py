@@ -121,6 +121,52 @@ def test_cql_h_by_hand() -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
+def test_cql_rho(seed: int) -> None:
+    """log sum_a rho exp q = logsumexp(q + log rho): CQL(H)'s minimiser for y + log rho, less log rho; rho = pi."""
+    problem = Problem(seed)
+    batch = full_batch(problem.real, np.zeros_like(problem.real), problem.y_real, problem.y_model)
+    single, none = th.zeros(len(batch.rewards), 1, 1), th.zeros(len(batch.rewards), 0, 1)
+    noise = CQLNoise(single, single, enumerate_policy(problem.pi, batch.observations), none, none)
+    model = make(CQL, conservative="rho", conservative_weight=0.7)
+    solution = minimise(model, TableNetworks(np.zeros((4, 3))), batch, noise)
+    log_rho = np.log(problem.pi / 12)
+    expected = cql_h_update(problem.y_real + log_rho, problem.pi_beta / 12, 0.7) - log_rho
+    np.testing.assert_allclose(solution, expected, atol=TOLERANCE)
+
+
+def test_cql_rho_by_hand() -> None:
+    """
+    pi_beta = (1/2, 1/2), rho = (3/4, 1/4), alpha = 1. At q = (0, log 3) rho exp q = (3/4, 3/4), so mu = (1/2, 1/2) = pi_beta
+    and y = q: a policy that already weighs what the data has costs nothing. At q = 0, mu = rho and
+    y = q + alpha (mu - pi_beta)/pi_beta = (1/2, -1/2).
+    """
+    for q, y in (([0.0, np.log(3.0)], [0.0, np.log(3.0)]), ([0.0, 0.0], [0.5, -0.5])):
+        targets = np.array([y])
+        batch = full_batch(np.array([[1, 1]]), np.array([[0, 0]]), targets, targets)
+        single, none = th.zeros(2, 1, 1), th.zeros(2, 0, 1)
+        noise = CQLNoise(single, single, enumerate_policy(np.array([[3, 1]]), batch.observations), none, none)
+        model = make(CQL, conservative="rho", conservative_weight=1.0)
+        solution = minimise(model, TableNetworks(np.zeros((1, 2))), batch, noise)
+        np.testing.assert_allclose(solution, [q], atol=TOLERANCE)
+
+
+def test_calibrated_by_hand() -> None:
+    """
+    Cal-QL's pi_beta (q - y - alpha) + alpha pi 1[q > V] = 0. pi_beta = (1/2, 1/2), pi = (3/4, 1/4), alpha = 1, y = (0, 4),
+    V = 1.2: q_1 = 4 + 1 - 1/2 as in CQL, and q_0 = 0 + 1 < V is not pushed down (CQL: 0 + 1 - 3/2).
+    """
+    y = np.array([[0.0, 4.0]])
+    batch = full_batch(np.array([[1, 1]]), np.array([[0, 0]]), y, y)
+    single, none = th.zeros(2, 1, 1), th.zeros(2, 0, 1)
+    noise = CQLNoise(single, single, enumerate_policy(np.array([[3, 1]]), batch.observations), none, none)
+    model = make(CQL, conservative="expectation", conservative_weight=1.0, calibrated=True)
+    for returns, expected in ((1.2, [1.0, 4.5]), (-np.inf, [-0.5, 4.5])):  # no reference: CQL
+        calibrated = batch._replace(returns=th.full((2,), returns))
+        solution = minimise(model, TableNetworks(np.zeros((1, 2))), calibrated, noise)
+        np.testing.assert_allclose(solution, [expected], atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("seed", range(3))
 def test_combo(seed: int) -> None:
     problem = Problem(seed)
     batch = problem.batch()

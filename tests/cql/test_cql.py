@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -157,10 +158,167 @@ def test_td_loss_keeps_its_half(pendulum_arrays: dict[str, np.ndarray]) -> None:
     assert float(loss) == pytest.approx(2 * 0.5 * (3.0 - 1.0) ** 2)
 
 
+def test_rho_weighs_by_the_policy_not_by_its_density(pendulum_arrays: dict[str, np.ndarray]) -> None:
+    """log E_{a ~ pi} exp Q over the N fresh actions of pi; a constant Q is itself, whatever the density."""
+    model = make(pendulum_arrays, conservative="rho")
+    noise = noise_of(4, 10, 1)
+    constant = model.out_of_data_value(StandIn(lambda _, a: th.full(a.shape[:2], 7.0), density=0.8), batch_of(4, 1), noise)
+    np.testing.assert_allclose(constant.numpy(), 7.0, rtol=1e-6)
+    value = model.out_of_data_value(StandIn(lambda _, a: 3.0 * a[..., 0], density=0.8), batch_of(4, 1), noise)[0]
+    for state in range(4):
+        expected = math.log(np.mean([math.exp(3.0 * float(a)) for a in noise.policy[state, :, 0]]))
+        assert float(value[state]) == pytest.approx(expected, rel=1e-5)
+    drawn = make(pendulum_arrays, conservative="rho", n_action_samples=7).learn(1)
+    drawn_noise = drawn.draw_noise(drawn.sample_batch())
+    assert (drawn_noise.policy.shape[1], drawn_noise.next_policy.shape[1], drawn_noise.uniform.shape[1]) == (7, 0, 0)
+
+
+def test_rho_has_the_gradient_of_the_papers_mu(pendulum_arrays: dict[str, np.ndarray]) -> None:
+    """Each action's Q gets the weight mu = rho exp(Q)/Z (appendix A)."""
+    model = make(pendulum_arrays, conservative="rho")
+    q = th.tensor([[0.5, -1.0, 2.0]], requires_grad=True)
+
+    class Table(StandIn):
+        def q(self, observations: th.Tensor, actions: th.Tensor) -> th.Tensor:
+            return q.unsqueeze(1)
+
+    value = model.out_of_data_value(Table(None), batch_of(1, 1), noise_of(1, 3, 1))
+    (gradient,) = th.autograd.grad(value.sum(), q)
+    weights = np.exp([0.5, -1.0, 2.0])
+    np.testing.assert_allclose(gradient[0].numpy(), weights / weights.sum(), rtol=1e-5)
+
+
+def test_calibration_spares_policy_actions_below_the_return(pendulum_arrays: dict[str, np.ndarray]) -> None:
+    """In the log-sum-exp max(Q, V) stands at the actions of pi(s) and pi(s'), and Q alone at uniform ones."""
+    model = make(pendulum_arrays, calibrated=True)
+    noise = noise_of(2, 4, 1)
+    batch = batch_of(2, 1)._replace(returns=th.tensor([0.4, -9.0]))
+    value = model.out_of_data_value(StandIn(lambda _, a: a[..., 0]), batch, noise)[0]
+    for state, reference in enumerate((0.4, -9.0)):
+        terms = [math.exp(float(a)) / 0.5 for a in noise.uniform[state, :, 0]]
+        terms += [math.exp(max(float(a), reference)) / 0.5 for a in noise.next_policy[state, :, 0]]
+        terms += [math.exp(max(float(a), reference)) / 0.5 for a in noise.policy[state, :, 0]]
+        assert float(value[state]) == pytest.approx(math.log(sum(terms) / 12), rel=1e-5)
+
+
+def test_calibrated_batches_carry_the_return_of_their_state(pendulum_arrays: dict[str, np.ndarray]) -> None:
+    model = make(pendulum_arrays, calibrated=True, gamma=0.9, reward_scale=2.0, reward_shift=1.0).learn(1)
+    batch = model.sample_batch()
+    rewards = 2.0 * pendulum_arrays["rewards"] + 1.0
+    for row in range(5):
+        at = int(np.flatnonzero((pendulum_arrays["observations"] == batch.observations[row].numpy()).all(axis=1))[0])
+        end = 200 * (at // 200) + 200  # episodes of 200 steps, cut by the time limit
+        discounts = 0.9 ** np.arange(end - at)
+        expected = (discounts * rewards[at:end]).sum() / (1 - 0.9 ** (end - at))
+        assert float(batch.returns[row]) == pytest.approx(expected, rel=1e-4)
+        assert float(batch.rewards[row]) == pytest.approx(rewards[at], rel=1e-5)
+
+
+def test_max_target_is_the_maximum_per_critic_then_the_minimum(pendulum_arrays: dict[str, np.ndarray]) -> None:
+    """Critics a and -a at actions (.2, -.5, .7): maxima .7 and .5, so .5; the minimum first would give -.7..-.2."""
+    model = make(pendulum_arrays, n_target_actions=3, gamma=0.9)
+
+    class Opposed(StandIn):
+        def q_target(self, observations: th.Tensor, actions: th.Tensor) -> th.Tensor:
+            return th.stack([actions[..., 0], -actions[..., 0]])
+
+    actions = th.tensor([0.2, -0.5, 0.7]).view(1, 3, 1).expand(2, 3, 1)
+    batch = batch_of(2, 1)._replace(rewards=th.ones(2), dones=th.tensor([0.0, 1.0]))
+    single = th.zeros(2, 1, 1)
+    target = model.td_target(Opposed(None), batch, CQLNoise(actions, single, single, single, single))
+    np.testing.assert_allclose(target.numpy(), [1.0 + 0.9 * 0.5, 1.0], rtol=1e-6)
+    drawn = model.learn(1).draw_noise(model.sample_batch())
+    assert drawn.next_action.shape == (64, 3, 1)
+
+
+def test_max_target_leaves_the_other_streams_alone(pendulum_arrays: dict[str, np.ndarray]) -> None:
+    one, three = make(pendulum_arrays).learn(1), make(pendulum_arrays, n_target_actions=3).learn(1)
+    noise_one, noise_three = one.draw_noise(one.sample_batch()), three.draw_noise(three.sample_batch())
+    for name in ("action", "policy", "next_policy", "uniform"):
+        assert th.equal(getattr(noise_one, name), getattr(noise_three, name))
+
+
+def test_warm_up_clones_the_data(pendulum_arrays: dict[str, np.ndarray]) -> None:
+    """
+    Logged actions are -1.2, -.4 or 2 (a bound) by the state: in [-1, 1] these are -.6, -.2 and 1. The policy's mode must come
+    to them, which a loss that ignores the data's actions cannot do.
+    """
+    choice = np.where(pendulum_arrays["observations"][:, 0] > 0, -1.2, -0.4)
+    arrays = pendulum_arrays | {"actions": choice[:, None].astype(np.float32)}
+    options = {"bc_warmup_steps": 300, "learning_rate": 3e-3, "qf_learning_rate": 0.0, "ent_coef": 0.0}
+    model = make(arrays, **options).learn(300)
+    clear = np.abs(arrays["observations"][:, 0]) > 0.2
+    chosen, _ = model.predict(arrays["observations"][clear], deterministic=True)
+    assert np.abs(chosen[:, 0] - choice[clear]).mean() < 0.06
+    batch = model.sample_batch()
+    likelihood = float(model.networks().log_prob(batch.observations, batch.actions.unsqueeze(1)).mean().detach())
+    assert likelihood > 1.5  # uniform actions have -log 2
+    model.learn(1, reset_num_timesteps=False)
+    with th.no_grad():
+        loss, _, _ = model.actor_loss(model.networks(), batch, model.draw_noise(batch))
+    assert float(loss) != pytest.approx(-likelihood, abs=0.5)  # the warm-up is over: SAC's loss
+
+
+def test_warm_up_stays_finite_at_the_bounds(pendulum_arrays: dict[str, np.ndarray]) -> None:
+    """atanh(1) is infinite; clipped to 1 - 1e-6 it is 7.2543, and a unit Gaussian at 0 has this density there."""
+    model = make(pendulum_arrays, bc_warmup_steps=5)
+    nets = model.networks()
+    with th.no_grad():
+        for parameter in model.actor.parameters():
+            parameter.zero_()
+        value = float(nets.log_prob(th.zeros(1, 3), th.ones(1, 1, 1)))
+    u = math.atanh(1 - 1e-6)
+    assert value == pytest.approx(-0.5 * u**2 - 0.5 * math.log(2 * math.pi) - math.log(1 - math.tanh(u) ** 2), abs=0.1)
+    arrays = pendulum_arrays | {"actions": np.full((1000, 1), 2.0, dtype=np.float32)}
+    model = make(arrays, bc_warmup_steps=20).learn(20)
+    assert all(p.isfinite().all() for p in model.policy.parameters())
+
+
+def test_log_prob_agrees_with_the_sampler(pendulum_arrays: dict[str, np.ndarray]) -> None:
+    model = make(pendulum_arrays).learn(1)
+    batch, nets = model.sample_batch(), model.networks()
+    with th.no_grad():
+        actions, expected = nets.sample(batch.observations, model.normals(64, 3, 1))
+        th.testing.assert_close(nets.log_prob(batch.observations, actions), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_options_survive_saving(pendulum_arrays: dict[str, np.ndarray], tmp_path: Path) -> None:
+    """The warm-up counts updates over saving: of 12 steps the first 8 clone, wherever the run is cut."""
+    options = {
+        "conservative": "rho",
+        "calibrated": True,
+        "n_target_actions": 3,
+        "bc_warmup_steps": 8,
+        "target_gap": 2.0,
+    }
+    make(pendulum_arrays, **options).learn(5).save(tmp_path / "model")
+    loaded = CQL.load(tmp_path / "model", device="cpu")
+    assert {name: getattr(loaded, name) for name in options} == options
+    loaded.dataset = pendulum_arrays
+    kinds = []
+
+    def record(local: dict[str, Any], _: Any) -> bool:
+        model = local["self"]
+        batch = model.sample_batch()
+        with th.no_grad():
+            loss, _, _ = model.actor_loss(model.networks(), batch, model.draw_noise(batch))
+            clone = -model.networks().log_prob(batch.observations, batch.actions.unsqueeze(1)).mean()
+        kinds.append(bool(loss == clone))
+        return True
+
+    loaded.learn(5, callback=record, reset_num_timesteps=False)
+    assert kinds == [True, True, False, False, False]  # after updates 6 to 10: is the next one cloning?
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"conservative_weight": 1.0, "target_gap": 1.0}, "not both"),
+        ({"n_target_actions": 0}, "n_target_actions=0"),
+        ({"n_target_actions": 5, "entropy_backup": True}, "no maximum over actions"),
+        ({"bc_warmup_steps": -1}, "bc_warmup_steps"),
+        ({"reward_scale": 0.0}, "reward_scale=0.0"),
+        ({"reward_shift": float("nan")}, "reward_shift=nan"),
         ({"conservative_weight": -1.0}, "must not be negative"),
         ({"n_action_samples": 0}, "n_action_samples"),
         ({"conservative": "soft"}, "logsumexp"),

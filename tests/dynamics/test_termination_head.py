@@ -13,6 +13,7 @@ import pytest
 import torch as th
 
 from sb3_offline import COMBO
+from sb3_offline.datasets import SpacesOnlyEnv
 from sb3_offline.dynamics import TerminationHead, fit_termination_head, resolve_termination
 from sb3_offline.dynamics.termination_head import best_threshold
 from tests.conftest import FAST_MODEL_BASED
@@ -147,7 +148,7 @@ def ending_arrays(pendulum_arrays: dict[str, np.ndarray]) -> dict[str, np.ndarra
 def make(arrays: dict[str, np.ndarray], **options: Any) -> COMBO:
     kwargs = FAST_MODEL_BASED | {"dynamics_cache": True} | options
     kwargs["dynamics_kwargs"] = FAST_MODEL_BASED["dynamics_kwargs"] | options.get("dynamics_kwargs", {})
-    return COMBO("MlpPolicy", env="Pendulum-v1", dataset=arrays, **kwargs)
+    return COMBO("MlpPolicy", dataset=arrays, **{"env": "Pendulum-v1", **kwargs})
 
 
 def test_learned_ends_imagined_episodes(ending_arrays: dict[str, np.ndarray], tmp_path: Path) -> None:
@@ -164,8 +165,9 @@ def test_learned_ends_imagined_episodes(ending_arrays: dict[str, np.ndarray], tm
 
 
 def test_learned_is_the_default_without_a_rule(ending_arrays: dict[str, np.ndarray]) -> None:
-    """Arrays do not name their task."""
-    model = make(ending_arrays).learn(1)
+    """Neither the arrays nor an env that only has spaces name a task."""
+    task = gym.make("Pendulum-v1")
+    model = make(ending_arrays, env=SpacesOnlyEnv(task.observation_space, task.action_space)).learn(1)
     assert model.termination is model.dynamics.termination_head
 
 

@@ -1,0 +1,169 @@
+"""Online after offline: SB3's own loop on a real environment, from offline weights, with the data kept in the mix."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import gymnasium as gym
+import numpy as np
+from stable_baselines3 import SAC
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.utils import FloatSchedule
+from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
+
+from sb3_offline.common.offline_algorithm import OfflineAlgorithm
+from sb3_offline.common.online_buffer import OfflineOnlineBuffer
+from sb3_offline.common.policies import OfflineSACPolicy
+from sb3_offline.common.updates import UpdateRunner
+from sb3_offline.datasets import SpacesOnlyEnv
+from sb3_offline.datasets.checks import pass_gate
+
+SelfOnline = TypeVar("SelfOnline", bound="OnlineFineTuning")
+
+
+class OnlineFineTuning(OfflineAlgorithm, SAC):
+    """An offline SAC that can go on online: :meth:`learn_online` with its own losses, :meth:`to_sac` with SB3's."""
+
+    qf_learning_rate: float | Schedule
+    qf_lr_schedule: Schedule
+    _runner: UpdateRunner | None
+
+    def learn_online(
+        self: SelfOnline,
+        total_timesteps: int,
+        env: GymEnv | str | None = None,
+        callback: MaybeCallback = None,
+        *,
+        offline_ratio: float = 0.5,
+        learning_rate: float | Schedule | None = None,
+        qf_learning_rate: float | Schedule | None = None,
+        buffer_size: int = 100_000,
+        learning_starts: int = 200,
+        train_freq: int | tuple[int, str] = 1,
+        gradient_steps: int = 1,
+        log_interval: int | None = 4,
+        tb_log_name: str | None = None,
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> SelfOnline:
+        """
+        Go on learning on a real environment, with this algorithm's own losses; a later ``learn`` is offline again.
+
+        The policy itself explores from the first step on. Called again, it keeps what was collected. Model-based algorithms
+        go on with the dynamics they have. Arguments not listed are SB3's.
+
+        :param total_timesteps: Environment steps.
+        :param env: The environment; the model's own if not given.
+        :param offline_ratio: Share of the real rows of a batch that is drawn from the data, in [0, 1).
+        :param learning_rate: Online rate of actor and temperature; if not given, the value at which its schedule ends.
+        :param qf_learning_rate: Online rate of the critics, likewise.
+        :param buffer_size: Online transitions that are kept beside the data.
+        :param learning_starts: Environment steps before the first update.
+        :param log_interval: Episodes between log lines.
+        :return: The model.
+        :raises ValueError: if there is no simulator, no data, more than one environment, or a rate that has fallen to 0.
+        """
+        if not 0 <= offline_ratio < 1:
+            raise ValueError(f"offline_ratio must lie in [0, 1), got {offline_ratio}; learn() uses the data alone.")
+        if total_timesteps < 1 or buffer_size < 1 or learning_starts < 0:
+            raise ValueError(
+                "total_timesteps and buffer_size must be at least 1 and learning_starts not negative, got "
+                f"{total_timesteps}, {buffer_size} and {learning_starts}."
+            )
+        self._set_online_rates(learning_rate, qf_learning_rate)
+        if env is not None:
+            self._set_online_env(gym.make(env) if isinstance(env, str) else env)
+        if self.env is None and self.dataset_info is not None:  # after load(env=None)
+            self.set_env(self._env_of(self.dataset_info))
+        if self.env is None or isinstance(self.env.get_attr("unwrapped")[0], SpacesOnlyEnv):
+            raise ValueError(f"{type(self).__name__} has no simulator to act in: give learn_online(env=...).")
+        if self.replay_buffer.size() == 0:  # loaded from a file
+            dataset = self.load_dataset()
+            if self.check_data:
+                pass_gate(dataset)
+            self._prepare_vec_normalize(dataset)
+            self.prepare(dataset, progress_bar)
+        if not isinstance(self.replay_buffer, OfflineOnlineBuffer):
+            self.replay_buffer = OfflineOnlineBuffer(  # type: ignore[assignment]
+                self.replay_buffer, buffer_size, offline_ratio, self.gamma
+            )
+        self.replay_buffer.offline_ratio = offline_ratio  # type: ignore[attr-defined]
+        self._runner = None  # of the data alone
+        self.learning_starts, self.train_freq, self.gradient_steps = learning_starts, train_freq, gradient_steps
+        self._convert_train_freq()
+        self._last_obs = None  # offline training never stepped the environment: begin with a fresh episode
+        if self.seed is not None:
+            self.set_random_seed(self.seed + self.num_timesteps)  # SB3 draws actions from torch's global generator
+        return OffPolicyAlgorithm.learn(
+            self,
+            total_timesteps,
+            callback,
+            log_interval,  # type: ignore[arg-type]
+            tb_log_name or f"{type(self).__name__}_online",
+            reset_num_timesteps,
+            progress_bar,
+        )
+
+    def _set_online_rates(self, learning_rate: float | Schedule | None, qf_learning_rate: float | Schedule | None) -> None:
+        """Schedules count offline steps, and have run out: online, each goes on at its last value."""
+        self.learning_rate = float(self.lr_schedule(0.0)) if learning_rate is None else learning_rate
+        self.qf_learning_rate = float(self.qf_lr_schedule(0.0)) if qf_learning_rate is None else qf_learning_rate
+        if (learning_rate is None and self.learning_rate == 0) or (qf_learning_rate is None and self.qf_learning_rate == 0):
+            raise ValueError("A schedule has fallen to 0: give learn_online(learning_rate=..., qf_learning_rate=...).")
+        self._setup_lr_schedule()
+        self.qf_lr_schedule = FloatSchedule(self.qf_learning_rate)
+
+    def _set_online_env(self, env: GymEnv) -> None:
+        before = self._vec_normalize_env
+        after = unwrap_vec_normalize(env) if isinstance(env, VecEnv) else None
+        if (before is None) != (after is None):
+            raise ValueError(
+                "Wrap the offline and the online environment in VecNormalize, or neither: these networks were trained on "
+                f"{'raw' if before is None else 'normalised'} observations. policy_kwargs=dict(normalize_observations=True) "
+                "needs no wrapper."
+            )
+        if isinstance(env, VecEnv) and env.num_envs != 1:
+            raise ValueError(f"learn_online takes one environment, got {env.num_envs}.")
+        if before is not None and after is not None and after is not before:
+            if after.norm_reward:
+                raise ValueError("VecNormalize(norm_reward=True) would change the rewards' meaning. Use norm_reward=False.")
+            after.obs_rms, after.training = before.obs_rms, False
+        self.set_env(env)
+
+    def _sample_action(self, learning_starts: int, *args: Any, **kwargs: Any) -> tuple[np.ndarray, np.ndarray]:
+        return super()._sample_action(0, *args, **kwargs)  # a trained policy has no use for SB3's random first steps
+
+    def to_sac(self, env: GymEnv | str | None = None, **sac_options: Any) -> SAC:
+        """
+        SB3's ``SAC`` with these networks, optimisers and temperature: it predicts the same, and goes on with plain SAC.
+
+        Its file needs this package only if ``layer_norm`` or the like was used. SAC knows no ``reward_scale``, no conservative
+        term and no ``qf_learning_rate``: it starts with the actor's rate.
+
+        :param env: The environment; the model's own if not given.
+        :param sac_options: Arguments of ``SAC``, in place of this model's (``learning_rate``, ``buffer_size``, ...).
+        """
+        uses_own = any(self.policy_kwargs.get(name) for name in OfflineSACPolicy.own)
+        plain = self.policy_class is OfflineSACPolicy and not uses_own
+        left_out = ("use_sde", *OfflineSACPolicy.own) if plain else ("use_sde",)
+        names = ("batch_size", "tau", "gamma", "ent_coef", "target_entropy", "tensorboard_log", "verbose", "seed", "device")
+        options: dict[str, Any] = {
+            "learning_rate": float(self.lr_schedule(0.0)),
+            "policy_kwargs": {name: value for name, value in self.policy_kwargs.items() if name not in left_out},
+            **{name: getattr(self, name) for name in names},
+        }
+        policy: Any = "MlpPolicy" if plain else self.policy_class
+        sac = SAC(policy, env or self.env, **(options | sac_options))  # type: ignore[arg-type]
+        known = sac.policy.state_dict()  # without a target actor
+        sac.policy.load_state_dict({name: value for name, value in self.policy.state_dict().items() if name in known})
+        optimizers: list[tuple[Any, Any]] = [
+            (sac.actor.optimizer, self.actor.optimizer),
+            (sac.critic.optimizer, self.critic.optimizer),
+        ]
+        if sac.log_ent_coef is not None and self.log_ent_coef is not None:
+            sac.log_ent_coef.data.copy_(self.log_ent_coef.data)
+            optimizers.append((sac.ent_coef_optimizer, self.ent_coef_optimizer))
+        for theirs, ours in optimizers:
+            theirs.load_state_dict(ours.state_dict())
+        return sac

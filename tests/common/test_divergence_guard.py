@@ -1,0 +1,149 @@
+"""The guard sees real divergence, acts as told, and leaves healthy runs alone."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch as th
+from stable_baselines3 import SAC
+
+from sb3_offline import COMBO, CQL, DivergenceGuard
+from sb3_offline.common.divergence_guard import value_bound
+from tests.conftest import FAST, FAST_MODEL_BASED
+
+Arrays = dict[str, np.ndarray]
+# Critics that run away within a few hundred steps: a rate 1000 times too large, and targets that follow at once
+WILD: dict[str, Any] = {"qf_learning_rate": 0.3, "tau": 1.0, "conservative_weight": 0.0}
+# A gap that no critic can have: the multiplier grows by the rate in each step
+IMPOSSIBLE: dict[str, Any] = {"target_gap": -1e6, "qf_learning_rate": 1e-2}
+
+
+def make(arrays: Arrays, **options: Any) -> CQL:
+    return CQL("MlpPolicy", env="Pendulum-v1", dataset=arrays, **(FAST | {"n_action_samples": 2} | options))
+
+
+def weights(model: SAC) -> list[th.Tensor]:
+    return [value.clone() for value in model.policy.state_dict().values()]
+
+
+def test_bound_by_hand(pendulum_arrays: Arrays) -> None:
+    """(2 R_max + 1)/(1 - .9) for transformed rewards; COMBO with f = .2 and beta = 3 adds 3 max(5, 1.25) to R_max."""
+    largest = float(np.abs(2.0 * pendulum_arrays["rewards"] + 1.0).max())
+    model = make(pendulum_arrays, gamma=0.9, reward_scale=2.0, reward_shift=1.0).learn(1)
+    assert value_bound(model) == pytest.approx(largest / 0.1, rel=1e-5)
+    options = FAST_MODEL_BASED | {"real_ratio": 0.2, "conservative_weight": 3.0, "gamma": 0.9}
+    combo = COMBO("MlpPolicy", env="Pendulum-v1", dataset=pendulum_arrays, **options).learn(1)
+    assert value_bound(combo) == pytest.approx((float(np.abs(pendulum_arrays["rewards"]).max()) + 15.0) / 0.1, rel=1e-5)
+
+
+def test_diverging_run_is_stopped(pendulum_arrays: Arrays) -> None:
+    guard = DivergenceGuard("stop", check_freq=25)
+    with pytest.warns(UserWarning, match=r"running away.*Training is stopped"):
+        model = make(pendulum_arrays, **WILD).learn(600, callback=guard)
+    assert model.num_timesteps < 600
+    (event,) = guard.events
+    assert event["severity"] > 1.0
+    assert event["q_data_abs"] > value_bound(model) or abs(event["ood_gap"]) > value_bound(model)
+
+
+def test_warn_goes_on(pendulum_arrays: Arrays) -> None:
+    guard = DivergenceGuard(check_freq=25)
+    with pytest.warns(UserWarning, match="Training goes on"):
+        model = make(pendulum_arrays, **WILD).learn(200, callback=guard)
+    assert model.num_timesteps == 200
+    severities = [event["severity"] for event in guard.events]
+    assert severities == sorted(severities)  # it speaks again only when things have become worse
+
+
+def runaway_weight(steps: int) -> float:
+    """Adam (rate 0.01) on -w 1e6 over log w, from 2.5, by hand."""
+    log_weight, m, v = math.log(2.5), 0.0, 0.0
+    for t in range(1, steps + 1):
+        gradient = -1e6 * math.exp(log_weight)
+        m, v = 0.9 * m + 0.1 * gradient, 0.999 * v + 0.001 * gradient**2
+        log_weight -= 0.01 * (m / (1 - 0.9**t)) / math.sqrt(v / (1 - 0.999**t))
+    return math.exp(log_weight)
+
+
+def test_multiplier_that_runs_away_is_seen(pendulum_arrays: Arrays) -> None:
+    guard = DivergenceGuard("stop", check_freq=25, weight_growth=2.0, bound_factor=1e6)
+    with pytest.warns(UserWarning, match="conservative_weight"):
+        model = make(pendulum_arrays, **IMPOSSIBLE).learn(300, callback=guard)
+    assert runaway_weight(50) < 2.0 * 2.5 < runaway_weight(75)
+    assert model.num_timesteps == 75
+    assert guard.events[0]["conservative_weight"] == pytest.approx(runaway_weight(75), rel=1e-3)
+
+
+def test_restore_goes_back_and_lowers_the_rates(pendulum_arrays: Arrays) -> None:
+    guard = DivergenceGuard("restore", check_freq=50, weight_growth=2.0, bound_factor=1e6)
+    with pytest.warns(UserWarning, match="restored"):
+        model = make(pendulum_arrays, **IMPOSSIBLE).learn(100, callback=guard)
+    # good at step 50, and kept; too large at step 100
+    assert runaway_weight(50) < 2.0 * 2.5 < runaway_weight(100)
+    assert float(model.current_conservative_weight()) == pytest.approx(runaway_weight(50), rel=1e-3)
+    assert model.qf_learning_rate == pytest.approx(0.5e-2)
+    assert model.conservative_optimizer.param_groups[0]["lr"] == pytest.approx(0.5e-2)
+    halfway = make(pendulum_arrays, **IMPOSSIBLE).learn(50)
+    assert all(th.equal(a, b) for a, b in zip(weights(model), weights(halfway), strict=True))
+    state = model.critic.optimizer.state_dict()["state"][0]
+    assert th.equal(state["exp_avg"], halfway.critic.optimizer.state_dict()["state"][0]["exp_avg"])
+
+
+def test_restore_tames_a_diverging_run(pendulum_arrays: Arrays) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        guarded = make(pendulum_arrays, **WILD).learn(150, callback=DivergenceGuard("restore", check_freq=25))
+        wild = make(pendulum_arrays, **WILD).learn(150)
+    sizes = []
+    for model in (guarded, wild):
+        batch, nets = model.sample_batch(), model.networks()
+        with th.no_grad():
+            sizes.append(float(nets.q(batch.observations, batch.actions.unsqueeze(1)).abs().mean()))
+    assert sizes[0] < 4.0 * value_bound(guarded)
+    assert not sizes[1] < 10.0 * sizes[0]  # or NaN
+
+
+def test_lower_lr_scales_schedules_and_survives_saving(pendulum_arrays: Arrays, tmp_path: Path) -> None:
+    options = IMPOSSIBLE | {"learning_rate": lambda progress: 1e-3 * progress}
+    guard = DivergenceGuard("lower_lr", check_freq=60, weight_growth=1.5, bound_factor=1e6, lr_factor=0.1)
+    with pytest.warns(UserWarning, match=r"multiplied by 0.1"):
+        model = make(pendulum_arrays, **options).learn(60, callback=guard)
+    assert model.lr_schedule(0.5) == pytest.approx(0.5e-4)
+    model.save(tmp_path / "model")
+    loaded = CQL.load(tmp_path / "model", device="cpu")
+    assert loaded.lr_schedule(0.5) == pytest.approx(0.5e-4)
+    assert loaded.qf_lr_schedule(1.0) == pytest.approx(1e-3)
+
+
+@pytest.mark.parametrize("action", ["warn", "restore"])
+def test_healthy_run_is_the_same_with_a_guard(pendulum_arrays: Arrays, action: Any) -> None:
+    guard = DivergenceGuard(action, check_freq=5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        guarded = make(pendulum_arrays).learn(20, callback=guard)
+    plain = make(pendulum_arrays).learn(20)
+    assert not guard.events
+    assert all(th.equal(a, b) for a, b in zip(weights(guarded), weights(plain), strict=True))
+
+
+def test_not_a_number_is_seen(pendulum_arrays: Arrays) -> None:
+    model = make(pendulum_arrays).learn(1)
+    model.critic.q_networks[0][0].weight.data.fill_(float("nan"))
+    with pytest.warns(UserWarning, match="nan"):
+        model.learn(10, callback=DivergenceGuard("stop", check_freq=2))
+    assert model.num_timesteps == 2
+
+
+def test_bad_arguments_are_refused() -> None:
+    with pytest.raises(ValueError, match="action must be one of warn, stop, lower_lr, restore"):
+        DivergenceGuard("panic")  # type: ignore[arg-type]
+    for options in ({"check_freq": 0}, {"bound_factor": 0.5}, {"weight_growth": 1.0}, {"lr_factor": 1.0}):
+        with pytest.raises(ValueError, match="weight_growth above 1"):
+            DivergenceGuard(**options)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="not SAC"):
+        SAC("MlpPolicy", "Pendulum-v1", device="cpu").learn(1, callback=DivergenceGuard())
