@@ -43,16 +43,12 @@ dataset = load_dataset(
     observation_space=spaces.Box(-np.inf, np.inf, (2,), np.float32),
     action_space=spaces.Box(-1.0, 1.0, (1,), np.float32),
 )
-model = COMBO(
-    "MlpPolicy",
-    dataset=dataset,
-    policy_kwargs={"net_arch": [64, 64]},
-    dynamics_kwargs={"hidden_sizes": (64, 64), "max_epochs": 20, "termination": leaves_the_rail},
-    seed=0,
-)
+dynamics_kwargs = {"hidden_sizes": (64, 64), "max_epochs": 20, "termination": leaves_the_rail}
+model = COMBO("MlpPolicy", dataset=dataset, policy_kwargs={"net_arch": [64, 64]}, dynamics_kwargs=dynamics_kwargs, seed=0)
 model.learn(arguments.steps, progress_bar=True)
 model.save("cart_combo")
 
-model = COMBO.load("cart_combo")
+# a function of yours is code, which a model file does not bring back
+model = COMBO.load("cart_combo", custom_objects={"dynamics_kwargs": dynamics_kwargs})
 action, _ = model.predict(np.array([0.8, 0.05], dtype=np.float32), deterministic=True)
 print(f"at 0.8, moving right: push {action[0]:+.2f}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 import warnings
-from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import torch as th
@@ -14,6 +13,7 @@ from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.utils import FloatSchedule
 
 from sb3_offline.common.offline_sac import OfflineSAC
+from sb3_offline.common.schedules import ScaledSchedule
 
 GuardAction = Literal["warn", "stop", "lower_lr", "restore"]
 N_PROBE = 256
@@ -159,6 +159,7 @@ class DivergenceGuard(BaseCallback):
         self.model.set_parameters(copy.deepcopy(parameters), device=self.model.device)
         for name, tensor in self._tensors().items():
             tensor.data.copy_(tensors[name])
+        self.model.forget_logs()  # they hold what was wrong
 
 
 def value_bound(model: OfflineSAC) -> float:
@@ -167,23 +168,13 @@ def value_bound(model: OfflineSAC) -> float:
     (R_max + beta max(1/f, 1/(1 - f)))/(1 - gamma), as its penalty (rho - d)/d_f lies between -1/f and 1/(1 - f).
     """
     buffer = model.replay_buffer
-    rewards = model.reward_scale * th.as_tensor(buffer.rewards)[: buffer.size()] + model.reward_shift
+    rows = th.arange(buffer.size(), device=model.device)
+    rewards = model.reward_scale * buffer._rows("rewards", rows) + model.reward_shift
     largest = max(float(rewards.abs().max()), 1e-6)
     f, beta = getattr(model, "real_ratio", None), getattr(model, "conservative_weight", 0.0)
     if f is not None and getattr(model, "target_gap", None) is None:
         largest += beta * max(1.0 / f, 1.0 / (1.0 - f))
     return largest / (1.0 - model.gamma)
-
-
-@dataclass(frozen=True)
-class ScaledSchedule:
-    """``factor`` times another schedule; a class, so that it is pickled with the model."""
-
-    schedule: Schedule
-    factor: float
-
-    def __call__(self, progress_remaining: float) -> float:
-        return self.factor * self.schedule(progress_remaining)
 
 
 def scale_learning_rates(model: OfflineSAC, factor: float) -> None:

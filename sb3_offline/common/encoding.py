@@ -40,6 +40,7 @@ _RECORDS = (
     "stable_baselines3.common.noise.OrnsteinUhlenbeckActionNoise",
     "stable_baselines3.common.running_mean_std.RunningMeanStd",
     "sb3_offline.common.schedules.CosineSchedule",
+    "sb3_offline.common.schedules.ScaledSchedule",
 )
 _FUNCTIONS = ("sb3_offline.common.schedules.hold_then_decay",)
 

@@ -307,6 +307,11 @@ class OfflineAlgorithm(Deployable, SafeFiles):
         self._log_count += 1
         self._loss_watch.step(self._log_sums)
 
+    def forget_logs(self) -> None:
+        """Start the sums anew."""
+        self._log_sums, self._log_count = {}, 0
+        self._loss_watch.reset()
+
     def dump_logs(self) -> None:
         """Write the means since the last call to the logger (``train/*``, ``time/*``)."""
         if self._run is not None:
@@ -321,8 +326,7 @@ class OfflineAlgorithm(Deployable, SafeFiles):
         sums = th.stack([total.mean() for total in self._log_sums.values()]).tolist() if self._log_sums else []
         for name, total in zip(self._log_sums, sums, strict=True):
             self.logger.record(f"train/{name}", total / self._log_count)
-        self._log_sums, self._log_count = {}, 0
-        self._loss_watch.reset()
+        self.forget_logs()
         self.logger.dump(step=self.num_timesteps)
 
     # --- save and load ---

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch as th
 
-from sb3_offline.common.buffers import TensorReplayBuffer
+from sb3_offline.common.buffers import TensorReplayBuffer, unscale_actions
 from sb3_offline.common.returns import returns_to_go
 
 _ARRAYS = ("observations", "actions", "next_observations", "rewards", "dones")
@@ -54,6 +54,21 @@ class OfflineOnlineBuffer(TensorReplayBuffer):
         self.pos = self.n_offline + self.n_online % self.capacity
         if done[0]:
             self._end_episode(terminated)
+
+    def online_rows(self) -> dict[str, np.ndarray]:
+        """
+        What was met online and is still here, oldest first, named as in a dataset: observations raw, actions in the
+        environment's units. Where the next row does not follow, the episode counts as cut.
+        """
+        newest = self.n_offline + th.arange(max(self.n_online - self.capacity, 0), self.n_online) % self.capacity
+        columns = {name: getattr(self, name)[newest.to(self.device)].cpu() for name in _ARRAYS}
+        low, high = (th.as_tensor(bound) for bound in (self.action_space.low, self.action_space.high))  # type: ignore[attr-defined]
+        columns["actions"] = unscale_actions(columns["actions"], low, high)
+        rows = {name: column.numpy() for name, column in columns.items()}
+        terminations = rows.pop("dones").astype(bool)
+        same = rows["next_observations"][:-1] == rows["observations"][1:]
+        follows = np.append(same.reshape(len(same), -1).all(axis=1), False)
+        return {**rows, "terminations": terminations, "truncations": ~terminations & ~follows}
 
     def _end_episode(self, terminated: bool) -> None:
         """Fill in the returns-to-go of the episode's rows."""

@@ -22,6 +22,7 @@ import sb3_offline
 from sb3_offline.common.archives import BoundedNetworks, FileRefused
 from sb3_offline.common.encoding import NotPlain, encode
 from sb3_offline.common.model_file import FORMAT, HEADER, PICKLED, PLAIN, FilePath, ModelFile, name_of
+from sb3_offline.common.online_buffer import OfflineOnlineBuffer
 from sb3_offline.datasets import open_dataset
 from sb3_offline.datasets.offline_dataset import ARRAY_NAMES
 
@@ -146,15 +147,20 @@ class SafeFiles(OffPolicyAlgorithm):
 
     def save_replay_buffer(self, path: FilePath) -> None:
         """
-        Write the logged data, or what was collected online, as an npz file that ``dataset=`` takes; never a pickle.
+        Write the logged data, and what was collected online, as an npz file that ``dataset=`` takes; never a pickle.
 
         :param path: the file, ``.npz`` if it has no suffix, or a stream
         """
         online = self.replay_buffer is not None and hasattr(self.replay_buffer, "timeouts")
         source = self.replay_buffer if online else self.load_dataset()  # type: ignore[attr-defined]
         data = open_dataset(source, observation_space=self.observation_space, action_space=self.action_space).load()
+        arrays = {name: getattr(data, name) for name in ARRAY_NAMES}
+        if isinstance(self.replay_buffer, OfflineOnlineBuffer) and self.replay_buffer.n_online > 0:
+            arrays["truncations"] = arrays["truncations"].copy()
+            arrays["truncations"][-1] |= not arrays["terminations"][-1]  # online rows do not follow the data's last
+            arrays = {name: np.concatenate([arrays[name], rows]) for name, rows in self.replay_buffer.online_rows().items()}
         file: Any = open_path(path, "w", suffix="npz")
-        np.savez_compressed(file, **{name: getattr(data, name) for name in ARRAY_NAMES})
+        np.savez_compressed(file, **arrays)
         if isinstance(path, (str, pathlib.Path)):
             file.close()
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from stable_baselines3.common.type_aliases import Schedule
+
 
 @dataclass(frozen=True)
 class CosineSchedule:
@@ -26,6 +28,17 @@ class CosineSchedule:
 
     def __call__(self, progress_remaining: float) -> float:
         return self.final + 0.5 * (self.initial - self.final) * (1.0 + math.cos(math.pi * (1.0 - progress_remaining)))
+
+
+@dataclass(frozen=True)
+class ScaledSchedule:
+    """``factor`` times another schedule."""
+
+    schedule: Schedule
+    factor: float
+
+    def __call__(self, progress_remaining: float) -> float:
+        return self.factor * self.schedule(progress_remaining)
 
 
 def parse_cosine(text: str) -> CosineSchedule | None:

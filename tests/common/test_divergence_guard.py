@@ -11,9 +11,12 @@ import numpy as np
 import pytest
 import torch as th
 from stable_baselines3 import SAC
+from stable_baselines3.common.callbacks import ConvertCallback
+from stable_baselines3.common.utils import LinearSchedule
 
 from sb3_offline import COMBO, CQL, DivergenceGuard
 from sb3_offline.common.divergence_guard import value_bound
+from sb3_offline.common.health import TrainingDivergedError
 from tests.conftest import FAST, FAST_MODEL_BASED
 
 Arrays = dict[str, np.ndarray]
@@ -109,7 +112,7 @@ def test_restore_tames_a_diverging_run(pendulum_arrays: Arrays) -> None:
 
 
 def test_lower_lr_scales_schedules_and_survives_saving(pendulum_arrays: Arrays, tmp_path: Path) -> None:
-    options = IMPOSSIBLE | {"learning_rate": lambda progress: 1e-3 * progress}
+    options = IMPOSSIBLE | {"learning_rate": LinearSchedule(1e-3, 0.0, 1.0)}
     guard = DivergenceGuard("lower_lr", check_freq=60, weight_growth=1.5, bound_factor=1e6, lr_factor=0.1)
     with pytest.warns(UserWarning, match=r"multiplied by 0.1"):
         model = make(pendulum_arrays, **options).learn(60, callback=guard)
@@ -134,9 +137,23 @@ def test_healthy_run_is_the_same_with_a_guard(pendulum_arrays: Arrays, action: A
 def test_not_a_number_is_seen(pendulum_arrays: Arrays) -> None:
     model = make(pendulum_arrays).learn(1)
     model.critic.q_networks[0][0].weight.data.fill_(float("nan"))
-    with pytest.warns(UserWarning, match="nan"):
+    with pytest.warns(UserWarning, match="nan"), pytest.raises(TrainingDivergedError, match="NaN at step 1"):
         model.learn(10, callback=DivergenceGuard("stop", check_freq=2))
     assert model.num_timesteps == 2
+
+
+def test_restored_training_goes_on(pendulum_arrays: Arrays) -> None:
+    model = make(pendulum_arrays)
+
+    def poison(local: dict[str, Any], _: Any) -> bool:
+        if local["self"].num_timesteps == 5:
+            local["self"].critic.q_networks[0][0].weight.data.fill_(float("nan"))
+        return True
+
+    with pytest.warns(UserWarning, match="nan"):
+        model.learn(20, callback=[ConvertCallback(poison), DivergenceGuard("restore", check_freq=2)])
+    assert model.num_timesteps == 20
+    assert all(parameter.isfinite().all() for parameter in model.policy.parameters())
 
 
 def test_bad_arguments_are_refused() -> None:

@@ -157,9 +157,12 @@ def test_a_second_call_keeps_what_was_collected(pendulum_arrays: Arrays, tmp_pat
     model.save_replay_buffer(tmp_path / "buffer")
     model.save(tmp_path / "model")
     loaded = CQL.load(tmp_path / "model", env=gym.make("Pendulum-v1"), device="cpu")
-    loaded.load_replay_buffer(tmp_path / "buffer")
+    loaded.load_replay_buffer(tmp_path / "buffer.npz")
     loaded.learn_online(5, learning_starts=0)
-    assert loaded.replay_buffer.n_online == 35
+    assert (loaded.replay_buffer.n_offline, loaded.replay_buffer.n_online) == (1030, 5)  # the 30 rows are data now
+    ours, theirs = (buffer.observations[1000:1030] for buffer in (model.replay_buffer, loaded.replay_buffer))
+    assert th.equal(ours, theirs)
+    th.testing.assert_close(loaded.replay_buffer.actions[1000:1030], model.replay_buffer.actions[1000:1030])
     again = CQL.load(tmp_path / "model", env=gym.make("Pendulum-v1"), device="cpu")
     again.dataset = pendulum_arrays  # without its buffer it starts from the data
     again.learn_online(5, learning_starts=0)
