@@ -2,7 +2,7 @@
 
 from sb3_offline.combo import COMBO
 from sb3_offline.common.offline_sac import OfflineSAC
-from sb3_offline.cql import CQL
+from sb3_offline.cql import CQL, DiscreteCQL
 from sb3_offline.datasets import OfflineDataset, load_dataset, make_env, register_envs
 from sb3_offline.dromo import DROMO
 from sb3_offline.evaluation import OfflineEvalCallback
@@ -18,6 +18,7 @@ __all__ = [
     "CQL",
     "DROMO",
     "MOPO",
+    "DiscreteCQL",
     "OfflineDataset",
     "OfflineEvalCallback",
     "OfflineSAC",

@@ -6,7 +6,8 @@ from typing import Any
 
 from sb3_offline.common.model_based import ModelBasedAlgorithm
 from sb3_offline.common.networks import Batch
-from sb3_offline.cql.cql import CQL, Conservatism
+from sb3_offline.cql.conservative import Conservatism
+from sb3_offline.cql.cql import CQL
 
 
 class COMBO(ModelBasedAlgorithm, CQL):

@@ -18,6 +18,7 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from stable_baselines3.common.utils import safe_mean
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
+import sb3_offline
 from sb3_offline.common.buffers import OfflineDatasetBuffer
 from sb3_offline.common.networks import Normalizer, vec_normalizer
 from sb3_offline.common.rng import Streams
@@ -43,7 +44,10 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
     A child says what one gradient step is (:meth:`update`) and may prepare more than the buffer (:meth:`prepare`).
     """
 
-    supported_spaces: ClassVar[tuple[type[spaces.Space], ...]] = (spaces.Box,)
+    supported_spaces: ClassVar[Mapping[str, tuple[type[spaces.Space], ...]]] = {
+        "action": (spaces.Box,),
+        "observation": (spaces.Box,),
+    }
     dataset: Source | None = None  # how to load the data again; kept by save() when it is an id or a path
     dataset_info: DatasetInfo | None = None
     replay_buffer: OfflineDatasetBuffer  # SB3 declares it optional
@@ -70,9 +74,11 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
             return None  # type: ignore[return-value]
         env = self._find_env(env, dataset)
         for kind, space in (("action", env.action_space), ("observation", env.observation_space)):
-            if not isinstance(space, self.supported_spaces):
-                names = " or ".join(supported.__name__ for supported in self.supported_spaces)
-                raise ValueError(f"{type(self).__name__} needs {kind}s in a {names} space; this task has {space}.")
+            if not isinstance(space, self.supported_spaces[kind]):
+                names = " or ".join(supported.__name__ for supported in self.supported_spaces[kind])
+                others = ", ".join(_algorithms_for(kind, space))
+                hint = f" {others} can learn from it." if others else ""
+                raise ValueError(f"{type(self).__name__} needs {kind}s in a {names} space; this task has {space}.{hint}")
         return env
 
     def _find_env(self, env: GymEnv | str | None, dataset: Source | None) -> GymEnv:
@@ -273,6 +279,13 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         if not isinstance(self.dataset, (str, Path)):
             excluded.append("dataset")  # arrays stay where they are; an id or a path travels with the model
         return excluded
+
+
+def _algorithms_for(kind: str, space: spaces.Space) -> list[str]:
+    """The names of the library's algorithms whose actions or observations (``kind``) may live in ``space``."""
+    exported = (getattr(sb3_offline, name) for name in sb3_offline.__all__)
+    algorithms = (item for item in exported if isinstance(item, type) and issubclass(item, OfflineAlgorithm))
+    return sorted(cls.__name__ for cls in algorithms if isinstance(space, cls.supported_spaces[kind]))
 
 
 class _TimeEstimate:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch as th
 
 from sb3_offline.common.networks import Batch, SACNetworks
-from sb3_offline.common.offline_sac import Logs, OfflineSAC, SACNoise, minimize
-
-Conservatism = Literal["logsumexp", "expectation"]
+from sb3_offline.common.offline_sac import OfflineSAC, SACNoise
+from sb3_offline.cql.conservative import ConservativePenalty
 
 
 @dataclass(frozen=True)
@@ -26,58 +25,25 @@ class CQLNoise(SACNoise):
     uniform: th.Tensor
 
 
-class CQL(OfflineSAC):
+class CQL(ConservativePenalty, OfflineSAC):
     """
     SAC whose critics are pushed down on unseen actions and up on the data's:
     alpha (log E_a exp Q(s, a) - E_D Q) beside 1/2 (Q - y)^2 (CQL, Eq 4 with importance weights, appendix F).
 
-    :param conservative_weight: alpha, 2.5 if neither it nor ``target_gap`` is given. Published weights belong to a TD loss
-        without the 1/2: ours is half of theirs.
-    :param target_gap: Learn the weight by dual descent so that the gap stays below this (CQL, Eq 30). The soft maximum
-        here is a log-mean-exp: a published gap tau is tau - log(3 n_action_samples) here.
+    The soft maximum here is a log-mean-exp: a published ``target_gap`` tau is tau - log(3 n_action_samples) here.
+
     :param n_action_samples: N, actions drawn for each of uniform, pi(s) and pi(s').
-    :param conservative: "logsumexp" is CQL(H); "expectation" takes E_{a ~ pi} Q instead of the soft maximum (Eq 2).
     """
 
-    def __init__(
-        self,
-        *args: Any,
-        conservative_weight: float | None = None,
-        target_gap: float | None = None,
-        n_action_samples: int = 10,
-        conservative: Conservatism = "logsumexp",
-        **kwargs: Any,
-    ):
-        if conservative_weight is not None and target_gap is not None:
-            raise ValueError("Give conservative_weight (fixed) or target_gap (the weight is learned), not both.")
-        if conservative_weight is not None and conservative_weight < 0:
-            raise ValueError(f"conservative_weight must not be negative, got {conservative_weight}.")
+    def __init__(self, *args: Any, n_action_samples: int = 10, **kwargs: Any):
         if n_action_samples < 1:
             raise ValueError(f"n_action_samples must be at least 1, got {n_action_samples}.")
-        if conservative not in ("logsumexp", "expectation"):
-            raise ValueError(f"conservative must be 'logsumexp' or 'expectation', got {conservative!r}.")
         if kwargs.get("critic_update", "adam") != "adam":
             raise ValueError("critic_update='normalized_td' has no conservative term: use it with OfflineSAC.")
-        self.conservative_weight = 2.5 if conservative_weight is None else conservative_weight
-        self.target_gap = target_gap
         self.n_action_samples = n_action_samples
-        self.conservative = conservative
         super().__init__(*args, **kwargs)
 
-    def _setup_model(self) -> None:
-        super()._setup_model()
-        self.log_conservative_weight: th.Tensor | None = None
-        self.conservative_optimizer: th.optim.Optimizer | None = None
-        if self.target_gap is not None:
-            initial = math.log(max(self.conservative_weight, 1e-6))
-            self.log_conservative_weight = th.full((1,), initial, device=self.device, requires_grad=True)
-            self.conservative_optimizer = th.optim.Adam([self.log_conservative_weight], lr=self.qf_lr_schedule(1))
-
     # --- the penalty ---
-
-    def penalty_rows(self, batch: Batch) -> slice:
-        """The batch's rows whose states the conservative term pushes down: all of them, they are data."""
-        return slice(0, len(batch.rewards))
 
     def draw_noise(self, batch: Batch) -> CQLNoise:
         n_states = len(range(*self.penalty_rows(batch).indices(len(batch.rewards))))
@@ -91,13 +57,6 @@ class CQL(OfflineSAC):
             next_policy=self.normals(*other),
             uniform=2.0 * uniform - 1.0,
         )
-
-    def critic_penalty(self, nets: SACNetworks, batch: Batch, noise: CQLNoise, q: th.Tensor) -> tuple[th.Tensor, Logs]:
-        q_policy = self.out_of_data_value(nets, batch, noise).mean(dim=1)  # (n_critics,)
-        gap = q_policy - q[:, : batch.n_real].mean(dim=1)
-        weight = self.current_conservative_weight()
-        logs = {"q_policy": q_policy.mean(), "conservative_gap": gap.mean(), "conservative_weight": weight.mean()}
-        return (weight * gap).sum(), logs
 
     def out_of_data_value(self, nets: SACNetworks, batch: Batch, noise: CQLNoise) -> th.Tensor:
         """log E_a exp Q(s, a) by importance sampling over 3N actions at s, or E_{a ~ pi} Q(s, a): (n_critics, S)."""
@@ -113,30 +72,6 @@ class CQL(OfflineSAC):
             uniform_log_prob = log_prob.new_full(noise.uniform.shape[:2], -math.log(2.0) * noise.uniform.shape[2])
             log_prob = th.cat([uniform_log_prob, next_log_prob, log_prob], dim=1)
         return log_mean_exp(nets.q(observations, actions) - log_prob)
-
-    # --- the weight by dual descent ---
-
-    def current_conservative_weight(self) -> th.Tensor:
-        """alpha: fixed, or exp(l) clipped to [1e-6, 1e6], detached."""
-        if self.log_conservative_weight is None:
-            return th.full((1,), self.conservative_weight, device=self.device)
-        return self.log_conservative_weight.detach().exp().clamp(1e-6, 1e6)
-
-    def after_critic_step(self, logs: Logs) -> None:
-        if self.target_gap is None or self.log_conservative_weight is None or self.conservative_optimizer is None:
-            return
-        # minimise -alpha (gap - tau) over l: a gap above tau raises alpha
-        weight = self.log_conservative_weight.exp().clamp(1e-6, 1e6)
-        minimize(-(weight * (logs["conservative_gap"].detach() - self.target_gap)).mean(), self.conservative_optimizer)
-
-    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
-        state_dicts, variables = super()._get_torch_save_params()
-        if self.target_gap is not None:
-            return [*state_dicts, "conservative_optimizer"], [*variables, "log_conservative_weight"]
-        return state_dicts, variables
-
-    def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "log_conservative_weight", "conservative_optimizer"]
 
 
 def log_mean_exp(values: th.Tensor) -> th.Tensor:
