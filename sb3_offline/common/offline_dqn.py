@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from gymnasium import spaces
 from stable_baselines3 import DQN
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
+from stable_baselines3.common.utils import FloatSchedule
 from stable_baselines3.dqn.policies import DQNPolicy
 
 from sb3_offline.common.networks import Batch, Normalizer
@@ -52,7 +53,8 @@ class DQNNetworks:
     @th.no_grad()
     def policy(self, observations: th.Tensor) -> th.Tensor:
         """pi(a|s), (B, n_actions): the greedy policy of the Q-network."""
-        return one_hot(self.q(observations)[0].argmax(dim=1), self.network.action_space)
+        q = self.q(observations)[0]
+        return one_hot(q.argmax(dim=1), q.shape[1])
 
 
 class OfflineDQN(OfflineAlgorithm, DQN):
@@ -135,7 +137,7 @@ class OfflineDQN(OfflineAlgorithm, DQN):
 
     def _resolve_env(self, env: GymEnv | str | None, dataset: Source | None, loading: bool) -> GymEnv:
         env = super()._resolve_env(env, dataset, loading)
-        start = 0 if env is None else env.action_space.start
+        start = getattr(getattr(env, "action_space", None), "start", 0)  # no env while loading
         if start != 0:
             raise ValueError(
                 f"{type(self).__name__} needs actions that count from 0, as SB3's DQN does; this task's start at {start}. "
@@ -145,7 +147,7 @@ class OfflineDQN(OfflineAlgorithm, DQN):
 
     def _setup_model(self) -> None:
         super()._setup_model()
-        self.qf_lr_schedule = self.lr_schedule  # the Q-network is the critic
+        self.qf_lr_schedule = FloatSchedule(self.learning_rate)  # the Q-network is the critic
 
     # --- the loss: a pure function of (networks, batch); nothing in it is random ---
 
@@ -204,6 +206,6 @@ class OfflineDQN(OfflineAlgorithm, DQN):
         return [*super()._excluded_save_params(), "qf_lr_schedule"]
 
 
-def one_hot(actions: th.Tensor, action_space: spaces.Discrete) -> th.Tensor:
+def one_hot(actions: th.Tensor, n_actions: int) -> th.Tensor:
     """Actions (n,) or (n, 1) as rows of an identity matrix, (n, n_actions)."""
-    return F.one_hot(actions.flatten(), int(action_space.n)).to(th.get_default_dtype())
+    return F.one_hot(actions.flatten(), n_actions).to(th.get_default_dtype())

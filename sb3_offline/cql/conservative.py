@@ -6,7 +6,7 @@ import math
 from typing import Any, Literal
 
 import torch as th
-from stable_baselines3.common.type_aliases import Schedule
+from stable_baselines3.common.utils import FloatSchedule
 
 from sb3_offline.common.networks import Batch
 from sb3_offline.common.offline_algorithm import OfflineAlgorithm
@@ -46,7 +46,7 @@ class ConservativePenalty(OfflineAlgorithm):
         self.conservative = conservative
         super().__init__(*args, **kwargs)
 
-    qf_lr_schedule: Schedule
+    qf_lr_schedule: FloatSchedule
 
     def _setup_model(self) -> None:
         super()._setup_model()

@@ -40,7 +40,7 @@ class Table:
         return self.target[:, observations[:, 0].long()]
 
     def policy(self, observations: th.Tensor) -> th.Tensor:
-        return one_hot(self.q(observations)[0].argmax(1), spaces.Discrete(3))
+        return one_hot(self.q(observations)[0].argmax(1), 3)
 
 
 def batch() -> Batch:
@@ -130,7 +130,7 @@ def test_same_seed_same_weights(cartpole_arrays: Arrays) -> None:
     assert not th.equal(first, weights(4))
 
 
-def test_evaluation_and_normalised_observations(cartpole_arrays: Arrays, tmp_path: Path) -> None:
+def test_evaluation_and_normalised_observations(cartpole_arrays: Arrays) -> None:
     env = VecNormalize(DummyVecEnv([lambda: Monitor(gym.make("CartPole-v1"))]), norm_reward=False)
     model = DiscreteCQL("MlpPolicy", env, cartpole_arrays, **FAST)
     score = OfflineEvalCallback(DummyVecEnv([lambda: Monitor(gym.make("CartPole-v1"))]), n_eval_episodes=2, eval_freq=5)
