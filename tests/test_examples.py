@@ -14,12 +14,22 @@ EXAMPLES = {
     "offline_from_replay_buffer.py": ["--online-steps", "300", "--offline-steps", "30"],
     "your_own_data.py": ["--steps", "30"],
 }
-PAGES = ("README.md", "docs/quickstart.md", "docs/from_sac.md", "docs/cql.md", "docs/combo.md", "docs/dromo.md")
+PAGES = (
+    "README.md",
+    "docs/quickstart.md",
+    "docs/from_sac.md",
+    "docs/cql.md",
+    "docs/combo.md",
+    "docs/dromo.md",
+    "docs/mopo.md",
+    "docs/deployment.md",
+)
 # What makes a page's code quick without changing what it shows
 QUICK = {
     "5_000": "20",
     "learn(200)": "learn(5)",
     "learn(100)": "learn(5)",
+    "fit_ood_detector()": "fit_ood_detector(n_steps=10)",
     "env, policy_kwargs=": 'env, dynamics_kwargs={"max_epochs": 1}, behavior_kwargs={"n_steps": 10}, policy_kwargs=',
     '"max_epochs": 2': '"max_epochs": 1',
     "eval_freq=1000, n_eval_episodes=10": "eval_freq=10, n_eval_episodes=1",

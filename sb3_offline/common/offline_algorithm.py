@@ -26,6 +26,7 @@ from sb3_offline.common.signature import check_arguments, merge_signature
 from sb3_offline.common.tensorboard import open_run
 from sb3_offline.datasets import DatasetInfo, OfflineDataset, SpacesOnlyEnv, open_dataset
 from sb3_offline.datasets.sources import Source
+from sb3_offline.deployment import Deployable
 
 SelfOffline = TypeVar("SelfOffline", bound="OfflineAlgorithm")
 
@@ -37,7 +38,7 @@ _NO_DATA = (
 )
 
 
-class OfflineAlgorithm(OffPolicyAlgorithm):
+class OfflineAlgorithm(Deployable, OffPolicyAlgorithm):
     """
     An SB3 off-policy algorithm that learns from a fixed dataset; one timestep is one gradient step.
 
@@ -143,6 +144,8 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         self.streams = Streams(self.seed, self.device, offset=self.num_timesteps)
         self._log_sums: dict[str, th.Tensor] = {}
         self._log_count = 0
+        if self.has_ood_detector:  # load() fills it
+            self.ood_detector = self.make_ood_detector()
 
     def prepare(self, dataset: OfflineDataset, progress_bar: bool) -> None:
         """Everything that must be ready before the first gradient step. Children fit their models here."""

@@ -24,10 +24,11 @@ class MOPO(ModelBasedAlgorithm, OfflineSAC):
     :param penalty_weight: lambda, in units of reward per unit of u; None learns alpha by dual ascent, from 0.
     :param penalty: u: "max_std" (MOPO's; the default of a fixed weight), "relative_entropy" (the default of a learned one),
         "entropy", "ensemble_std" or "pairwise_diff", see :mod:`sb3_offline.dynamics.penalties`.
-    :param target_uncertainty: delta, for a learned weight; None takes the ``target_percentile`` of u on held-out data.
-    :param target_percentile: In [0, 100]. A high one is seldom reached by the mean of rollouts, and then nothing is penalised;
-        None takes the mean of u on held-out data, so that rollouts are to be as certain as the data.
+    :param target_uncertainty: delta, for a learned weight; None takes it from u on held-out data.
+    :param target_percentile: delta is this percentile, in [0, 100], of u on held-out data; None is its mean, so that rollouts
+        are to be as certain as the data. The mean of rollouts seldom reaches a high one, and then nothing is penalised.
     :param penalty_learning_rate: Of alpha: it rises by this times (E[u] - delta) a gradient step.
+    :param rollout_freq: Gradient steps between rollouts. alpha follows the latest ones: stale ones make it swing.
     """
 
     def __init__(
@@ -36,10 +37,11 @@ class MOPO(ModelBasedAlgorithm, OfflineSAC):
         penalty_weight: float | None = None,
         penalty: Penalty | None = None,
         target_uncertainty: float | None = None,
-        target_percentile: float | None = 95.0,
-        penalty_learning_rate: float = 1e-2,
+        target_percentile: float | None = None,
+        penalty_learning_rate: float = 0.1,
         real_ratio: float = 0.05,
         entropy_backup: bool = True,
+        rollout_freq: int = 250,
         **kwargs: Any,
     ):
         if penalty is None:
@@ -50,6 +52,8 @@ class MOPO(ModelBasedAlgorithm, OfflineSAC):
             raise ValueError(f"penalty_weight must not be negative, got {penalty_weight}.")
         if penalty_weight is not None and target_uncertainty is not None:
             raise ValueError("Give penalty_weight (fixed) or target_uncertainty (the weight is learned), not both.")
+        if target_percentile is not None and (penalty_weight is not None or target_uncertainty is not None):
+            raise ValueError("target_percentile sets delta: it goes with neither penalty_weight nor target_uncertainty.")
         if target_percentile is not None and not 0 <= target_percentile <= 100:
             raise ValueError(f"target_percentile must lie in [0, 100], got {target_percentile}.")
         if not penalty_learning_rate > 0:
@@ -59,7 +63,7 @@ class MOPO(ModelBasedAlgorithm, OfflineSAC):
         self.target_uncertainty = target_uncertainty
         self.target_percentile = target_percentile
         self.penalty_learning_rate = penalty_learning_rate
-        super().__init__(*args, real_ratio=real_ratio, entropy_backup=entropy_backup, **kwargs)
+        super().__init__(*args, real_ratio=real_ratio, entropy_backup=entropy_backup, rollout_freq=rollout_freq, **kwargs)
 
     model_buffer: PenalizedRolloutBuffer
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,11 @@ import numpy as np
 import pytest
 import torch as th
 from stable_baselines3 import SAC
+from stable_baselines3.common.callbacks import BaseCallback, EveryNTimesteps
 
 from sb3_offline import COMBO, MOPO
 from sb3_offline.dynamics.world import held_out_rows
+from sb3_offline.evaluation.demo import DEMO_OPTIONS
 from sb3_offline.mopo.mopo import dual_ascent
 from tests.conftest import FAST_MODEL_BASED
 
@@ -156,7 +159,9 @@ def test_same_seed_same_weights(pendulum_arrays: Arrays) -> None:
         ({"penalty_weight": -1.0}, "penalty_weight must not be negative"),
         ({"penalty": "max-std"}, "penalty must be one of max_std, entropy"),
         ({"penalty_weight": 1.0, "target_uncertainty": 1.0}, "not both"),
-        ({"target_percentile": 101.0}, "target_percentile"),
+        ({"penalty_weight": 1.0, "target_percentile": 95.0}, "goes with neither"),
+        ({"target_uncertainty": 1.0, "target_percentile": 95.0}, "goes with neither"),
+        ({"target_percentile": 101.0}, "must lie in"),
         ({"penalty_learning_rate": 0.0}, "penalty_learning_rate must be positive"),
     ],
 )
@@ -170,4 +175,22 @@ def test_defaults_are_mopos(pendulum_arrays: Arrays) -> None:
     assert model.real_ratio == 0.05
     assert model.entropy_backup
     assert model.penalty_weight is None
-    assert model.target_percentile == 95.0
+    assert model.target_percentile is None
+    assert inspect.signature(MOPO).parameters["rollout_freq"].default == 250
+
+
+@pytest.mark.slow
+def test_learned_weight_meets_the_constraint_on_pendulum() -> None:
+    """E[u] of the rollouts of the last 3,000 of 10,000 steps lies within 10% of delta, with a weight that is at work."""
+    options = {name: value for name, value in DEMO_OPTIONS.items() if name in inspect.signature(MOPO).parameters}
+    model = MOPO("MlpPolicy", dataset="sb3_offline/Pendulum-medium-replay-v0", seed=0, device="cpu", **options)
+    ratios: list[float] = []
+
+    class Record(BaseCallback):
+        def _on_step(self) -> bool:
+            ratios.append(float(model.rollout_uncertainty / model.penalty_target))
+            return True
+
+    model.learn(10_000, callback=EveryNTimesteps(250, Record()))
+    assert float(model.penalty_coefficient) > 0.5
+    assert np.mean(ratios[-12:]) == pytest.approx(1.0, abs=0.1)

@@ -1,0 +1,7 @@
+"""From a trained model to something that runs elsewhere, and knows when it is out of its depth."""
+
+from sb3_offline.deployment.deployable import Deployable
+from sb3_offline.deployment.onnx import export_onnx
+from sb3_offline.deployment.ood import OODDetector
+
+__all__ = ["Deployable", "OODDetector", "export_onnx"]
