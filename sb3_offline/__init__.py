@@ -1,10 +1,10 @@
 """Offline reinforcement learning for Stable-Baselines3."""
 
-from sb3_offline.combo import COMBO
+from sb3_offline.combo import COMBO, DiscreteCOMBO
 from sb3_offline.common.offline_sac import OfflineSAC
 from sb3_offline.cql import CQL, DiscreteCQL
 from sb3_offline.datasets import OfflineDataset, load_dataset, make_env, register_envs
-from sb3_offline.dromo import DROMO
+from sb3_offline.dromo import DROMO, DiscreteDROMO
 from sb3_offline.evaluation import OfflineEvalCallback
 from sb3_offline.mopo import MOPO
 from sb3_offline.preqn import PreQN
@@ -18,7 +18,9 @@ __all__ = [
     "CQL",
     "DROMO",
     "MOPO",
+    "DiscreteCOMBO",
     "DiscreteCQL",
+    "DiscreteDROMO",
     "OfflineDataset",
     "OfflineEvalCallback",
     "OfflineSAC",

@@ -31,6 +31,8 @@ def fast_options(algorithm: type) -> dict[str, Any]:
         "COMBO": FAST_MODEL_BASED,
         "DROMO": FAST_DROMO,
         "DiscreteCQL": FAST,
+        "DiscreteCOMBO": FAST_MODEL_BASED,
+        "DiscreteDROMO": FAST_MODEL_BASED | {"behavior_kwargs": {"hidden_sizes": (32,), "n_steps": 100}},
     }[algorithm.__name__]
 
 

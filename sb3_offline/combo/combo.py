@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from sb3_offline.common.model_based import ModelBasedAlgorithm
+from sb3_offline.common.model_based_sac import ModelBasedSAC
 from sb3_offline.common.networks import Batch
 from sb3_offline.cql.conservative import Conservatism
 from sb3_offline.cql.cql import CQL
 
 
-class COMBO(ModelBasedAlgorithm, CQL):
+class COMBO(ModelBasedSAC, CQL):
     """
     CQL whose pessimism falls on what the model imagines: beta (E_rho Q - E_D Q) beside 1/2 E_{d_f}(Q - y)^2 (Eq 8 of the
     DROMO paper, Eq 2 of COMBO). rho is the model buffer's states with fresh actions of the current policy, D the real rows.

@@ -10,6 +10,7 @@ import torch as th
 
 from sb3_offline.common.rng import Streams
 from sb3_offline.datasets import OfflineDataset
+from sb3_offline.dynamics.actions import encoded_actions
 from sb3_offline.dynamics.calibration import MAX_CALIBRATION_ROWS
 from sb3_offline.dynamics.config import DynamicsConfig
 from sb3_offline.dynamics.ensemble import EnsembleDynamics
@@ -29,16 +30,17 @@ class Columns:
     """Transitions as tensors on one device, in environment units."""
 
     observations: th.Tensor  # (n, observation_dim)
-    actions: th.Tensor  # (n, action_dim)
+    actions: th.Tensor  # (n, action_dim), one-hot where they are discrete
     next_observations: th.Tensor  # (n, observation_dim)
     rewards: th.Tensor  # (n,)
     terminations: th.Tensor  # (n,) bool
 
     @classmethod
     def of(cls, dataset: OfflineDataset, rows: np.ndarray, device: th.device) -> Columns:
-        names = ("observations", "actions", "next_observations", "rewards", "terminations")
-        columns = [th.as_tensor(getattr(dataset, name)[rows], device=device) for name in names]
-        return cls(*columns)
+        names = ("observations", "next_observations", "rewards", "terminations")
+        columns = {name: th.as_tensor(getattr(dataset, name)[rows], device=device) for name in names}
+        columns["actions"] = th.as_tensor(encoded_actions(dataset)[rows], device=device)
+        return cls(**columns)
 
     @property
     def targets(self) -> th.Tensor:
