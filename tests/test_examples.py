@@ -21,6 +21,8 @@ PAGES = (
     "docs/cql.md",
     "docs/combo.md",
     "docs/dromo.md",
+    "docs/discrete_cql.md",
+    "docs/discrete_model_based.md",
     "docs/mopo.md",
     "docs/deployment.md",
 )
