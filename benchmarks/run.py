@@ -4,7 +4,8 @@ One runner for evidence: a resumable grid of training runs, one JSON-lines file 
     python -m benchmarks.run --algos combo dromo --datasets sb3_offline/Pendulum-medium-replay-v0 --seeds 0-2 --steps 20000
 
 Line 1 of a file is the configuration, then one line an evaluation (deterministic policy, 10 episodes), and at last a
-summary; a file with a summary is not run again. ``python -m benchmarks.table`` prints the means.
+summary; a file with a summary is not run again. ``python -m benchmarks.table`` prints the means. ``--fractions 0.1 0.3 1``
+trains on these shares of the data: whole episodes, drawn by the run's seed.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import inspect
+import itertools
 import json
 import platform
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,7 @@ from stable_baselines3.common.monitor import Monitor
 
 import sb3_offline
 from sb3_offline.common.offline_algorithm import OfflineAlgorithm
+from sb3_offline.datasets import open_dataset
 from sb3_offline.evaluation.demo import DEMO_OPTIONS
 
 RESULTS = Path(__file__).parent / "results"
@@ -128,18 +132,35 @@ def is_finished(path: Path) -> bool:
     return path.exists() and any("summary" in json.loads(line) for line in path.read_text().splitlines())
 
 
-def run_one(algo: str, dataset: str, seed: int, arguments: argparse.Namespace, path: Path) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Run:
+    """One cell of the grid."""
+
+    algo: str
+    dataset: str
+    fraction: float
+    seed: int
+
+    @property
+    def file_name(self) -> str:
+        """Named after the cell; all of the data goes without saying."""
+        name = Path(self.dataset).stem if Path(self.dataset).suffix else self.dataset.replace("/", ".")
+        share = "" if self.fraction == 1 else f"_{100 * self.fraction:g}percent"
+        return f"{self.algo}_{name}{share}_seed{self.seed}.jsonl"
+
+
+def run_one(run: Run, arguments: argparse.Namespace, path: Path) -> dict[str, Any]:
     """Train once; write the file under a temporary name until its summary is in."""
-    algorithm = algorithms()[algo]
+    algorithm = algorithms()[run.algo]
     demo = DEMO_OPTIONS if arguments.demo_options else {}
     known = inspect.signature(algorithm).parameters
     options = {name: value for name, value in demo.items() if name in known} | dict(arguments.option)
     partial = path.with_suffix(".partial")
     partial.unlink(missing_ok=True)
+    data = open_dataset(run.dataset).load().sample_episodes(run.fraction, run.seed)
     config = {
-        "algo": algo,
-        "dataset": dataset,
-        "seed": seed,
+        **asdict(run),
+        "transitions": len(data),
         "steps": arguments.steps,
         "eval_every": arguments.eval_every,
         "n_episodes": arguments.episodes,
@@ -148,9 +169,8 @@ def run_one(algo: str, dataset: str, seed: int, arguments: argparse.Namespace, p
         "machine": machine(),
     }
     append(partial, {"config": config})
-    callback = CurveCallback(partial, arguments.eval_every, arguments.episodes, seed)
-    model = algorithm("MlpPolicy", dataset=dataset, seed=seed, **options)  # type: ignore[call-arg]
-    data = model.load_dataset()
+    callback = CurveCallback(partial, arguments.eval_every, arguments.episodes, run.seed)
+    model = algorithm("MlpPolicy", dataset=data, seed=run.seed, **options)  # type: ignore[call-arg]
     model.learn(arguments.steps, callback=callback, progress_bar=arguments.progress)
     returns = np.array([point["mean_return"] for point in callback.curve])
     seconds = time.perf_counter() - callback.start
@@ -170,20 +190,17 @@ def run_one(algo: str, dataset: str, seed: int, arguments: argparse.Namespace, p
     return summary
 
 
-def grid(arguments: argparse.Namespace) -> Iterator[tuple[str, str, int, Path]]:
-    """Every run of the grid with its file."""
-    folder = arguments.out / arguments.tag if arguments.tag else arguments.out
-    for algo in arguments.algos:
-        for dataset in arguments.datasets:
-            name = Path(dataset).stem if Path(dataset).suffix else dataset.replace("/", ".")
-            for seed in arguments.seeds:
-                yield algo, dataset, seed, folder / f"{algo}_{name}_seed{seed}.jsonl"
+def grid(arguments: argparse.Namespace) -> Iterator[Run]:
+    """Every run of the grid."""
+    cells = itertools.product(arguments.algos, arguments.datasets, arguments.fractions, arguments.seeds)
+    return itertools.starmap(Run, cells)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--algos", nargs="+", required=True, choices=sorted(algorithms()))
     parser.add_argument("--datasets", nargs="+", required=True, help="ids or files")
+    parser.add_argument("--fractions", type=float, nargs="+", default=[1.0], help="shares of the data, in (0, 1]")
     parser.add_argument("--seeds", type=parse_seeds, default=[0], help="0-2 or 0,3,5")
     parser.add_argument("--steps", type=int, default=100_000)
     parser.add_argument("--eval-every", type=int, default=1000)
@@ -194,12 +211,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--progress", action="store_true", help="show progress bars")
     arguments = parser.parse_args(argv)
-    for algo, dataset, seed, path in grid(arguments):
+    folder = arguments.out / arguments.tag if arguments.tag else arguments.out
+    for run in grid(arguments):
+        path = folder / run.file_name
         if is_finished(path):
             print(f"done already: {path.name}", flush=True)
             continue
         path.parent.mkdir(parents=True, exist_ok=True)
-        summary = run_one(algo, dataset, seed, arguments, path)
+        summary = run_one(run, arguments, path)
         print(f"{path.name}: mean of the last five {summary['mean_last_5']:.1f}, {summary['seconds']} s", flush=True)
 
 

@@ -48,9 +48,10 @@ def main() -> None:
     folder = parser.parse_args().folder
     groups: dict[tuple[str, ...], list[dict[str, Any]]] = defaultdict(list)
     for run in read(folder):
-        groups[(run["set"], run["dataset"], run["algo"], f"{run['steps']:,}")].append(run)
+        share = f"{100 * run.get('fraction', 1.0):g} %"
+        groups[(run["set"], run["dataset"], share, run["algo"], f"{run['steps']:,}")].append(run)
     table = Table(title=str(folder))
-    for column in ("set", "dataset", "algorithm", "steps"):
+    for column in ("set", "dataset", "of it", "algorithm", "steps"):
         table.add_column(column)
     for column in ("seeds", "data's return", "return", "normalised", "best return", "minutes"):
         table.add_column(column, justify="right")

@@ -23,6 +23,7 @@ app = typer.Typer(
 
 Model = Annotated[Path, typer.Argument(help="A saved model (.zip) of this package or of Stable-Baselines3.")]
 Algo = Annotated[str | None, typer.Option(help="Its algorithm, if it cannot be told from the file.")]
+Trust = Annotated[bool, typer.Option("--trust", help="Unpickle what is no plain data; only for files whose writer you trust.")]
 Seed = Annotated[int, typer.Option(help="Random seed.")]
 EnvId = Annotated[str | None, typer.Option("--env-id", help="Task of data that do not name it, such as Hopper-v5.")]
 Data = Annotated[str, typer.Argument(help="An id (packaged or Minari) or a file (.npz, .hdf5).", show_default=False)]
@@ -71,6 +72,7 @@ def train(context: typer.Context) -> None:
     --eval-freq N       gradient steps between evaluations, -1 for none
     --save-freq N       gradient steps between checkpoints
     -i MODEL.zip        continue with a model
+    --trust             read pickled files of old models, too
     -P                  show a progress bar
     --seed, --device    as in SB3
     -optimize           search hyperparameters (--n-trials, --storage, ...)
@@ -94,6 +96,7 @@ def enjoy(context: typer.Context) -> None:
     --no-render       only print the returns
     --load-best       the best evaluated model, not the last one
     --exp-id N        the Nth run, not the latest
+    --trust           read pickled files, too, and YAML that can run code
 
     All other options of RL-Zoo are passed on; python -m sb3_offline.zoo.enjoy --help lists them.
     """
@@ -108,6 +111,7 @@ def collect(
     output: Annotated[str, typer.Argument(help="A .npz or .hdf5 file, or a Minari id.", show_default=False)],
     model: Annotated[Path | None, typer.Option(help="Saved model that acts; uniformly random actions if not given.")] = None,
     algo: Algo = None,
+    trust: Trust = False,
     steps: Annotated[int, typer.Option("--steps", "-n", help="Transitions.")] = 10_000,
     deterministic: Annotated[
         bool, typer.Option("--deterministic", help="Take the policy's mode instead of sampling.")
@@ -126,7 +130,7 @@ def collect(
     from sb3_offline.zoo.envs import resolve_env_id
 
     check_target(output, force)
-    saved = None if model is None else load_model(model, algo)
+    saved = None if model is None else load_model(model, algo, trust)
     task = gym.make(resolve_env_id(env))
     data = roll_out(task, saved, steps, deterministic=deterministic, random_share=random_share, seed=seed)
     actor = "uniform random actions" if saved is None else f"{type(saved.model).__name__} ({model})"
@@ -154,7 +158,7 @@ def datasets() -> None:
     from sb3_offline.shell.listing import list_datasets
 
     table = Table()
-    table.add_column("dataset", overflow="fold")
+    table.add_column("dataset", no_wrap=True)
     for column in ("MB", "steps", "episodes", "return", "score"):
         table.add_column(column, justify="right", no_wrap=True)
     console = Console()
@@ -167,6 +171,9 @@ def datasets() -> None:
             table.add_row(escape(row.dataset_id), megabytes, *sizes, mean_return, score)
             if row.trouble:
                 console.print(f"[yellow]{escape(row.trouble)}[/yellow]")
+    width = console.measure(table, options=console.options.update(max_width=10_000)).maximum
+    if width > console.width:  # an id that is cut or folded cannot be copied
+        console = Console(width=width)
     console.print(table)
     console.print("[dim]return: mean of the episodes; score: 0 is the random policy, 100 the task's reference[/dim]")
 
@@ -177,7 +184,7 @@ def inspect(
     html: Annotated[Path | None, typer.Option(help="Write the card as a web page with plots, too.")] = None,
     env_id: EnvId = None,
 ) -> None:
-    """Print a data card: spaces, episodes, returns, saturation, duplicates, coverage, warnings."""
+    """Print a data card: spaces, episodes, returns, saturation, duplicates, coverage, errors, warnings."""
     from rich.console import Console
 
     from sb3_offline.datasets import load_dataset
@@ -190,6 +197,8 @@ def inspect(
     if html is not None:
         html.write_text(card_html(card), encoding="utf-8")
         Console().print(f"Written to {html}", markup=False)
+    if any(finding.severity == "error" for finding in card.findings):
+        raise typer.Exit(2)
 
 
 @app.command()
@@ -218,6 +227,7 @@ def evaluate(
     model: Model,
     env: Annotated[str | None, typer.Option(help="Task or data set; that of the model's own data if not given.")] = None,
     algo: Algo = None,
+    trust: Trust = False,
     episodes: Annotated[int, typer.Option("--episodes", "-n", help="Whole episodes.")] = 20,
     deterministic: Annotated[bool, typer.Option(help="Take the policy's mode, or sample.")] = True,
     seed: Seed = 0,
@@ -229,7 +239,7 @@ def evaluate(
     from sb3_offline.shell.evaluate import find_task
     from sb3_offline.shell.models import load_model
 
-    saved = load_model(model, algo)
+    saved = load_model(model, algo, trust)
     task, info = find_task(saved, env)
     result = play(saved, task, info, episodes, seed, deterministic)
     score = "" if result.score is None else f", normalised score {result.score:.1f}"
@@ -250,6 +260,7 @@ def model_report(
     horizon: Annotated[int, typer.Option(help="Most steps of open-loop predictions.")] = 50,
     seed: Seed = 0,
     algo: Algo = None,
+    trust: Trust = False,
     env_id: EnvId = None,
 ) -> None:
     """Can I trust my model? Measures learned dynamics on held-out data, and says in words what looks dangerous."""
@@ -263,7 +274,7 @@ def model_report(
     if page is not None and page.suffix not in (".html", ".png"):
         raise ValueError(f"--page must end in .html or .png, got {page}")
     if source.endswith(".zip"):
-        saved = load_model(Path(source), algo).model
+        saved = load_model(Path(source), algo, trust).model
         if not isinstance(saved, ModelBasedAlgorithm):
             raise ValueError(f"{source} holds a {type(saved).__name__}, which learns no dynamics model")
         report = saved.dynamics_report(horizon=horizon, seed=seed)

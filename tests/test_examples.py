@@ -25,6 +25,8 @@ PAGES = (
     "docs/discrete_model_based.md",
     "docs/mopo.md",
     "docs/deployment.md",
+    "docs/when_things_go_wrong.md",
+    "docs/performance.md",
 )
 # What makes a page's code quick without changing what it shows
 QUICK = {

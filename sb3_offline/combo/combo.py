@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar, Literal
+
+import torch as th
 
 from sb3_offline.common.model_based_sac import ModelBasedSAC
-from sb3_offline.common.networks import Batch
+from sb3_offline.common.networks import Batch, SACNetworks
+from sb3_offline.common.offline_sac import Logs
 from sb3_offline.cql.conservative import Conservatism
-from sb3_offline.cql.cql import CQL
+from sb3_offline.cql.cql import CQL, CQLNoise
+from sb3_offline.datasets import OfflineDataset
+
+PenaltyStates = Literal["model", "mix"]
 
 
 class COMBO(ModelBasedSAC, CQL):
@@ -16,8 +22,12 @@ class COMBO(ModelBasedSAC, CQL):
     DROMO paper, Eq 2 of COMBO). rho is the model buffer's states with fresh actions of the current policy, D the real rows.
 
     :param conservative_weight: beta, 0.5 if neither it nor ``target_gap`` is given; half of a published weight.
+    :param target_gap: Learn beta, within [1e-6, 1e3], by dual descent so that E_rho Q - E_D Q stays below this.
     :param conservative: "expectation" is Eq 8 as it stands; "logsumexp" is COMBO's practical variant.
+    :param penalty_states: rho's states: "model", the rows that the model imagined (Eq 8), or "mix", all rows of d_f.
     """
+
+    weight_bounds: ClassVar[tuple[float, float]] = (1e-6, 1e3)
 
     def __init__(
         self,
@@ -25,14 +35,36 @@ class COMBO(ModelBasedSAC, CQL):
         conservative_weight: float | None = None,
         target_gap: float | None = None,
         conservative: Conservatism = "expectation",
+        penalty_states: PenaltyStates = "model",
         **kwargs: Any,
     ):
         if conservative_weight is None and target_gap is None:
             conservative_weight = 0.5
+        if penalty_states not in ("model", "mix"):
+            raise ValueError(f"penalty_states must be 'model' or 'mix', got {penalty_states!r}.")
+        self.penalty_states = penalty_states
         super().__init__(
             *args, conservative_weight=conservative_weight, target_gap=target_gap, conservative=conservative, **kwargs
         )
 
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        self.max_reward = th.zeros((), device=self.device)  # R_max of the data, for the log alone
+
+    def prepare(self, dataset: OfflineDataset, progress_bar: bool) -> None:
+        super().prepare(dataset, progress_bar)
+        self.max_reward = th.as_tensor(self.replay_buffer.rewards).abs().max()
+
     def penalty_rows(self, batch: Batch) -> slice:
-        """States of rho: the rows that the model imagined."""
-        return slice(batch.n_real, len(batch.rewards))
+        """States of rho: the rows that the model imagined, or all."""
+        return slice(batch.n_real if self.penalty_states == "model" else 0, len(batch.rewards))
+
+    def critic_penalty(self, nets: SACNetworks, batch: Batch, noise: CQLNoise, q: th.Tensor) -> tuple[th.Tensor, Logs]:
+        penalty, logs = super().critic_penalty(nets, batch, noise, q)
+        # |beta g / d_f| <= beta max(1/f, 1/(1-f)): no Q of Eq 8 lies beyond this bound, unless beta drives it away
+        worst = self.current_conservative_weight() * max(1 / self.real_ratio, 1 / (1 - self.real_ratio))
+        bound = (self.max_reward + worst) / (1 - self.gamma)
+        return penalty, {**logs, "q_beyond_bound": (q.detach().abs() > bound).float().mean()}
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "max_reward"]

@@ -50,6 +50,11 @@ class TensorReplayBuffer(ReplayBuffer):
         for name in _ARRAYS:
             setattr(self, name, empty)
 
+    @property
+    def address(self) -> int:
+        """Where the rows lie; changes when they are allocated anew."""
+        return self.observations.data_ptr()  # type: ignore[attr-defined]
+
     def write(self, **rows: th.Tensor) -> None:
         """
         Append rows; when the buffer is full the oldest are overwritten.

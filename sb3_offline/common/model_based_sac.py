@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import torch as th
 from stable_baselines3.sac.policies import Actor
@@ -46,6 +47,9 @@ class ModelBasedSAC(ModelBasedAlgorithm, OfflineSAC):
     def logged_form(self, actions: th.Tensor) -> th.Tensor:
         low, high = self._action_bounds
         return (2.0 * (actions - low) / (high - low) - 1.0).clamp(-1.0, 1.0)
+
+    def baked_in(self) -> tuple[Any, ...]:
+        return (*super().baked_in(), self.model_buffer.size(), self.model_buffer.address)
 
     def update_targets(self) -> None:
         super().update_targets()

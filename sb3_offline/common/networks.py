@@ -14,6 +14,8 @@ from stable_baselines3.common.vec_env import VecNormalize
 from stable_baselines3.sac.policies import Actor, SACPolicy
 from stable_baselines3.td3.policies import ContinuousCritic
 
+from sb3_offline.common.critics import Workspace, evaluate
+
 Normalizer = Callable[[th.Tensor], th.Tensor]
 
 
@@ -69,6 +71,7 @@ class SACNetworks:
     def __init__(self, policy: SACPolicy, normalize: Normalizer):
         self.policy = policy
         self.normalize = normalize
+        self.workspace = Workspace()
 
     def sample(self, observations: th.Tensor, noise: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
         """Actions (B, N, action_dim) of the current policy and their log-probabilities (B, N), trunk run once a state."""
@@ -77,22 +80,29 @@ class SACNetworks:
     def sample_actor(self, actor: Actor, observations: th.Tensor, noise: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
         """As :meth:`sample`, for another actor (for instance a target actor)."""
         mean, log_std, _ = actor.get_action_dist_params(self.normalize(observations))
-        return squashed_gaussian(mean, log_std, noise)
+        return squashed_gaussian(mean.to(noise.dtype), log_std.to(noise.dtype), noise)
 
     def q(self, observations: th.Tensor, actions: th.Tensor) -> th.Tensor:
         """Q of every critic: actions (B, N, action_dim) -> (n_critics, B, N)."""
         return self._evaluate(self.policy.critic, observations, actions)
 
+    def q_frozen(self, observations: th.Tensor, actions: th.Tensor) -> th.Tensor:
+        """As :meth:`q`, with gradients to the actions only: nothing is spent on those of the critics."""
+        return self._evaluate(self.policy.critic, observations, actions, frozen=True)
+
     def q_target(self, observations: th.Tensor, actions: th.Tensor) -> th.Tensor:
         """Q of every target critic, shaped as :meth:`q`."""
         return self._evaluate(self.policy.critic_target, observations, actions)
 
-    def _evaluate(self, critic: ContinuousCritic, observations: th.Tensor, actions: th.Tensor) -> th.Tensor:
+    def _evaluate(
+        self, critic: ContinuousCritic, observations: th.Tensor, actions: th.Tensor, frozen: bool = False
+    ) -> th.Tensor:
         # features once a state, then repeated beside its N actions
-        features = critic.extract_features(self.normalize(observations), critic.features_extractor)
+        with th.set_grad_enabled(th.is_grad_enabled() and not frozen):
+            features = critic.extract_features(self.normalize(observations), critic.features_extractor)
         n_states, n_actions = actions.shape[:2]
         inputs = th.cat([features.unsqueeze(1).expand(-1, n_actions, -1), actions], dim=-1).flatten(0, 1)
-        values = th.stack([q_network(inputs) for q_network in critic.q_networks])
+        values = evaluate(critic.q_networks, inputs, workspace=self.workspace, frozen=frozen)
         return values.view(-1, n_states, n_actions)
 
 

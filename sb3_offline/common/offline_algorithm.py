@@ -12,7 +12,6 @@ import gymnasium as gym
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from stable_baselines3.common.utils import safe_mean
@@ -22,9 +21,12 @@ import sb3_offline
 from sb3_offline.common.buffers import OfflineDatasetBuffer
 from sb3_offline.common.networks import Normalizer, vec_normalizer
 from sb3_offline.common.rng import Streams
+from sb3_offline.common.saving import SafeFiles
 from sb3_offline.common.signature import check_arguments, merge_signature
 from sb3_offline.common.tensorboard import open_run
 from sb3_offline.datasets import DatasetInfo, OfflineDataset, SpacesOnlyEnv, open_dataset
+from sb3_offline.datasets.checks import pass_gate
+from sb3_offline.datasets.envs import task_of
 from sb3_offline.datasets.sources import Source
 from sb3_offline.deployment import Deployable
 
@@ -38,7 +40,7 @@ _NO_DATA = (
 )
 
 
-class OfflineAlgorithm(Deployable, OffPolicyAlgorithm):
+class OfflineAlgorithm(Deployable, SafeFiles):
     """
     An SB3 off-policy algorithm that learns from a fixed dataset; one timestep is one gradient step.
 
@@ -51,6 +53,7 @@ class OfflineAlgorithm(Deployable, OffPolicyAlgorithm):
     }
     dataset: Source | None = None  # how to load the data again; kept by save() when it is an id or a path
     dataset_info: DatasetInfo | None = None
+    check_data: bool = True  # whether learn passes the data through the gate (sb3_offline.datasets.checks)
     replay_buffer: OfflineDatasetBuffer  # SB3 declares it optional
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -108,6 +111,7 @@ class OfflineAlgorithm(Deployable, OffPolicyAlgorithm):
             dataset,
             observation_space=None if env is None else env.observation_space,
             action_space=None if env is None else env.action_space,
+            env_spec=None if env is None else task_of(env),
         ).info
         self.dataset_info = info
         return self._env_of(info) if env is None else env
@@ -132,7 +136,12 @@ class OfflineAlgorithm(Deployable, OffPolicyAlgorithm):
             source = self.env.env_method("get_dataset")[0]
         if source is None:
             raise ValueError(_NO_DATA)
-        dataset = open_dataset(source, observation_space=self.observation_space, action_space=self.action_space).load()
+        task = None if self.env is None else task_of(self.env)
+        if task is None and self.dataset_info is not None:
+            task = self.dataset_info.env_spec
+        dataset = open_dataset(
+            source, observation_space=self.observation_space, action_space=self.action_space, env_spec=task
+        ).load()
         self.dataset_info = dataset.info
         return dataset
 
@@ -207,13 +216,16 @@ class OfflineAlgorithm(Deployable, OffPolicyAlgorithm):
         :param reset_num_timesteps: ``False`` continues the count of an earlier call.
         :param progress_bar: Show a progress bar, also while models are fitted.
         :return: The trained model.
-        :raises ValueError: if there is no data, or it does not fit this model.
+        :raises ValueError: if there is no data, it does not fit this model, or it cannot be right (unless ``check_data`` is
+            False).
         """
         if total_timesteps is not None and (total_timesteps < 1 or total_timesteps != int(total_timesteps)):
             raise ValueError(f"total_timesteps must be a whole number of gradient steps, at least 1; got {total_timesteps}.")
         announce = total_timesteps is None or self.verbose > 0
         self._check_tensorboard_log()
         dataset = self.load_dataset()
+        if self.check_data:
+            pass_gate(dataset)
         if self.env is None:  # after load(env=None)
             self.set_env(self._env_of(dataset.info))
         self._prepare_vec_normalize(dataset)
@@ -255,10 +267,12 @@ class OfflineAlgorithm(Deployable, OffPolicyAlgorithm):
 
     # --- logging: sums stay on the device until they are written ---
 
+    @th.no_grad()
     def _accumulate(self, logs: Mapping[str, th.Tensor]) -> None:
-        for name, value in logs.items():
-            total = self._log_sums.get(name)
-            self._log_sums[name] = value.detach().clone() if total is None else total.add_(value.detach())
+        seen = [name for name in logs if name in self._log_sums]
+        if seen:
+            th._foreach_add_([self._log_sums[name] for name in seen], [logs[name] for name in seen])
+        self._log_sums |= {name: value.detach().clone() for name, value in logs.items() if name not in self._log_sums}
         self._log_count += 1
 
     def dump_logs(self) -> None:
@@ -270,8 +284,9 @@ class OfflineAlgorithm(Deployable, OffPolicyAlgorithm):
         self.logger.record("time/time_elapsed", int(elapsed), exclude="tensorboard")
         self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        for name, total in self._log_sums.items():
-            self.logger.record(f"train/{name}", float(total) / self._log_count)
+        sums = th.stack([total.mean() for total in self._log_sums.values()]).tolist() if self._log_sums else []
+        for name, total in zip(self._log_sums, sums, strict=True):
+            self.logger.record(f"train/{name}", total / self._log_count)
         self._log_sums, self._log_count = {}, 0
         self.logger.dump(step=self.num_timesteps)
 
@@ -279,6 +294,7 @@ class OfflineAlgorithm(Deployable, OffPolicyAlgorithm):
 
     def _excluded_save_params(self) -> list[str]:
         excluded = [*super()._excluded_save_params(), "streams", "_log_sums", "_log_count", "replay_buffer_class"]
+        excluded.append("lr_schedule")  # made from learning_rate
         if not isinstance(self.dataset, (str, Path)):
             excluded.append("dataset")  # arrays stay where they are; an id or a path travels with the model
         return excluded

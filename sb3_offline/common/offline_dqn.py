@@ -71,6 +71,7 @@ class OfflineDQN(OfflineAlgorithm, DQN):
     :param tau: Polyak coefficient of the target network; 1 copies.
     :param target_update_interval: Gradient steps between steps of the target network.
     :param gamma: Discount factor, in [0, 1).
+    :param check_data: Refuse data that cannot be right, and warn of what looks wrong, before training (the data gate).
     :param tensorboard_log: Folder for TensorBoard.
     :param policy_kwargs: Passed to the policy, as in SB3 (``net_arch``, ``activation_fn``, ...).
     :raises ValueError: if the spaces, the data or an option do not fit.
@@ -90,6 +91,7 @@ class OfflineDQN(OfflineAlgorithm, DQN):
         tau: float = 0.005,
         target_update_interval: int = 1,
         gamma: float = 0.99,
+        check_data: bool = True,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
         policy_kwargs: dict[str, Any] | None = None,
@@ -124,8 +126,11 @@ class OfflineDQN(OfflineAlgorithm, DQN):
             verbose=verbose,
             seed=seed,
             device=device,
-            _init_setup_model=_init_setup_model,
+            _init_setup_model=False,
         )
+        self.check_data = check_data
+        if _init_setup_model:
+            self._setup_model()
 
     @classmethod
     def check_arguments(cls, kwargs: Mapping[str, Any]) -> None:
@@ -193,6 +198,10 @@ class OfflineDQN(OfflineAlgorithm, DQN):
 
     def after_critic_step(self, logs: Logs) -> None:
         """Called with the critic's logs; a learned conservative weight takes its step here."""
+
+    def optimizers(self) -> list[th.optim.Optimizer]:
+        """All that take a step in an update."""
+        return [self.policy.optimizer]
 
     def networks(self) -> DQNNetworks:
         """The view of the networks that the losses get."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,6 +16,17 @@ from stable_baselines3.sac.policies import SACPolicy
 from sb3_offline.common.networks import Batch, SACNetworks
 from sb3_offline.common.normalized_td import normalized_td_step
 from sb3_offline.common.offline_algorithm import OfflineAlgorithm
+from sb3_offline.common.updates import (
+    Call,
+    Execution,
+    Precision,
+    UpdateRunner,
+    call_plainly,
+    check_execution,
+    plain_optimizer_state,
+    set_learning_rate,
+)
+from sb3_offline.datasets import OfflineDataset
 from sb3_offline.datasets.sources import Source
 from sb3_offline.diagnostics.q_function import QFunction
 from sb3_offline.diagnostics.td_linearization import Transitions
@@ -49,6 +61,10 @@ class OfflineSAC(OfflineAlgorithm, SAC):
     :param critic_update: "adam", or "normalized_td": w <- w - lambda sum_j d_j e_j / (1 + d_j^T d_j)^2 over the batch, with
         lambda = ``qf_learning_rate`` and the critic's own bootstrap (see :mod:`sb3_offline.common.normalized_td`).
     :param semi_gradient: In "normalized_td", d = grad Q(s, a) instead of the gradient of the whole TD residual.
+    :param execution: How an update is run: "eager", "compile" (torch.compile), "cuda_graph" (captured once, then replayed), or
+        "auto": cuda_graph on a GPU, else eager. The numbers agree to rounding (see :mod:`sb3_offline.common.updates`).
+    :param precision: Of the networks' matrix products: "float32", "tf32" (GPUs) or "bf16"; weights stay float32.
+    :param check_data: Refuse data that cannot be right, and warn of what looks wrong, before training (the data gate).
     :param tensorboard_log: Folder for TensorBoard.
     :param policy_kwargs: Passed to the policy, as in SB3 (``net_arch``, ``activation_fn``, ...).
     :raises ValueError: if the spaces, the data or an option do not fit.
@@ -70,6 +86,9 @@ class OfflineSAC(OfflineAlgorithm, SAC):
         entropy_backup: bool = False,
         critic_update: CriticUpdate = "adam",
         semi_gradient: bool = False,
+        execution: Execution = "auto",
+        precision: Precision = "float32",
+        check_data: bool = True,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
         policy_kwargs: dict[str, Any] | None = None,
@@ -91,6 +110,8 @@ class OfflineSAC(OfflineAlgorithm, SAC):
             raise ValueError(f"critic_update must be 'adam' or 'normalized_td', got {critic_update!r}.")
         if semi_gradient and critic_update == "adam":
             raise ValueError("semi_gradient belongs to critic_update='normalized_td'; Adam's TD step is one already.")
+        if precision != "float32" and critic_update == "normalized_td":
+            raise ValueError(f"precision={precision!r} belongs to critic_update='adam'.")
         super().__init__(
             policy,
             self._resolve_env(env, dataset, loading=not _init_setup_model),
@@ -114,6 +135,10 @@ class OfflineSAC(OfflineAlgorithm, SAC):
         self.entropy_backup = entropy_backup
         self.critic_update = critic_update
         self.semi_gradient = semi_gradient
+        self.execution: Execution = execution
+        self.precision: Precision = precision
+        check_execution(execution, precision, self.device, self.capture_obstacle())
+        self.check_data = check_data
         if _init_setup_model:
             self._setup_model()
 
@@ -122,6 +147,7 @@ class OfflineSAC(OfflineAlgorithm, SAC):
             self.target_entropy = -float(np.prod(self.action_space.shape))  # type: ignore[arg-type]
         super()._setup_model()
         self.qf_lr_schedule = FloatSchedule(self.qf_learning_rate)
+        self._runner: UpdateRunner | None = None
         self._action_bounds = tuple(
             th.as_tensor(bound, dtype=th.float32, device=self.device)
             for bound in (self.action_space.low, self.action_space.high)  # type: ignore[attr-defined]
@@ -162,7 +188,7 @@ class OfflineSAC(OfflineAlgorithm, SAC):
     def actor_loss(self, nets: SACNetworks, batch: Batch, noise: SACNoise) -> tuple[th.Tensor, th.Tensor, Logs]:
         """E[alpha log pi - min_j Q_j] over the batch's states; also returns log pi (B,) for the temperature."""
         actions, log_prob = nets.sample(batch.observations, noise.action)
-        q = nets.q(batch.observations, actions).amin(dim=0)
+        q = nets.q_frozen(batch.observations, actions).amin(dim=0)
         loss = (self._ent_coef() * log_prob - q).mean()
         return loss, log_prob.squeeze(-1), {"actor_loss": loss, "entropy": -log_prob.mean()}
 
@@ -184,27 +210,53 @@ class OfflineSAC(OfflineAlgorithm, SAC):
         shape = (len(batch.rewards), 1, batch.actions.shape[1])
         return SACNoise(next_action=self.normals(*shape), action=self.normals(*shape))
 
-    def update(self) -> None:
-        """One gradient step: critics, actor, temperature, targets."""
-        self._update_learning_rates()
-        nets = self.networks()
-        batch = self.sample_batch()
-        noise = self.draw_noise(batch)
+    def prepare(self, dataset: OfflineDataset, progress_bar: bool) -> None:
+        super().prepare(dataset, progress_bar)
+        self._runner = None  # of other data, or other statistics
 
+    def update(self) -> None:
+        """One gradient step, by eager execution, torch.compile or a CUDA graph."""
+        if self._runner is None:
+            self._runner = UpdateRunner(self)
+        self._update_learning_rates()
+        self._accumulate(self._runner())
+        self._n_updates += 1
+
+    def gradient_step(self, nets: SACNetworks, batch: Batch, noise: Any, call: Call = call_plainly) -> Logs:
+        """
+        Critics, actor, temperature, targets: tensors in, tensors out, nothing that waits for the device.
+
+        :param call: How a loss is called; here is where torch.compile comes in.
+        """
         if self.critic_update == "normalized_td":
             logs = self.normalized_td(nets, batch, noise)
         else:
-            critic_loss, logs = self.critic_loss(nets, batch, noise)
+            critic_loss, logs = call(self.critic_loss, nets, batch, noise)
             minimize(critic_loss, self.critic.optimizer)
         self.after_critic_step(logs)
-        actor_loss, log_prob, actor_logs = self.actor_loss(nets, batch, noise)
-        minimize(actor_loss, self.actor.optimizer)
+        actor_loss, log_prob, actor_logs = call(self.actor_loss, nets, batch, noise)
+        actor_logs |= self.actor_step(actor_loss, nets, batch)
         if self.log_ent_coef is not None and self.ent_coef_optimizer is not None:
             target = float(self.target_entropy)
             minimize(-(self.log_ent_coef * (log_prob.detach() + target)).mean(), self.ent_coef_optimizer)
         self.update_targets()
-        self._n_updates += 1
-        self._accumulate({**logs, **actor_logs, "ent_coef": self._ent_coef()})
+        return {name: value.detach() for name, value in {**logs, **actor_logs, "ent_coef": self._ent_coef()}.items()}
+
+    def capture_obstacle(self) -> str | None:
+        """Why this update can be neither compiled nor captured, if so."""
+        if self.critic_update == "normalized_td":
+            return "critic_update='normalized_td' looks at its Jacobian's values"
+        return None
+
+    def baked_in(self) -> tuple[Any, ...]:
+        """What a captured update holds as constants: when it changes, the update is captured again."""
+        values = (getattr(self, name, None) for name in inspect.signature(type(self)).parameters)
+        options = (value for value in values if isinstance(value, int | float | str))
+        return (self.replay_buffer.size(), self.replay_buffer.address, *options)
+
+    def optimizers(self) -> list[th.optim.Optimizer]:
+        """All that step in an update."""
+        return [o for o in (self.critic.optimizer, self.actor.optimizer, self.ent_coef_optimizer) if o is not None]
 
     def normalized_td(self, nets: SACNetworks, batch: Batch, noise: SACNoise) -> Logs:
         """One step of the normalised rule for each critic, on e = Q(s, a) - r - gamma (1 - done) Q(s', a')."""
@@ -230,6 +282,11 @@ class OfflineSAC(OfflineAlgorithm, SAC):
     def after_critic_step(self, logs: Logs) -> None:
         """Called with the critics' logs; a learned conservative weight takes its step here."""
 
+    def actor_step(self, loss: th.Tensor, nets: SACNetworks, batch: Batch) -> Logs:
+        """One step of the actor down its loss; a child may follow another metric than its optimiser's."""
+        minimize(loss, self.actor.optimizer)
+        return {}
+
     def networks(self) -> SACNetworks:
         """The view of the networks that the losses get."""
         return SACNetworks(self.policy, self.normalizer)
@@ -246,13 +303,23 @@ class OfflineSAC(OfflineAlgorithm, SAC):
             (self.critic.optimizer, qf_rate),
             (self.ent_coef_optimizer, rate),
         ):
-            for group in optimizer.param_groups if optimizer is not None else ():
-                group["lr"] = value
-        self.logger.record("train/learning_rate", rate)
-        self.logger.record("train/qf_learning_rate", qf_rate)
+            if optimizer is not None:
+                set_learning_rate(optimizer, value)
+
+    def dump_logs(self) -> None:
+        progress = self._current_progress_remaining
+        self.logger.record("train/learning_rate", self.lr_schedule(progress))
+        self.logger.record("train/qf_learning_rate", self.qf_lr_schedule(progress))
+        super().dump_logs()
+
+    # --- save and load ---
+
+    def get_parameters(self) -> dict[str, dict[str, Any]]:
+        """As in SB3; the optimisers' states say nothing of how they were run, so any device can take them over."""
+        return {name: plain_optimizer_state(state) for name, state in super().get_parameters().items()}
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "qf_lr_schedule", "_action_bounds"]
+        return [*super()._excluded_save_params(), "qf_lr_schedule", "_action_bounds", "_runner"]
 
 
 def minimize(loss: th.Tensor, optimizer: th.optim.Optimizer) -> None:

@@ -30,6 +30,10 @@ class Streams:
             self._generators[name] = th.Generator(device=self.device).manual_seed(self._derive(name))
         return self._generators[name]
 
+    def generators(self) -> list[th.Generator]:
+        """Those made so far."""
+        return list(self._generators.values())
+
     def cpu(self, name: str) -> th.Generator:
         """A fresh CPU generator for initialising weights, so that CPU and GPU start from the same numbers."""
         return th.Generator().manual_seed(self._derive(name))

@@ -19,6 +19,7 @@ LAYOUT: dict[str, dict[str, list[Any]]] = {
         "Q at the data and at the policy's actions": ["Multiline", ["train/q_data", "train/q_policy"]],
         "conservative gap": ["Multiline", ["train/conservative_gap"]],
         "conservative weight": ["Multiline", ["train/conservative_weight"]],
+        "share of Q beyond its bound": ["Multiline", ["train/q_beyond_bound"]],
     },
     "Robust term": {
         "penalty": ["Multiline", ["train/robust_penalty"]],

@@ -1,84 +1,42 @@
-"""n(s), how often the data visits a state: the n of DROMO's alpha sqrt(Var(Q) / n(s)) (Liu, Chen, Zhong, Eq 13).
-
-Each estimate cuts the states into cells and counts the rows of the data in each: n(s) is |D| times the mass of the cell
-of s. In a continuous space d(s) is a density, so some such resolution has to be chosen.
-"""
+"""n(s) by cells: constant, exact for discrete states, SimHash; and the door to every estimate, :func:`make_visitation`."""
 
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
-from typing import Any, Literal, get_args
+from abc import abstractmethod
+from typing import Literal, get_args
 
-import numpy as np
 import torch as th
-from torch import nn
 
 from sb3_offline.common.behavior_policy import observation_moments
+from sb3_offline.common.neighbors import NeighborCounts
+from sb3_offline.common.visits import ROWS_PER_CELL, CountScale, VisitationCounts
 
-VisitationMode = Literal["simhash", "constant", "exact"]
-CountScale = Literal["reference", "raw"]
+VisitationMode = Literal["simhash", "constant", "exact", "knn"]
 
-ROWS_PER_CELL = 32  # rows in a SimHash cell, were all cells filled evenly
 _CHUNK = 65_536  # rows hashed at once by fit
 
 
-class VisitationCounts(nn.Module, ABC):
-    """
-    A map from states to n(s) > 0: ``fit`` once on the data, then one table look-up a state.
-
-    It has buffers only, which are saved with the model. Their sizes depend on the data: a module that was never fitted
-    takes them over from the loaded state.
-
-    :param count_scale: "raw" gives n = \\|D\\| d(s), and 1 where the data never was. "reference" multiplies it by the
-        constant that makes the mean of n^{-1/2} over the data n_ref^{-1/2}, so that a weight on the penalty means the
-        same for every estimate and every size of the data.
-    :param n_ref: The count that "reference" scales to.
-    :raises ValueError: for an unknown ``count_scale`` or an ``n_ref`` that is not positive.
-    """
+class CellCounts(VisitationCounts):
+    """n(s) is the number of rows of the data in the cell of s, and 1 in an empty one: one table look-up a state."""
 
     visits: th.Tensor  # n(s) of each cell, scaled, (n_cells,); empty before fit
     sized_by_fit: tuple[str, ...] = ("visits",)
 
     def __init__(self, *, count_scale: CountScale = "reference", n_ref: float = 1.0):
-        super().__init__()
-        if count_scale not in get_args(CountScale):
-            raise ValueError(f"count_scale must be one of {get_args(CountScale)}, got {count_scale!r}")
-        if not 0.0 < n_ref < math.inf:
-            raise ValueError(f"n_ref must be positive and finite, got {n_ref}")
-        self.count_scale = count_scale
-        self.n_ref = n_ref
+        super().__init__(count_scale=count_scale, n_ref=n_ref)
         self.register_buffer("visits", th.empty(0))
 
-    @property
-    def fitted(self) -> bool:
-        return len(self.visits) > 0
-
-    def fit(self, observations: th.Tensor | np.ndarray, generator: th.Generator) -> None:
-        """
-        Count the data.
-
-        :param observations: (N, obs), raw units.
-        :param generator: The source of random hyperplanes.
-        :raises ValueError: if there are no rows, or a row is not finite or not a state.
-        """
-        data = observations if isinstance(observations, th.Tensor) else th.tensor(observations)
-        data = data.to(self.visits.device)
-        self._check(data)
+    def _fit(self, data: th.Tensor, generator: th.Generator) -> None:
         n_cells = self._partition(data, generator)
         counts = th.zeros(n_cells, dtype=th.int64, device=data.device)
         for rows in data.split(_CHUNK):
             counts += th.bincount(self.cells(rows), minlength=n_cells)
         n = counts.clamp(min=1).double()
-        if self.count_scale == "reference":
-            mean_rsqrt = (counts * n.rsqrt()).sum() / len(data)  # mean over the data of n^{-1/2}
-            n = n * self.n_ref * mean_rsqrt.square()
-        self.visits = n.to(self.visits.dtype)
+        mean_rsqrt = (counts * n.rsqrt()).sum() / len(data)  # mean over the data of n^{-1/2}
+        self.visits = (n * self.rescaling(mean_rsqrt)).to(self.visits.dtype)
 
-    def forward(self, observations: th.Tensor) -> th.Tensor:
-        """n(s), (B,), of observations (B, obs)."""
-        if not self.fitted:
-            raise RuntimeError(f"{type(self).__name__} has counted nothing yet: call fit(observations, generator) first")
+    def _count(self, observations: th.Tensor) -> th.Tensor:
         return self.visits[self.cells(observations)]
 
     @abstractmethod
@@ -89,21 +47,8 @@ class VisitationCounts(nn.Module, ABC):
     def _partition(self, data: th.Tensor, generator: th.Generator) -> int:
         """Choose the cells from the data; their number."""
 
-    def _check(self, data: th.Tensor) -> None:
-        if len(data) == 0:
-            raise ValueError("observations have no rows: nothing to count")
-        bad = ~data.reshape(len(data), -1).isfinite().all(dim=1)
-        if bad.any():
-            raise ValueError(f"observations have a non-finite value in row {int(bad.nonzero()[0])}: drop or repair it")
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        for name in self.sized_by_fit:
-            if prefix + name in state_dict:
-                setattr(self, name, getattr(self, name).new_empty(state_dict[prefix + name].shape))
-        super()._load_from_state_dict(state_dict, prefix, *args)
-
-
-class ConstantCounts(VisitationCounts):
+class ConstantCounts(CellCounts):
     """One cell holds every state: n = \\|D\\| raw, as in strict DROMO (Eq 17), and n_ref by reference."""
 
     def cells(self, observations: th.Tensor) -> th.Tensor:
@@ -113,7 +58,7 @@ class ConstantCounts(VisitationCounts):
         return 1
 
 
-class ExactCounts(VisitationCounts):
+class ExactCounts(CellCounts):
     """
     Exact counts of discrete states.
 
@@ -154,7 +99,7 @@ class ExactCounts(VisitationCounts):
             )
 
 
-class SimHashCounts(VisitationCounts):
+class SimHashCounts(CellCounts):
     """
     Counts by SimHash (Charikar 2002; for counts Tang et al. 2017, "#Exploration"): states share a cell if they lie on
     the same side of each of k random hyperplanes, k = ceil(log2(\\|D\\| / 32)) and at least 1.
@@ -181,7 +126,8 @@ class SimHashCounts(VisitationCounts):
 
     def cells(self, observations: th.Tensor) -> th.Tensor:
         standardised = (observations.to(self.mean.dtype) - self.mean) / self.std
-        bits = (standardised @ self.normals + self.offsets) > 0
+        with th.autocast(observations.device.type, enabled=False):  # the same cells in every precision
+            bits = (standardised @ self.normals + self.offsets) > 0
         return (bits * (1 << th.arange(self.n_bits, device=bits.device))).sum(dim=1)
 
     def _partition(self, data: th.Tensor, generator: th.Generator) -> int:
@@ -221,5 +167,5 @@ def make_visitation(
         raise ValueError(f"n_states belongs to visitation='exact' and only to it: got n_states={n_states} for {mode!r}")
     if n_states is not None:
         return ExactCounts(n_states, count_scale=count_scale, n_ref=n_ref)
-    estimate = ConstantCounts if mode == "constant" else SimHashCounts
-    return estimate(count_scale=count_scale, n_ref=n_ref)
+    estimates = {"constant": ConstantCounts, "simhash": SimHashCounts, "knn": NeighborCounts}
+    return estimates[mode](count_scale=count_scale, n_ref=n_ref)

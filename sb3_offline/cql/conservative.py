@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch as th
 from stable_baselines3.common.utils import FloatSchedule
@@ -47,6 +47,7 @@ class ConservativePenalty(OfflineAlgorithm):
         super().__init__(*args, **kwargs)
 
     qf_lr_schedule: FloatSchedule
+    weight_bounds: ClassVar[tuple[float, float]] = (1e-6, 1e6)  # of a learned weight
 
     def _setup_model(self) -> None:
         super()._setup_model()
@@ -77,17 +78,23 @@ class ConservativePenalty(OfflineAlgorithm):
     # --- the weight by dual descent ---
 
     def current_conservative_weight(self) -> th.Tensor:
-        """alpha: fixed, or exp(l) clipped to [1e-6, 1e6], detached."""
+        """alpha: fixed, or exp(l) within ``weight_bounds``, detached."""
         if self.log_conservative_weight is None:
             return th.full((1,), self.conservative_weight, device=self.device)
-        return self.log_conservative_weight.detach().exp().clamp(1e-6, 1e6)
+        return self.log_conservative_weight.detach().exp().clamp(*self.weight_bounds)
 
     def after_critic_step(self, logs: Logs) -> None:
         if self.target_gap is None or self.log_conservative_weight is None or self.conservative_optimizer is None:
             return
         # minimise -alpha (gap - tau) over l: a gap above tau raises alpha
-        weight = self.log_conservative_weight.exp().clamp(1e-6, 1e6)
+        weight = self.log_conservative_weight.exp()
         minimize(-(weight * (logs["conservative_gap"].detach() - self.target_gap)).mean(), self.conservative_optimizer)
+        low, high = self.weight_bounds
+        with th.no_grad():  # l stays within reach: beyond the bounds it could not come back for long
+            self.log_conservative_weight.clamp_(math.log(low), math.log(high))
+
+    def optimizers(self) -> list[th.optim.Optimizer]:
+        return super().optimizers() + ([] if self.conservative_optimizer is None else [self.conservative_optimizer])  # type: ignore[misc]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         state_dicts, variables = super()._get_torch_save_params()

@@ -10,6 +10,8 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from sb3_offline.datasets.errors import DatasetError
 
@@ -62,6 +64,31 @@ def _zero_of(space: spaces.Space) -> Any:
 def find_spec(env_id: str) -> EnvSpec | None:
     """The spec registered under an id, or None. Never imports anything, so that ids may come from data files."""
     return gym.registry.get(env_id)
+
+
+#: Wrappers that leave observations, actions and rewards as they are.
+_TRANSPARENT = (
+    gym.wrappers.OrderEnforcing,
+    gym.wrappers.PassiveEnvChecker,
+    gym.wrappers.TimeLimit,
+    gym.wrappers.RecordEpisodeStatistics,
+    gym.wrappers.RecordVideo,
+    Monitor,
+)
+
+
+def task_of(env: gym.Env | VecEnv) -> EnvSpec | None:
+    """The spec of the task that an env is, or None if it has none, or if a wrapper may have changed the task."""
+    if isinstance(env, VecEnv):
+        inner = env.unwrapped
+        if not isinstance(inner, DummyVecEnv) or inner.observation_space != env.observation_space:
+            return None
+        env = inner.envs[0]
+    while isinstance(env, gym.Wrapper):
+        if not isinstance(env, _TRANSPARENT):  # RL-Zoo has its own TimeLimit
+            return None
+        env = env.env
+    return env.spec
 
 
 def env_from_spec(spec: EnvSpec, dataset_id: str, **kwargs: Any) -> gym.Env:

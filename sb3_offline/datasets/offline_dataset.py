@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import gymnasium as gym
@@ -129,6 +129,22 @@ class OfflineDataset:
         """(n_episodes,) sum of each episode's rewards, float64."""
         starts = self.episode_ends - self.episode_lengths() + 1
         return np.add.reduceat(self.rewards.astype(np.float64), starts)
+
+    def sample_episodes(self, fraction: float, seed: int) -> OfflineDataset:
+        """Whole episodes drawn at random without replacement, in logged order, until they hold a share of the rows.
+
+        With one seed a smaller share is contained in a larger one.
+
+        :param fraction: share of the rows, in (0, 1]; the last episode drawn goes beyond it
+        :param seed: of the draw
+        :raises ValueError: if ``fraction`` is not in (0, 1]
+        """
+        if not 0 < fraction <= 1:
+            raise ValueError(f"fraction must lie in (0, 1], got {fraction}")
+        order, lengths = np.random.default_rng(seed).permutation(self.n_episodes), self.episode_lengths()
+        n_drawn = 1 + np.searchsorted(lengths[order].cumsum(), fraction * len(self))
+        rows = np.repeat(np.isin(np.arange(self.n_episodes), order[:n_drawn]), lengths)
+        return replace(self, **{name: getattr(self, name)[rows] for name in ARRAY_NAMES})
 
     def make_env(self, **kwargs: Any) -> gym.Env:
         """The task's environment; see :meth:`DatasetInfo.make_env`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch as th
@@ -18,6 +18,7 @@ from sb3_offline.deployment.onnx import export_onnx
 from sb3_offline.deployment.ood import OODDetector
 
 if TYPE_CHECKING:
+    from sb3_offline.common.offline_algorithm import OfflineAlgorithm
     from sb3_offline.dynamics import EnsembleDynamics
 
 
@@ -37,7 +38,7 @@ class Deployable(OffPolicyAlgorithm):
 
         :return: The path written.
         """
-        return export_onnx(self, path)
+        return export_onnx(cast("OfflineAlgorithm", self), path)
 
     def fit_ood_detector(self, dataset: OfflineDataset | None = None, **behavior_kwargs: Any) -> None:
         """
@@ -79,10 +80,12 @@ class Deployable(OffPolicyAlgorithm):
         action_rows = self._rows("actions", actions, self.action_space)
         if len(observation_rows) != len(action_rows):
             raise ValueError(f"{len(observation_rows)} observations, but {len(action_rows)} actions: one action a row.")
-        scaled = scale_actions(action_rows, self.action_space)
-        as_tensor = [th.as_tensor(rows, dtype=th.float32, device=self.device) for rows in (scaled, action_rows)]
-        states = th.as_tensor(observation_rows, dtype=th.float32, device=self.device).flatten(1)
-        scores = self.ood_detector.ranks(states, *as_tensor, self._fitted_dynamics()).amax(dim=0).cpu().numpy()
+        states, scaled_actions, raw_actions = (
+            th.as_tensor(rows, dtype=th.float32, device=self.device).flatten(1)
+            for rows in (observation_rows, scale_actions(action_rows, self.action_space), action_rows)
+        )
+        ranks = self.ood_detector.ranks(states, scaled_actions, raw_actions, self._fitted_dynamics())
+        scores = ranks.amax(dim=0).cpu().numpy()
         return scores[0] if one else scores
 
     def _rows(self, name: str, values: np.ndarray, space: spaces.Space) -> np.ndarray:

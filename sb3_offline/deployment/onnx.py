@@ -25,6 +25,9 @@ _ATOL = 1e-5  # of the difference from predict, relative to the width of the act
 class DeterministicPolicy(th.nn.Module):
     """``predict(observation, deterministic=True)`` as a graph: normaliser, network and the action's units in one."""
 
+    low: th.Tensor
+    high: th.Tensor
+
     def __init__(self, model: OfflineAlgorithm):
         super().__init__()
         self.policy = model.policy

@@ -3,41 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch as th
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.preprocessing import get_action_dim, get_flattened_obs_dim
 
 from sb3_offline.combo.combo import COMBO
-from sb3_offline.common.behavior_policy import BehaviorNoise, BehaviorPolicy, fit_behavior_policy
+from sb3_offline.common.behavior_policy import BehaviorPolicy, fit_behavior_policy, observation_moments
 from sb3_offline.common.model_based import RolloutPolicy
 from sb3_offline.common.networks import Batch, SACNetworks
 from sb3_offline.common.offline_sac import Logs
-from sb3_offline.common.visitation import CountScale, VisitationMode, make_visitation
+from sb3_offline.common.visitation import VisitationMode, make_visitation
+from sb3_offline.common.visits import CountScale
 from sb3_offline.cql.cql import CQLNoise
 from sb3_offline.datasets import OfflineDataset
-
-
-@dataclass(frozen=True)
-class DROMONoise(CQLNoise):
-    """Also the actions of the robust term, at all B states: of pi_beta, and normals (B, N, action_dim) for pi."""
-
-    behavior: BehaviorNoise
-    robust_policy: th.Tensor
-
-
-class DROMONetworks(SACNetworks):
-    """The policy's networks, the behaviour policy and n(s)."""
-
-    def __init__(self, model: DROMO):
-        super().__init__(model.policy, model.normalizer)
-        self.behavior_policy = model.behavior_policy
-        self.visits = model.visitation
-
-    def sample_behavior(self, observations: th.Tensor, noise: BehaviorNoise) -> th.Tensor:
-        """Actions (B, N, action_dim) of pi_beta."""
-        return self.behavior_policy.sample_from_noise(observations, noise)
+from sb3_offline.dromo.actor_rules import ActorRegularizer, actor_rule
+from sb3_offline.dromo.networks import DROMONetworks, DROMONoise
+from sb3_offline.dromo.options import check_lipschitz, check_size, refuse_contradictions
+from sb3_offline.dromo.real_ratio import next_real_ratio
+from sb3_offline.dromo.robustness import (
+    Robustness,
+    chi2_worst_weights,
+    smoothing,
+    spread_logs,
+    stratified_variance,
+    stratified_weights,
+)
+from sb3_offline.dromo.smoothness import lipschitz_hinge, squared_slopes, wasserstein_excess
 
 
 class DROMO(COMBO):
@@ -46,10 +39,24 @@ class DROMO(COMBO):
     pi^f = f pi_beta + (1 - f) pi (DROMO, Eq 13), or for its variance over all of d_f (``strict``, Eq 17). The term is a
     variance regulariser, not a pointwise lower bound.
 
-    :param robust_weight: alpha; the mean weight on the spread, as n(s) is rescaled to a mean n^{-1/2} of 1. 0 is COMBO.
+    :param robustness: "std" is Eq 13. "chi2" is the worst case that Eq 13 approximates, E_rho Q over a chi-square ball of
+        radius ``chi2_radius`` / n(s) around pi^f; Eq 13 has alpha = beta sqrt(``chi2_radius``). "wasserstein" lets rho move
+        by W2 <= ``wasserstein_radius``, to first order: beta eps sqrt(E_rho \\|grad_{(s, a)} Q\\|^2).
+    :param robust_weight: alpha of "std", 0.1 if not given; the mean weight on the spread, as n(s) is rescaled to a mean
+        n^{-1/2} of 1. 0 is COMBO.
+    :param chi2_radius: Of "chi2", twice Duchi and Namkoong's. 0 is COMBO.
+    :param wasserstein_radius: eps of "wasserstein", in standard deviations of the observations and units of [-1, 1] of the
+        actions. 0 is COMBO.
     :param strict: Eq 17, the standard deviation of Q over the batch of d_f, instead of Eq 13.
-    :param visitation: How n(s) is counted: "simhash" (default) or "constant".
+    :param visitation: How n(s) is counted: "simhash" (default), "knn", "constant", or "exact" for Discrete or one-hot states.
     :param count_scale: "reference" rescales n(s); "raw" leaves n = \\|D\\| d(s) as the paper writes it.
+    :param lipschitz_weight: Weight of E_{d_f} (\\|grad_{(s, a)} Q\\| - kappa)_+^2, in the units of ``wasserstein_radius``.
+    :param lipschitz_bound: kappa.
+    :param auto_real_ratio: Experimental: move f, from ``real_ratio``, towards b^2 / (b^2 + sigma^2) at every rollout, with b
+        the bias of the model's target and sigma the noise of the data's.
+    :param actor_regularizer: "entropy" (SAC), or beside it "svpg" or "natural", see :mod:`sb3_offline.dromo.actor_rules`.
+    :param actor_kwargs: Options of :class:`~sb3_offline.dromo.actor_rules.SVPG` or
+        :class:`~sb3_offline.dromo.actor_rules.NaturalGradient`.
     :param rollout_policy: As in :class:`COMBO`; the paper's Algorithm 1 rolls out the target policy.
     :param behavior_kwargs: Of pi_beta: ``n_components``, ``hidden_sizes``; of its fit: ``n_steps``, ``batch_size``.
     """
@@ -57,41 +64,69 @@ class DROMO(COMBO):
     def __init__(
         self,
         *args: Any,
-        robust_weight: float = 0.1,
+        robustness: Robustness = "std",
+        robust_weight: float | None = None,
+        chi2_radius: float | None = None,
+        wasserstein_radius: float | None = None,
         strict: bool = False,
         visitation: VisitationMode | None = None,
         count_scale: CountScale = "reference",
+        lipschitz_weight: float = 0.0,
+        lipschitz_bound: float | None = None,
+        auto_real_ratio: bool = False,
+        actor_regularizer: ActorRegularizer = "entropy",
+        actor_kwargs: Mapping[str, Any] | None = None,
         rollout_policy: RolloutPolicy = "target",
         behavior_kwargs: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ):
-        if robust_weight < 0:
-            raise ValueError(f"robust_weight must not be negative, got {robust_weight}.")
-        if strict and visitation not in (None, "constant"):
-            raise ValueError(f"strict (Eq 17) has one n for all states; visitation={visitation!r} belongs to Eq 13.")
-        self.robust_weight = robust_weight
+        sizes = {"robust_weight": robust_weight, "chi2_radius": chi2_radius, "wasserstein_radius": wasserstein_radius}
+        size = check_size(robustness, sizes)
+        beta = kwargs.get("conservative_weight")
+        refuse_contradictions(robustness, strict, visitation, count_scale, behavior_kwargs, beta)
+        check_lipschitz(lipschitz_weight, lipschitz_bound)
+        actor_rule(actor_regularizer, actor_kwargs or {})
+        self.robustness = robustness
+        self.robust_weight = size if robustness == "std" else None
+        self.chi2_radius = chi2_radius
+        self.wasserstein_radius = wasserstein_radius
         self.strict = strict
         self.visitation_mode: VisitationMode = visitation or ("constant" if strict else "simhash")
         self.count_scale = count_scale
+        self.lipschitz_weight = lipschitz_weight
+        self.lipschitz_bound = lipschitz_bound
+        self.auto_real_ratio = auto_real_ratio
+        self.actor_regularizer = actor_regularizer
+        self.actor_kwargs = dict(actor_kwargs or {})
         self.behavior_kwargs = dict(behavior_kwargs or {})
         super().__init__(*args, rollout_policy=rollout_policy, **kwargs)
 
+    # --- set up ---
+
+    def _create_aliases(self) -> None:
+        self.actor_rule = actor_rule(self.actor_regularizer, self.actor_kwargs)
+        self.actor_rule.install(self.policy)
+        super()._create_aliases()
+
     def _setup_model(self) -> None:
         super()._setup_model()
+        observation_dim, exact = get_flattened_obs_dim(self.observation_space), self.visitation_mode == "exact"
         architecture = {k: v for k, v in self.behavior_kwargs.items() if k in ("n_components", "hidden_sizes")}
         self.behavior_policy = BehaviorPolicy(
-            get_flattened_obs_dim(self.observation_space),
-            get_action_dim(self.action_space),
-            generator=self.streams.cpu("behavior"),
-            **architecture,
+            observation_dim, get_action_dim(self.action_space), generator=self.streams.cpu("behavior"), **architecture
         ).to(self.device)
-        self.visitation = make_visitation(self.visitation_mode, count_scale=self.count_scale).to(self.device)
+        n_states = observation_dim if exact else None
+        self.visitation = make_visitation(self.visitation_mode, count_scale=self.count_scale, n_states=n_states)
+        self.visitation.to(self.device)
+        self.observation_scale = th.ones(observation_dim, device=self.device)
 
     def prepare(self, dataset: OfflineDataset, progress_bar: bool) -> None:
         super().prepare(dataset, progress_bar)
-        if self.robust_weight == 0:
-            return  # COMBO, to the bit
-        observations = self.replay_buffer.observations
+        observations = th.as_tensor(self.replay_buffer.observations)
+        if self.uses_slopes:
+            self.observation_scale = observation_moments(observations)[1]
+        if self.robust_size == 0 or self.robustness == "wasserstein":
+            return  # n(s) and pi_beta are not asked; COMBO, to the bit, without a robust term
         self.visitation.fit(observations, generator=self.streams.cpu("visitation"))
         if not self.strict and not bool(self.behavior_policy.fitted):
             options = {k: v for k, v in self.behavior_kwargs.items() if k not in ("n_components", "hidden_sizes")}
@@ -106,6 +141,17 @@ class DROMO(COMBO):
                 **options,
             )
 
+    @property
+    def robust_size(self) -> float:
+        """Of the chosen robustness set; 0 is COMBO."""
+        sizes = {"std": self.robust_weight, "chi2": self.chi2_radius, "wasserstein": self.wasserstein_radius}
+        return sizes[self.robustness] or 0.0
+
+    @property
+    def uses_slopes(self) -> bool:
+        """Whether the loss holds gradients of Q in its inputs."""
+        return self.lipschitz_weight > 0 or (self.robustness == "wasserstein" and self.robust_size > 0)
+
     def _log_behavior(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
             self.logger.record(f"behavior_policy/{name}", value)
@@ -118,7 +164,7 @@ class DROMO(COMBO):
 
     def draw_noise(self, batch: Batch) -> CQLNoise:
         noise = super().draw_noise(batch)
-        if self.robust_weight == 0 or self.strict:
+        if self.robust_size == 0 or self.strict or self.robustness == "wasserstein":
             return noise
         n_states, n_actions = len(batch.rewards), self.n_action_samples
         return DROMONoise(
@@ -129,29 +175,69 @@ class DROMO(COMBO):
 
     def critic_penalty(self, nets: Any, batch: Batch, noise: Any, q: th.Tensor) -> tuple[th.Tensor, Logs]:
         penalty, logs = super().critic_penalty(nets, batch, noise, q)
-        if self.robust_weight == 0:
-            return penalty, logs
-        eps = 1e-3 * q.detach().std().clamp(min=1e-3)  # keeps the root smooth where all actions have the same Q
-        variance = q.var(dim=1, keepdim=True) if self.strict else self.action_variance(nets, batch, noise)
-        spread = (variance + eps.square()).sqrt()  # sigma: (n_critics, B), or (n_critics, 1) if strict
-        radius = self.robust_weight * nets.visits(batch.observations).rsqrt()  # alpha / sqrt(n(s)): (B,)
-        robust = (radius * spread).mean(dim=1).sum()  # alpha E_{s ~ d_f} sqrt(Var / n(s))
-        logs |= {
-            "robust_penalty": robust,
-            "q_spread": spread.mean(),
-            "q_relative_spread": (spread / (q.detach().abs() + eps)).mean(),
-            "robust_active_fraction": (radius >= spread).float().mean(),  # where the term flattens Q across actions
-        }
-        return penalty + robust, logs
+        if self.robust_size > 0:
+            robust, more = getattr(self, f"{self.robustness}_penalty")(nets, batch, noise, q)
+            penalty, logs = penalty + robust, {**logs, **more, "robust_penalty": robust}
+        if self.lipschitz_bound is not None:
+            squared = squared_slopes(nets, batch.observations, batch.actions.unsqueeze(1), nets.observation_scale)
+            hinge = self.lipschitz_weight * lipschitz_hinge(squared, self.lipschitz_bound).sum()
+            penalty, logs = penalty + hinge, {**logs, "lipschitz_penalty": hinge, "q_slope": squared.mean().sqrt()}
+        return penalty, logs
 
-    def action_variance(self, nets: DROMONetworks, batch: Batch, noise: DROMONoise) -> th.Tensor:
-        """Var_{pi^f}(Q(s, .)) at the states of d_f, actions detached: (n_critics, B)."""
+    def std_penalty(self, nets: DROMONetworks, batch: Batch, noise: Any, q: th.Tensor) -> tuple[th.Tensor, Logs]:
+        """alpha E_{s ~ d_f} sqrt(Var_{pi^f}(Q(s, .)) / n(s)) (Eq 13), or alpha sqrt(Var_{d_f}(Q) / n) (Eq 17)."""
+        eps = smoothing(q)
+        if self.strict:
+            variance = q.var(dim=1, keepdim=True)  # (n_critics, 1)
+        else:
+            variance = stratified_variance(*self.mixture_values(nets, batch, noise), self.real_ratio)  # (n_critics, B)
+        spread = (variance + eps.square()).sqrt()  # sigma
+        radius = self.robust_size * nets.visits(batch.observations).rsqrt()  # alpha / sqrt(n(s)): (B,)
+        active = radius >= spread  # where the term flattens Q across actions
+        return (radius * spread).mean(dim=1).sum(), spread_logs(spread, q, active)
+
+    def chi2_penalty(self, nets: DROMONetworks, batch: Batch, noise: Any, q: th.Tensor) -> tuple[th.Tensor, Logs]:
+        """beta E_{s ~ d_f} (sup_{chi^2(q || pi^f) <= r(s)} E_q Q - E_{pi^f} Q), r(s) = radius / n(s)."""
+        strata = self.mixture_values(nets, batch, noise)
+        values, p = th.cat(strata, dim=-1), stratified_weights(*strata, self.real_ratio)
+        worst = chi2_worst_weights(values.detach(), p, self.robust_size / nets.visits(batch.observations))
+        excess = ((worst - p) * values).sum(dim=-1)  # (n_critics, B)
+        spread = stratified_variance(*strata, self.real_ratio).detach().sqrt()
+        logs = spread_logs(spread, q, (worst == 0).any(dim=-1))  # where the ball leaves some action out
+        return (self.current_conservative_weight() * excess.mean(dim=1)).sum(), logs
+
+    def wasserstein_penalty(self, nets: DROMONetworks, batch: Batch, noise: Any, q: th.Tensor) -> tuple[th.Tensor, Logs]:
+        """beta eps sqrt(E_rho |grad_{(s, a)} Q|^2), to first order the worst rho within W2 <= eps."""
+        observations = batch.observations[self.penalty_rows(batch)]
+        actions, _ = nets.sample(observations, noise.policy[:, :1])
+        slope = wasserstein_excess(squared_slopes(nets, observations, actions, nets.observation_scale))  # (n_critics,)
+        return (self.current_conservative_weight() * self.robust_size * slope).sum(), {"q_slope": slope.mean()}
+
+    def mixture_values(self, nets: DROMONetworks, batch: Batch, noise: DROMONoise) -> tuple[th.Tensor, th.Tensor]:
+        """Q at the states of d_f and actions of pi_beta, and of pi, actions detached: (n_critics, B, N) each."""
         with th.no_grad():
             behavior = nets.sample_behavior(batch.observations, noise.behavior)
             policy, _ = nets.sample(batch.observations, noise.robust_policy)
         q = nets.q(batch.observations, th.cat([behavior, policy], dim=1))
-        n_behavior = behavior.shape[1]
-        return stratified_variance(q[..., :n_behavior], q[..., n_behavior:], self.real_ratio)
+        return q[..., : behavior.shape[1]], q[..., behavior.shape[1] :]
+
+    # --- the actor, and f ---
+
+    def actor_step(self, loss: th.Tensor, nets: SACNetworks, batch: Batch) -> Logs:
+        return self.actor_rule.step(self.actor, loss, nets.normalize(batch.observations))
+
+    def capture_obstacle(self) -> str | None:
+        if self.uses_slopes:
+            return "the gradients of Q in its inputs are differentiated once more"
+        if self.actor_regularizer != "entropy":
+            return f"actor_regularizer={self.actor_regularizer!r} takes its own steps"
+        return super().capture_obstacle()
+
+    def before_update(self, callback: BaseCallback) -> None:
+        super().before_update(callback)
+        if self.auto_real_ratio and self.num_timesteps % self.rollout_freq == 0:
+            self.real_ratio = next_real_ratio(self)
+            self.logger.record("train/real_ratio", self.real_ratio)
 
     # --- save and load ---
 
@@ -159,20 +245,5 @@ class DROMO(COMBO):
         state_dicts, variables = super()._get_torch_save_params()
         return [*state_dicts, "behavior_policy", "visitation"], variables
 
-
-def stratified_variance(q_behavior: th.Tensor, q_policy: th.Tensor, f: float) -> th.Tensor:
-    """
-    Var_{pi^f}(Q) from samples of each stratum; unbiased for f v_b + (1-f) v_p + f (1-f) (m_b - m_p)^2, never negative.
-
-    :param q_behavior: Q at N_b actions of pi_beta, (..., N_b); N_b = 1 leaves its within-variance out.
-    :param q_policy: Q at N_p actions of pi, (..., N_p).
-    :param f: Weight of pi_beta.
-    :return: (...)
-    """
-    mean = f * q_behavior.mean(-1, keepdim=True) + (1 - f) * q_policy.mean(-1, keepdim=True)
-    variance = f * (q_behavior - mean).square().mean(-1) + (1 - f) * (q_policy - mean).square().mean(-1)
-    for weight, q in ((f, q_behavior), (1 - f, q_policy)):  # + w^2 v / N, Bessel-corrected
-        n = q.shape[-1]
-        if n > 1:
-            variance = variance + weight**2 * q.var(dim=-1) / n
-    return variance
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "observation_scale", "actor_rule"]

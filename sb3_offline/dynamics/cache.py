@@ -13,6 +13,7 @@ from typing import Any
 import platformdirs
 import torch as th
 
+from sb3_offline.common.archives import FileRefused, read_tensors
 from sb3_offline.dynamics.config import DynamicsConfig
 from sb3_offline.dynamics.ensemble import EnsembleDynamics
 
@@ -71,9 +72,11 @@ def load_dynamics(dynamics: EnsembleDynamics, path: Path) -> None:
     :raises ValueError: if there is no such file, it is damaged, or it belongs to a model of other sizes.
     """
     try:
-        state: dict[str, Any] = th.load(path, map_location=dynamics.device, weights_only=True)
+        state: dict[str, Any] = read_tensors(path.read_bytes(), str(path), dynamics.device)
         dynamics.load_state_dict(state)
     except FileNotFoundError as error:
         raise ValueError(f"There is no dynamics file {str(path)!r}.") from error
+    except FileRefused:
+        raise
     except Exception as error:
         raise ValueError(f"{str(path)!r} is damaged, or holds a dynamics model of other sizes: {error}") from error

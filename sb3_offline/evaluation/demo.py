@@ -15,15 +15,10 @@ from rich.table import Table
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 
+from sb3_offline.common.schedules import hold_then_decay
 from sb3_offline.datasets import DatasetInfo
 from sb3_offline.dromo import DROMO
 from sb3_offline.evaluation.callbacks import OfflineEvalCallback
-
-
-def hold_then_decay(progress_remaining: float) -> float:
-    """1e-3 for the first half of training, then linearly down to 1e-4: late steps settle the policy."""
-    return 1e-4 + 9e-4 * min(1.0, 2.0 * progress_remaining)
-
 
 # Found on the packaged Pendulum data: small networks are enough, and train in minutes on two cores
 DEMO_STEPS = 15_000

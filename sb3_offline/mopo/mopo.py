@@ -71,7 +71,7 @@ class MOPO(ModelBasedSAC):
         super()._setup_model()
         self.penalty_coefficient = th.tensor(self.penalty_weight or 0.0, device=self.device)  # lambda, or alpha
         self.penalty_target = th.tensor(self.target_uncertainty or 0.0, device=self.device)  # delta; 0 for a fixed lambda
-        self.rollout_uncertainty = self.penalty_target  # E[u] over the latest rollouts
+        self.rollout_uncertainty = self.penalty_target.clone()  # E[u] over the latest rollouts
 
     def make_model_buffer(self, capacity: int) -> PenalizedRolloutBuffer:
         return PenalizedRolloutBuffer(capacity, self.observation_space, self.action_space, self.device)
@@ -82,7 +82,7 @@ class MOPO(ModelBasedSAC):
             held_out = Columns.of(dataset, held_out_rows(self.dynamics, dataset), self.device)
             u = self.uncertainty(held_out.observations, held_out.actions)
             percentile = self.target_percentile
-            self.penalty_target = u.mean() if percentile is None else u.quantile(percentile / 100)
+            self.penalty_target.copy_(u.mean() if percentile is None else u.quantile(percentile / 100))
 
     @th.no_grad()
     def uncertainty(self, observations: th.Tensor, actions: th.Tensor) -> th.Tensor:
@@ -93,7 +93,7 @@ class MOPO(ModelBasedSAC):
     def judge_rollout(self, imagined: Rollout) -> dict[str, th.Tensor]:
         u = self.uncertainty(imagined.observations, imagined.actions)
         if len(u):  # every row may have left the finite numbers
-            self.rollout_uncertainty = u.mean()
+            self.rollout_uncertainty.copy_(u.mean())
         self.logger.record("model_rollout/uncertainty", float(self.rollout_uncertainty))
         self.logger.record("model_rollout/target_uncertainty", float(self.penalty_target))
         return {"uncertainties": u}
@@ -108,9 +108,8 @@ class MOPO(ModelBasedSAC):
     def after_critic_step(self, logs: Logs) -> None:
         super().after_critic_step(logs)
         if self.penalty_weight is None:
-            self.penalty_coefficient = dual_ascent(
-                self.penalty_coefficient, self.rollout_uncertainty, self.penalty_target, self.penalty_learning_rate
-            )
+            alpha, rate = self.penalty_coefficient, self.penalty_learning_rate
+            alpha.copy_(dual_ascent(alpha, self.rollout_uncertainty, self.penalty_target, rate))
         logs["penalty_weight"] = self.penalty_coefficient
 
     # --- save and load ---

@@ -35,6 +35,7 @@ class PreQN(OfflineAlgorithm, TD3):
     :param cosine: eta, the least alignment that is accepted.
     :param align_to: "delta", or "projected" for what the network can do on this batch (its projection of Delta).
     :param rcond: Eigenvalues of K below this share of the largest are dropped.
+    :param check_data: The data gate, as in :class:`~sb3_offline.OfflineSAC`.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class PreQN(OfflineAlgorithm, TD3):
         cosine: float = 0.97,
         align_to: AlignTo = "delta",
         rcond: float = 1e-6,
+        check_data: bool = True,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
         policy_kwargs: dict[str, Any] | None = None,
@@ -64,6 +66,7 @@ class PreQN(OfflineAlgorithm, TD3):
         self.check_arguments(unknown)
         self.step_size, self.step_decay, self.max_backtracks = step_size, step_decay, max_backtracks
         self.cosine, self.align_to, self.rcond = cosine, align_to, rcond
+        self.check_data = check_data
         self._line_search()  # refuses bad values now
         super().__init__(
             policy,

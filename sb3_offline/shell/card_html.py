@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from html import escape
 
 import numpy as np
 
-from sb3_offline.shell.card import DataCard, Dimension, Histogram
+from sb3_offline.datasets.checks.statistics import Columns
+from sb3_offline.shell.card import DataCard, Histogram
 from sb3_offline.shell.card_text import facts
 
 _STYLE = """
@@ -15,7 +17,8 @@ h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
 table { border-collapse: collapse; } td, th { padding: .15rem .8rem .15rem 0; text-align: right; }
 td:first-child, th:first-child { text-align: left; } .facts td { text-align: left; }
 .plots { display: flex; flex-wrap: wrap; gap: 1rem; } figure { margin: 0; } figcaption { font-size: .85rem; }
-.warning { background: #fff3cd; border-left: 4px solid #d39e00; padding: .4rem .8rem; margin: .4rem 0; }
+.warning, .error { background: #fff3cd; border-left: 4px solid #d39e00; padding: .4rem .8rem; margin: .4rem 0; }
+.error { background: #f8d7da; border-color: #b02a37; }
 svg { background: #f7f7f7; } rect { fill: #4c72b0; } circle { fill: #4c72b0; fill-opacity: .4; } text { font-size: 10px; }
 """
 _W, _H, _PAD = 280, 150, 18
@@ -25,7 +28,8 @@ def card_html(card: DataCard) -> str:
     """The whole page. Text from the data is escaped."""
     name = escape(card.summary["dataset"])
     rows = "".join(f"<tr><td>{escape(key)}</td><td>{escape(value)}</td></tr>" for key, value in facts(card))
-    warnings = "".join(f'<p class="warning">{escape(text)}</p>' for text in card.warnings) or "<p>None.</p>"
+    found = "".join(f'<p class="{f.severity}">{f.severity.capitalize()}: {escape(str(f))}</p>' for f in card.findings)
+    statistics = card.statistics
     plots = [_figure(title, _bars(histogram)) for title, histogram in card.histograms.items()]
     plots.append(_figure("return by episode, in the order of the log", _scatter(np.arange(len(card.returns)), card.returns)))
     if len(card.plane):
@@ -34,10 +38,10 @@ def card_html(card: DataCard) -> str:
 <html lang="en"><head><meta charset="utf-8"><title>{name}</title><style>{_STYLE}</style></head><body>
 <h1>{name}</h1><p>{escape(card.description)}</p>
 <table class="facts">{rows}</table>
-<h2>Warnings</h2>{warnings}
+<h2>Errors and warnings</h2>{found or "<p>None.</p>"}
 <h2>Plots</h2><div class="plots">{"".join(plots)}</div>
-<h2>Observations</h2>{_table(card.observations)}
-<h2>Actions</h2>{_table(card.actions, card.saturation, card.action_coverage)}
+<h2>Observations</h2>{_table(statistics.observations)}
+<h2>Actions</h2>{_table(statistics.actions, {"at a bound": statistics.saturation, "range covered": statistics.coverage})}
 </body></html>
 """
 
@@ -76,13 +80,11 @@ def _ticks(low: float, high: float, top: str) -> str:
     )
 
 
-def _table(dimensions: list[Dimension], saturation: list[float] | None = None, coverage: list[float] | None = None) -> str:
-    extra = "<th>at a bound</th><th>range covered</th>" if saturation and coverage else ""
+def _table(columns: Columns, shares: Mapping[str, np.ndarray] | None = None) -> str:
+    shares = {name: values for name, values in (shares or {}).items() if len(values)}
     rows = []
-    for i, d in enumerate(dimensions):
-        cells = [str(i), *(f"{value:.4g}" for value in (d.mean, d.std, d.low, d.high))]
-        if saturation and coverage:
-            cells += [f"{saturation[i]:.0%}", f"{coverage[i]:.0%}"]
+    for i, figures in enumerate(zip(columns.mean, columns.std, columns.low, columns.high, strict=True)):
+        cells = [str(i), *(f"{value:.4g}" for value in figures), *(f"{values[i]:.0%}" for values in shares.values())]
         rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
-    head = f"<tr><th></th><th>mean</th><th>std</th><th>min</th><th>max</th>{extra}</tr>"
-    return f"<table>{head}{''.join(rows)}</table>"
+    head = "".join(f"<th>{name}</th>" for name in ("", "mean", "std", "min", "max", *shares))
+    return f"<table><tr>{head}</tr>{''.join(rows)}</table>"

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from sb3_offline.shell.card import DataCard, Dimension, Histogram
+from sb3_offline.datasets.checks.statistics import Columns
+from sb3_offline.shell.card import DataCard, Histogram
 
 _WIDTH = 40
 _MAX_ROWS = 20
 
 
 def print_card(card: DataCard, console: Console) -> None:
-    """Print figures, histograms of returns, the dimensions, and the warnings last."""
+    """Print figures, histograms of returns, the dimensions, and the findings last."""
     summary = card.summary
     console.print(f"[bold]{escape(summary['dataset'])}[/bold]  {escape(card.description)}")
     figures = Table(show_header=False, box=None, padding=(0, 2))
@@ -25,13 +28,15 @@ def print_card(card: DataCard, console: Console) -> None:
     for line in _bars(card.histograms["episode return"]):
         console.print(line, highlight=False)
     console.print()
-    console.print(_dimensions("Observations", card.observations))
-    extra = list(zip(card.saturation, card.action_coverage, strict=False))
-    console.print(_dimensions("Actions", card.actions, extra))
-    if not card.warnings:
+    statistics = card.statistics
+    console.print(_dimensions("Observations", statistics.observations))
+    use = {"at a bound": statistics.saturation, "range covered": statistics.coverage}
+    console.print(_dimensions("Actions", statistics.actions, use))
+    if not card.findings:
         console.print("[green]No warnings.[/green]")
-    for warning in card.warnings:
-        console.print(f"[yellow]Warning:[/yellow] {escape(warning)}")
+    for finding in card.findings:
+        color = "red" if finding.severity == "error" else "yellow"
+        console.print(f"[{color}]{finding.severity.capitalize()}:[/{color}] {escape(str(finding))}")
 
 
 def facts(card: DataCard) -> list[tuple[str, str]]:
@@ -57,7 +62,7 @@ def facts(card: DataCard) -> list[tuple[str, str]]:
         ),
         ("normalised score", "no reference returns" if score is None else f"{score:.1f} (0 random, 100 reference)"),
         ("duplicates", f"{card.duplicates:.2%} of the rows"),
-        ("states vary in", f"{card.effective_dimensions:.1f} of {len(card.observations)} directions"),
+        ("states vary in", f"{card.effective_dimensions:.1f} of {len(card.statistics.observations.mean)} directions"),
         ("fingerprint", summary["fingerprint"][:16]),
     ]
 
@@ -70,13 +75,14 @@ def _bars(histogram: Histogram) -> list[str]:
     ]
 
 
-def _dimensions(title: str, dimensions: list[Dimension], extra: list[tuple[float, float]] | None = None) -> Table:
-    hidden = len(dimensions) - _MAX_ROWS
+def _dimensions(title: str, columns: Columns, shares: Mapping[str, np.ndarray] | None = None) -> Table:
+    """One row a dimension; shares that were not measured (empty) have no column."""
+    shares = {name: values for name, values in (shares or {}).items() if len(values)}
+    hidden = len(columns.mean) - _MAX_ROWS
     table = Table(title=title, caption=f"and {hidden} more" if hidden > 0 else None)
-    columns = ["", "mean", "std", "min", "max", *(["at a bound", "range covered"] if extra else [])]
-    for column in columns:
+    for column in ["", "mean", "std", "min", "max", *shares]:
         table.add_column(column, justify="right")
-    for i, dimension in enumerate(dimensions[:_MAX_ROWS]):
-        row = [str(i), *(f"{value:.4g}" for value in (dimension.mean, dimension.std, dimension.low, dimension.high))]
-        table.add_row(*row, *([f"{share:.0%}" for share in extra[i]] if extra else []))
+    for i in range(min(len(columns.mean), _MAX_ROWS)):
+        figures = (columns.mean[i], columns.std[i], columns.low[i], columns.high[i])
+        table.add_row(str(i), *(f"{value:.4g}" for value in figures), *(f"{values[i]:.0%}" for values in shares.values()))
     return table

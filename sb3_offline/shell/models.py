@@ -15,8 +15,12 @@ import gymnasium as gym
 import numpy as np
 import stable_baselines3 as sb3
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
+from sb3_offline.common.archives import FileRefused
+from sb3_offline.common.model_file import ModelFile
+from sb3_offline.common.offline_algorithm import OfflineAlgorithm
+from sb3_offline.common.statistics import PICKLED_STATISTICS, STATISTICS, load_statistics
 from sb3_offline.zoo.algorithms import algorithms
 
 _SB3: dict[str, type[BaseAlgorithm]] = {
@@ -31,27 +35,28 @@ _SB3: dict[str, type[BaseAlgorithm]] = {
 
 @dataclass
 class SavedModel:
-    """A loaded model and the file of its VecNormalize statistics, if it was trained with any."""
+    """A loaded model, and the folder of its VecNormalize statistics, if it was trained with any."""
 
     model: BaseAlgorithm
     statistics: Path | None
+    trust: bool = False
 
     def vec_env(self, env: gym.Env) -> VecEnv:
         """The env as the model saw it in training, its rewards raw."""
         venv: VecEnv = DummyVecEnv([lambda: env])
         if self.statistics is not None:
-            venv = VecNormalize.load(str(self.statistics), venv)
-            venv.training = venv.norm_reward = False
+            venv = load_statistics(self.statistics, venv, self.trust) or venv
         return venv
 
 
-def load_model(path: Path, algo: str | None = None) -> SavedModel:
+def load_model(path: Path, algo: str | None = None, trust: bool = False) -> SavedModel:
     """
-    Load a model without being told of which class it is. SB3's files hold pickled objects: load only what you trust.
+    Load a model without being told of which class it is.
 
     :param path: what ``model.save`` wrote; RL-Zoo's VecNormalize statistics beside it are found
     :param algo: the algorithm's name, if it cannot be told from the file
-    :raises ValueError: if the file is no model, or not of a known algorithm
+    :param trust: read SB3's own models and other pickles, too, which can run any code
+    :raises ValueError: if the file is no model, not of a known algorithm, or pickled and not trusted
     :raises OSError: if there is no such file
     """
     if not path.exists() and path.with_name(f"{path.name}.zip").exists():
@@ -64,8 +69,18 @@ def load_model(path: Path, algo: str | None = None) -> SavedModel:
         near = difflib.get_close_matches(name, known, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"unknown algorithm {name!r}.{hint} Known are {', '.join(sorted(known))}.")
-    statistics = sorted(path.parent.glob("*/vecnormalize.pkl"))
-    return SavedModel(known[name].load(path, device="auto"), statistics[0] if len(statistics) == 1 else None)
+    cls = known[name]
+    if issubclass(cls, OfflineAlgorithm):
+        model: BaseAlgorithm = cls.load(path, trust=trust)
+    elif trust:
+        model = cls.load(path)
+    else:
+        raise FileRefused(
+            f"{path} is SB3's, whose files are pickled, and loading one can run any code. If you trust who wrote it, say "
+            "--trust."
+        )
+    folders = {file.parent for name in (STATISTICS, PICKLED_STATISTICS) for file in path.parent.glob(f"*/{name}")}
+    return SavedModel(model, folders.pop() if len(folders) == 1 else None, trust)
 
 
 def detect_algorithm(path: Path) -> str:
@@ -74,6 +89,13 @@ def detect_algorithm(path: Path) -> str:
 
     :raises ValueError: if the file is no model, or could be of several algorithms
     """
+    header = ModelFile(path).header()
+    if header is not None:
+        names = {cls.__name__: name for name, cls in algorithms().items()}
+        held = str(header.get("class"))
+        if held not in names:
+            raise ValueError(f"{path} holds a {held}, which is no algorithm of this package: load it by {held}.load.")
+        return names[held]
     data = _read_data(path)
     if "dataset_info" in data:  # ours: the class whose arguments fit best
         fits = {name: _fit(data, set(inspect.signature(cls).parameters)) for name, cls in algorithms().items()}

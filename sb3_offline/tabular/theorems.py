@@ -206,7 +206,7 @@ def print_theorems(n_mdps: int = 200, seed: int = 0) -> None:
     if n_mdps < 1:
         raise ValueError(f"n_mdps must be at least 1, got {n_mdps}")
     console = Console()
-    console = console if console.is_terminal else Console(width=140)
+    console = console if console.is_terminal else Console(width=100)
     table = Table(
         title=f"DROMO's claims on {n_mdps} random MDPs, seed {seed}",
         caption="6 states, 3 actions, gamma .9, f ~ U(.1, .9), alpha .5, n(s) = 1 + 100 d(s). "

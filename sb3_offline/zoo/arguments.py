@@ -59,11 +59,17 @@ class Arguments:
         return value
 
 
-def train_arguments(words: Sequence[str]) -> list[str]:
+def take_trust(words: Sequence[str]) -> tuple[list[str], bool]:
+    """A command line without ``--trust``, and whether it said so: then pickled files are read, which can run any code."""
+    return [word for word in words if word != "--trust"], "--trust" in words
+
+
+def train_arguments(words: Sequence[str], trust: bool = False) -> list[str]:
     """
     The command line of ``zoo.train`` as RL-Zoo's ``train`` takes it.
 
     :param words: RL-Zoo's options, and ``--dataset`` with an id or a file
+    :param trust: read pickled files beside the model that ``-i`` names
     :raises ValueError: for an unknown algorithm, env or file, and for options that cannot apply to logged data
     """
     arguments = Arguments(words)
@@ -74,7 +80,7 @@ def train_arguments(words: Sequence[str]) -> list[str]:
             raise ValueError(f"{option} cannot apply: {reason}.")
     if arguments.get("--vec-env") not in (None, "dummy"):
         raise ValueError("--vec-env subproc cannot apply: nothing is collected, so there is nothing to run in parallel.")
-    _check_trained_agent(arguments.get("-i", "--trained-agent"))
+    _check_trained_agent(arguments.get("-i", "--trained-agent"), trust)
     conf = arguments.get(*_CONFIG)
     if conf is None:
         arguments.words += ["-conf", str(config_path(algo))]
@@ -116,14 +122,17 @@ def _translate_env(arguments: Arguments) -> None:
         arguments.set("--env", resolve_env_id(env))
 
 
-def _check_trained_agent(path: str | None) -> None:
+def _check_trained_agent(path: str | None, trust: bool) -> None:
     if path is None:
         return
     if not path.endswith(".zip") or not Path(path).is_file():
         raise ValueError(f"-i {path}: there is no such .zip file.")
     pickled = Path(path).with_name("replay_buffer.pkl")
-    if pickled.exists():
-        raise ValueError(f"-i: RL-Zoo would unpickle {pickled}, and offline training has no use for it. Move it away.")
+    if pickled.exists() and not trust:
+        raise ValueError(
+            f"-i: RL-Zoo would unpickle {pickled}, which can run any code. Move it away: the data are --dataset's or the "
+            "env's. If you trust who wrote it and want to learn from it instead, say --trust."
+        )
 
 
 def _quote_hyperparams(arguments: Arguments, extra: Sequence[str]) -> None:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from sb3_offline.shell.running import run
-from sb3_offline.zoo.arguments import command_line, play_arguments
+from sb3_offline.zoo.arguments import command_line, play_arguments, take_trust
 from sb3_offline.zoo.registration import register
 
 
@@ -14,14 +14,18 @@ def enjoy(words: Sequence[str]) -> None:
     """
     Watch a trained agent as RL-Zoo does.
 
-    :param words: RL-Zoo's options; the folder is ``logs`` if ``-f`` is not given
+    :param words: RL-Zoo's options, and ``--trust``; the folder is ``logs`` if ``-f`` is not given
+    :raises ValueError: if a file of the folder can run code, unless it is trusted
     """
     register()
     import rl_zoo3.enjoy
 
+    from sb3_offline.zoo.playing import playing
+
+    words, trust = take_trust(words)
     if "-h" not in words and "--help" not in words:
         words = play_arguments(words)
-    with command_line("sb3_offline.zoo.enjoy", words):
+    with command_line("sb3_offline.zoo.enjoy", words), playing(trust):
         rl_zoo3.enjoy.enjoy()
 
 

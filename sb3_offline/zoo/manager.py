@@ -15,11 +15,15 @@ import rl_zoo3.exp_manager
 import rl_zoo3.train
 import yaml
 from huggingface_sb3 import EnvironmentName
+from rl_zoo3.callbacks import SaveVecNormalizeCallback
 from rl_zoo3.exp_manager import ExperimentManager
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import EvalCallback
+from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_offline.common.offline_algorithm import OfflineAlgorithm
+from sb3_offline.common.schedules import parse_cosine
+from sb3_offline.common.statistics import load_statistics, save_statistics
 from sb3_offline.datasets import OfflineDataset, load_dataset
 from sb3_offline.evaluation import OfflineEvalCallback
 from sb3_offline.zoo.algorithms import algorithms
@@ -60,6 +64,17 @@ class OfflineExperimentManager(ExperimentManager):
             hyperparams["callback"] = [*(callbacks if isinstance(callbacks, list) else [callbacks]), _RAISE_ON_NAN]
         return hyperparams, dict(sorted(hyperparams.items()))
 
+    @staticmethod
+    def _preprocess_schedules(hyperparams: dict[str, Any]) -> dict[str, Any]:
+        """RL-Zoo's, which takes any text for a linear decay; here ``cosine_1e-4`` is a cosine, of either rate."""
+        schedules = {}
+        for name in ("learning_rate", "qf_learning_rate"):
+            if isinstance(text := hyperparams.get(name), str):
+                linear = ExperimentManager._preprocess_schedules
+                schedules[name] = parse_cosine(text) or linear({"learning_rate": text})["learning_rate"]
+        others = {name: value for name, value in hyperparams.items() if name not in schedules}
+        return ExperimentManager._preprocess_schedules(others) | schedules
+
     def _find_recipe(self) -> str | None:
         """The entry for the data, where the env's id has none of its own."""
         if not self.config.endswith((".yml", ".yaml")):
@@ -90,7 +105,12 @@ class OfflineExperimentManager(ExperimentManager):
         model.save(f"{self.save_path}/{self.env_name}.zip")
         normalizer = model.get_vec_normalize_env()
         if normalizer is not None:
-            normalizer.save(f"{self.params_path}/vecnormalize.pkl")
+            save_statistics(normalizer, Path(self.params_path))
+
+    def _maybe_normalize(self, env: VecEnv, eval_env: bool) -> VecEnv:
+        """With the statistics beside the model that is continued, if it has any."""
+        saved = load_statistics(Path(self.trained_agent).parent / self.env_name, env)
+        return super()._maybe_normalize(env, eval_env) if saved is None else saved
 
     # --- trials: the data are read once a process, the dynamics model is fitted once for all ---
 
@@ -131,13 +151,25 @@ class OfflineExperimentManager(ExperimentManager):
         return model
 
 
+class SaveStatistics(SaveVecNormalizeCallback):
+    """RL-Zoo's callback, with our file of statistics."""
+
+    def _on_step(self) -> bool:
+        normalizer = self.model.get_vec_normalize_env()
+        if normalizer is not None and self.n_calls % self.save_freq == 0:
+            save_statistics(normalizer, Path(self.save_path))
+        return True
+
+
 @contextmanager
 def offline_manager() -> Iterator[None]:
-    """Let RL-Zoo's ``train`` use this manager, and callbacks that log normalised scores."""
+    """Let RL-Zoo's ``train`` use this manager, and our callbacks."""
     vars(rl_zoo3.train)["ExperimentManager"] = OfflineExperimentManager
     vars(rl_zoo3.exp_manager)["EvalCallback"] = OfflineEvalCallback
+    vars(rl_zoo3.exp_manager)["SaveVecNormalizeCallback"] = SaveStatistics
     try:
         yield
     finally:
         vars(rl_zoo3.train)["ExperimentManager"] = ExperimentManager
         vars(rl_zoo3.exp_manager)["EvalCallback"] = EvalCallback
+        vars(rl_zoo3.exp_manager)["SaveVecNormalizeCallback"] = SaveVecNormalizeCallback

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from sb3_offline.shell.running import run
-from sb3_offline.zoo.arguments import command_line
+from sb3_offline.zoo.arguments import command_line, take_trust
 from sb3_offline.zoo.registration import register, register_reference_scores
 
 _ENV_OPTIONS = ("-e", "--env")
@@ -16,7 +16,8 @@ def plots(words: Sequence[str]) -> None:
     """
     Draw what RL-Zoo draws from ``evaluations.npz``.
 
-    :param words: "all" or "from-file", and the options of RL-Zoo's ``all_plots`` or ``plot_from_file``
+    :param words: "all" or "from-file", and the options of RL-Zoo's ``all_plots`` or ``plot_from_file``;
+        ``--trust`` for "from-file", which reads a pickle
     :raises ValueError: for another kind of plot
     """
     kind = words[0] if words else ""
@@ -24,6 +25,11 @@ def plots(words: Sequence[str]) -> None:
         raise ValueError("'train' cannot apply: it draws the returns of collected episodes, and nothing is collected.")
     if kind not in ("all", "from-file"):
         raise ValueError(f"which plots? 'all' (from log folders) or 'from-file' (from what 'all -o' wrote), not {kind!r}.")
+    words, trust = take_trust(words)
+    if kind == "from-file" and not trust:
+        raise ValueError(
+            "from-file reads what 'all -o' wrote, a pickle, which can run any code. If you trust who wrote it, say --trust."
+        )
     register()
     try:
         from rl_zoo3.plots import all_plots, plot_from_file

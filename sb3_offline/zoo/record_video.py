@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from sb3_offline.shell.running import run
-from sb3_offline.zoo.arguments import command_line, play_arguments
+from sb3_offline.zoo.arguments import command_line, play_arguments, take_trust
 from sb3_offline.zoo.registration import register
 
 
@@ -15,12 +15,16 @@ def record_video(words: Sequence[str]) -> None:
     """
     Record a trained agent as RL-Zoo does; needs moviepy, and whatever renders the task.
 
-    :param words: RL-Zoo's options; the folder is ``logs`` if ``-f`` is not given
+    :param words: RL-Zoo's options, and ``--trust``; the folder is ``logs`` if ``-f`` is not given
+    :raises ValueError: if a file of the folder can run code, unless it is trusted
     """
     register()
+    from sb3_offline.zoo.playing import playing
+
+    words, trust = take_trust(words)
     if "-h" not in words and "--help" not in words:
         words = play_arguments(words)
-    with command_line("sb3_offline.zoo.record_video", words):
+    with command_line("sb3_offline.zoo.record_video", words), playing(trust):
         runpy.run_module("rl_zoo3.record_video", run_name="__main__")  # it has no function to call
 
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from sb3_offline.shell.running import run
-from sb3_offline.zoo.arguments import command_line, train_arguments
+from sb3_offline.zoo.arguments import command_line, take_trust, train_arguments
 from sb3_offline.zoo.registration import register
 
 
@@ -14,17 +14,19 @@ def train(words: Sequence[str]) -> None:
     """
     Train as RL-Zoo does.
 
-    :param words: RL-Zoo's options, and ``--dataset`` with an id or a file
+    :param words: RL-Zoo's options, ``--dataset`` with an id or a file, and ``--trust``
     :raises ValueError: for whatever cannot apply
     """
     register()
     import rl_zoo3.train
 
+    from sb3_offline.common.saving import trusting
     from sb3_offline.zoo.manager import offline_manager
 
+    words, trust = take_trust(words)
     if "-h" not in words and "--help" not in words:
-        words = train_arguments(words)
-    with command_line("sb3_offline.zoo.train", words), offline_manager():
+        words = train_arguments(words, trust)
+    with command_line("sb3_offline.zoo.train", words), offline_manager(), trusting(trust):
         rl_zoo3.train.train()
 
 

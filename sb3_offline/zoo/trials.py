@@ -10,6 +10,7 @@ import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 
 import sb3_offline
+from sb3_offline.common.archives import read_tensors
 from sb3_offline.common.model_based import ModelBasedAlgorithm
 from sb3_offline.common.offline_algorithm import OfflineAlgorithm
 from sb3_offline.datasets import OfflineDataset
@@ -59,7 +60,7 @@ def share_dynamics(model: OfflineAlgorithm, dataset: OfflineDataset, folder: Pat
     config = DynamicsConfig.from_kwargs(model.dynamics_kwargs or {})
     path = folder / f"{cache_key(dataset.fingerprint(), config, seed, sb3_offline.__version__, model.device)}.pt"
     if path.is_file():
-        saved = th.load(path, map_location=model.device, weights_only=True)
+        saved = read_tensors(path.read_bytes(), str(path), model.device)
         model.dynamics.load_state_dict(saved["dynamics"])
         error = saved["error"]
     else:

@@ -48,17 +48,18 @@ def cql() -> Path:
 def arrays_of(n: int) -> dict[str, np.ndarray]:
     """Episodes of 10 rows; the action is at its upper bound in every fourth row; the last 20 rows repeat the first 20."""
     rng = np.random.default_rng(0)
-    arrays = {
-        "observations": rng.normal(size=(n, 3)) * [1.0, 1.0, 0.0],
+    observations = rng.normal(size=(n, 3)) * [1.0, 1.0, 0.0]
+    observations[-20:] = observations[:20]
+    next_observations = np.roll(observations, -1, axis=0)
+    next_observations[9::10] = [5.0, 0.0, 0.0]
+    return {
+        "observations": observations,
         "actions": np.where(np.arange(n) % 4 == 0, 2.0, 0.1)[:, None],
         "rewards": np.ones(n),
-        "next_observations": rng.normal(size=(n, 3)),
+        "next_observations": next_observations,
         "terminations": np.arange(n) % 20 == 19,
         "truncations": np.arange(n) % 20 == 9,
     }
-    for name in ("observations", "actions"):
-        arrays[name][-20:] = arrays[name][:20]
-    return arrays
 
 
 def test_card_figures() -> None:
@@ -67,26 +68,32 @@ def test_card_figures() -> None:
     assert card.summary["terminated_episodes"] == card.summary["truncated_episodes"] == 10
     assert card.returns.tolist() == [10.0] * 20
     assert card.histograms["episode length"].counts.sum() == 20
-    assert card.saturation == [0.25]
+    assert card.statistics.saturation.tolist() == [0.25]
     assert card.duplicates == pytest.approx(0.1)
-    assert card.action_coverage == [2 / 20]
+    assert card.statistics.coverage.tolist() == [2 / 20]
     assert card.effective_dimensions == pytest.approx(2.0, abs=0.1)  # the third never changes
-    text = " | ".join(card.warnings)
-    for expected in ("Only 200 transitions", "10.0% of the rows repeat", "dimensions [2] never change", "All rewards are 1"):
+    text = " | ".join(map(str, card.findings))
+    for expected in (
+        "few transitions (200 of 5,000 rows wanted)",
+        "repeat an earlier transition (20 of 200 rows)",
+        "observations, dimension 2: never change (1 of 3 dimensions)",
+        "rewards: all 1 (200 of 200 rows)",
+        "actions, dimension 0: stay between 0.1 and 2, a small part of the action space (2 of 20 bins",
+    ):
         assert expected in text
-    assert "Action 0 stays within 10% of its range (0.1 to 2)" in text
-    assert "time limit" not in text
+    limits = [str(finding) for finding in card.findings if finding.check == "terminated_at_limit"]
+    assert "the longest length of all, 10 rows (10 of 10 terminated episodes)" in limits[0]
 
 
 def test_card_suspects_time_limits_that_are_marked_as_ends() -> None:
     arrays = arrays_of(400)
     arrays["terminations"], arrays["truncations"] = np.arange(400) % 200 == 199, np.zeros(400, dtype=bool)
     card = make_card(load_dataset(arrays, env_id="Pendulum-v1"))
-    assert any("2 episodes terminate exactly at the time limit of 200" in warning for warning in card.warnings)
+    assert any("at the task's time limit, 200 rows (2 of 2 terminated episodes)" in str(found) for found in card.findings)
 
 
 def test_packaged_data_give_no_warning() -> None:
-    assert make_card(load_dataset("Pendulum-medium-replay-v0")).warnings == []
+    assert make_card(load_dataset("Pendulum-medium-replay-v0")).findings == []
 
 
 def test_inspect_prints_and_writes_a_page(capsys: pytest.CaptureFixture[str]) -> None:
@@ -100,6 +107,16 @@ def test_inspect_prints_and_writes_a_page(capsys: pytest.CaptureFixture[str]) ->
     assert "<svg" in page
     assert "<script>" not in page
     assert "&lt;script&gt;" in page
+
+
+def test_inspect_shows_errors_and_says_so_by_its_status(capsys: pytest.CaptureFixture[str]) -> None:
+    arrays = arrays_of(200)
+    arrays["next_observations"][[3, 17]] += 1.0
+    np.savez("log.npz", env_id="Pendulum-v1", **arrays)
+    assert main(["inspect", "log.npz", "--html", "card.html"]) == 2
+    error = "next_observations, rows 3, 17: not the observation of the following row, inside an episode (2 of 180 rows)"
+    assert f"Error: {error}" in capsys.readouterr().out
+    assert f'<p class="error">Error: {error}' in Path("card.html").read_text()
 
 
 # --- collect, convert ---
@@ -188,7 +205,9 @@ def test_our_models_are_recognised(algorithm: type) -> None:
 @pytest.mark.parametrize(("algorithm", "env"), [(SAC, "Pendulum-v1"), (TD3, "Pendulum-v1"), (PPO, "Pendulum-v1")])
 def test_models_of_sb3_are_recognised(algorithm: type, env: str) -> None:
     algorithm("MlpPolicy", env, policy_kwargs={"net_arch": [8]}, device="cpu").save("model")
-    assert type(load_model(Path("model.zip")).model) is algorithm
+    with pytest.raises(ValueError, match=r"model\.zip is SB3's, whose files are pickled.*--trust"):
+        load_model(Path("model.zip"))
+    assert type(load_model(Path("model.zip"), trust=True).model) is algorithm
 
 
 @pytest.mark.parametrize(("algorithm", "name"), [(DQN, "dqn"), (A2C, "a2c")])
@@ -206,9 +225,13 @@ def test_evaluate(cql: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == first
 
 
-def test_datasets_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("columns", ["40", "200"])
+def test_datasets_are_listed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, columns: str) -> None:
+    monkeypatch.setenv("COLUMNS", columns)  # ids and figures are whole, however narrow the terminal
     assert main(["datasets"]) == 0
-    row = next(line for line in capsys.readouterr().out.splitlines() if "Pendulum-medium-v0" in line)
+    out = capsys.readouterr().out
+    assert "sb3_offline/Pendulum-medium-replay-v0 " in out
+    row = next(line for line in out.splitlines() if "Pendulum-medium-v0" in line)
     assert "30,000" in row
     assert "150" in row
     assert "50.4" in row
@@ -270,8 +293,10 @@ def test_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_warnings_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["collect", "Pendulum-v1", "a.npz", "-n", "20"]) == 0
-    warnings = [line for line in capsys.readouterr().err.splitlines() if "single episode" in line]
+    arrays = {name: values for name, values in arrays_of(40).items() if name not in ("truncations", "next_observations")}
+    np.savez("log.npz", env_id="Pendulum-v1", **arrays)
+    assert main(["convert", "log.npz", "a.npz"]) == 0
+    warnings = [line for line in capsys.readouterr().err.splitlines() if "neither truncations" in line]
     assert warnings
     assert all(line.startswith("warning: ") for line in warnings)
 

@@ -107,3 +107,47 @@ def test_dynamics_are_fitted_once(pendulum_arrays: dict[str, np.ndarray]) -> Non
 def test_bad_options_are_refused(pendulum_arrays: dict[str, np.ndarray], options: dict[str, Any], message: str) -> None:
     with pytest.raises((ValueError, TypeError), match=message):
         make(pendulum_arrays, **options)
+
+
+@pytest.mark.parametrize(("penalty_states", "expected"), [("model", 5.0), ("mix", 3.5)])
+def test_penalty_states_by_hand(pendulum_arrays: dict[str, np.ndarray], penalty_states: str, expected: float) -> None:
+    """Q = 2 at data's states and 5 at imagined ones, half of each: E_rho Q is 5 or 3.5, E_D Q stays that of real rows."""
+    model = make(pendulum_arrays, conservative_weight=1.0, penalty_states=penalty_states).learn(1)
+    batch = model.sample_batch()
+    batch = batch._replace(observations=th.cat([th.full((32, 3), 2.0), th.full((32, 3), 5.0)]))
+    nets = model.networks()
+    nets.q = lambda observations, actions: observations[:, :1].expand(2, -1, actions.shape[1])  # type: ignore[method-assign]
+    data_q = th.cat([th.full((2, 32), 1.0), th.full((2, 32), 1000.0)], dim=1)
+    noise = model.draw_noise(batch)
+    assert len(noise.policy) == {"model": 32, "mix": 64}[penalty_states]
+    penalty, logs = model.critic_penalty(nets, batch, noise, data_q)
+    assert float(logs["q_policy"]) == pytest.approx(expected)
+    assert float(penalty) == pytest.approx(2 * (expected - 1.0))
+
+
+def test_lagrange_weight_follows_the_gap_and_comes_back(pendulum_arrays: dict[str, np.ndarray]) -> None:
+    """E_rho Q - E_D Q above the target raises beta, up to 1e3, where it does not stick."""
+    model = make(pendulum_arrays, target_gap=1.0).learn(1)
+    start = float(model.current_conservative_weight())
+    model.after_critic_step({"conservative_gap": th.tensor(3.0)})
+    assert float(model.current_conservative_weight()) > start
+    log_weight = model.log_conservative_weight
+    assert log_weight is not None
+    log_weight.data.fill_(np.log(999.0))
+    for _ in range(50):
+        model.after_critic_step({"conservative_gap": th.tensor(3.0)})
+    assert float(model.current_conservative_weight()) == pytest.approx(1e3)
+    assert float(log_weight.detach()) == pytest.approx(np.log(1e3))
+    for _ in range(30):
+        model.after_critic_step({"conservative_gap": th.tensor(-3.0)})
+    assert float(model.current_conservative_weight()) < 999.0
+
+
+def test_bound_on_q(pendulum_arrays: dict[str, np.ndarray]) -> None:
+    """(R_max + beta max(1/f, 1/(1-f))) / (1-gamma) with R_max = 2, beta = 3, f = .2, gamma = .5: 34."""
+    model = make(pendulum_arrays, conservative_weight=3.0, real_ratio=0.2, gamma=0.5).learn(1)
+    model.max_reward = th.tensor(2.0)
+    batch = model.sample_batch()
+    q = th.tensor([33.9, -33.9, 34.1, -34.1]).repeat(2, 16)
+    _, logs = model.critic_penalty(model.networks(), batch, model.draw_noise(batch), q)
+    assert float(logs["q_beyond_bound"]) == 0.5

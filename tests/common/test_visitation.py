@@ -220,7 +220,7 @@ def test_factory() -> None:
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"mode": "knn"}, "visitation must be one of .*simhash.*'knn'"),
+        ({"mode": "forest"}, "visitation must be one of .*simhash.*'forest'"),
         ({"mode": "exact"}, "n_states"),
         ({"mode": "simhash", "n_states": 3}, "n_states=3 for 'simhash'"),
         ({"mode": "exact", "n_states": 0}, "at least 1"),

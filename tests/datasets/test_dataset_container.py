@@ -36,6 +36,25 @@ def test_episodes_have_their_ends_lengths_and_returns(episodes: Arrays, task_spa
     assert not data.truncations[6]  # reading the ends does not write them
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_sampled_episodes_are_whole_and_nested(episodes: Arrays, task_spaces: Spaces, seed: int) -> None:
+    """Episodes of 3, 2 and 2 rows with returns 6, 30 and 300: 40 % of the rows is one of 3 or two of them."""
+    data: Any = load_dataset(episodes, **task_spaces)
+    part = data.sample_episodes(0.4, seed)
+    returns = part.episode_returns().tolist()
+    assert returns in ([6.0], [6.0, 30.0], [6.0, 300.0], [30.0, 300.0])
+    smaller = data.sample_episodes(0.1, seed).episode_returns().tolist()
+    assert len(smaller) == 1
+    assert set(smaller) <= set(returns)
+    assert data.sample_episodes(1.0, seed).fingerprint() == data.fingerprint()
+
+
+@pytest.mark.parametrize("fraction", [0.0, -0.1, 1.1, float("nan")])
+def test_a_share_outside_0_1_is_refused(episodes: Arrays, task_spaces: Spaces, fraction: float) -> None:
+    with pytest.raises(ValueError, match="fraction must lie in"):
+        load_dataset(episodes, **task_spaces).sample_episodes(fraction, 0)
+
+
 def test_without_next_observations_a_cut_episode_loses_its_last_row(episodes: Arrays, task_spaces: Spaces) -> None:
     del episodes["next_observations"]
     data: Any = load_dataset(episodes, **task_spaces)
@@ -103,13 +122,6 @@ def test_actions_within_rounding_are_clipped_and_the_given_array_is_left_alone(e
     data: Any = load_dataset(episodes, **task_spaces)
     assert data.actions[6] == 2.0
     assert episodes["actions"][6] == np.float32(2.0003)
-
-
-def test_one_episode_warns(episodes: Arrays, task_spaces: Spaces) -> None:
-    episodes["terminations"][:] = False
-    episodes["truncations"][:] = False
-    with pytest.warns(UserWarning, match="one single episode of 7 rows"):
-        assert load_dataset(episodes, **task_spaces).n_episodes == 1
 
 
 def test_discrete_actions_and_images_keep_their_types() -> None:
@@ -196,6 +208,19 @@ def test_several_sources_keep_references_only_if_they_agree(episodes: Arrays, ta
     assert "different reference scores" in mixed.card["reference_note"]
 
 
+def test_an_error_in_one_of_several_sources_says_which(episodes: Arrays, task_spaces: Spaces) -> None:
+    bad = dict(episodes, rewards=episodes["rewards"].copy())
+    bad["rewards"][3] = np.nan
+    with pytest.raises(DatasetError, match=r"^source 2 of 3: arrays: rewards hold NaN or inf .* first in row 3"):
+        load_dataset([episodes, bad, episodes], **task_spaces)
+    with pytest.raises(DatasetError, match=r"^source 3 of 3: source 1 of 2: arrays: rewards hold NaN"):
+        load_dataset([episodes, episodes, [bad, episodes]], **task_spaces)
+    with pytest.raises(DatasetError, match=r"^source 2 of 2: gone\.npz: there is no such file"):
+        open_dataset([episodes, "gone.npz"], **task_spaces)
+    joint: Any = load_dataset([episodes, episodes], **task_spaces)
+    assert [part["rows"] for part in joint.info.card["parts"]] == [7, 7]
+
+
 def test_several_sources_must_share_their_spaces(episodes: Arrays, task_spaces: Spaces) -> None:
     loaded = load_dataset(episodes, **task_spaces)
     wider = load_dataset(
@@ -203,7 +228,7 @@ def test_several_sources_must_share_their_spaces(episodes: Arrays, task_spaces: 
         observation_space=task_spaces["observation_space"],
         action_space=spaces.Box(-3.0, 3.0, (1,), np.float32),
     )
-    with pytest.raises(DatasetError, match="action spaces differ"):
+    with pytest.raises(DatasetError, match="arrays and source 2, arrays, cannot be one data set: their action spaces differ"):
         load_dataset([loaded, wider])
     with pytest.raises(DatasetError, match="empty list"):
         load_dataset([])

@@ -1,4 +1,4 @@
-"""The page "Bring your own data" runs from top to bottom."""
+"""The page "Bring your own data" and the section "The data gate" run from top to bottom, and print what they say."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ from typing import Any
 
 import pytest
 
-PAGE = Path(__file__).parents[2] / "docs" / "datasets.md"
+from sb3_offline.datasets.checks import gate
+
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = DOCS / "datasets.md"
+GATE = DOCS / "when_things_go_wrong.md"
 
 
 def test_the_examples_run_in_order(
@@ -22,3 +26,26 @@ def test_the_examples_run_in_order(
         exec(block, names)
     said = re.findall(r"print\(error\)  # (.*)", PAGE.read_text(encoding="utf-8"))
     assert said[0] in capsys.readouterr().out
+
+
+def test_the_gate_says_what_its_page_quotes(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gate, "_passed", set())
+    section = re.split(r"^## ", GATE.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    text = next(part for part in section if part.startswith("The data gate"))
+    names: dict[str, Any] = {}
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(block, names)
+    out = capsys.readouterr().out
+    quoted = " ".join(line.removeprefix("> ") for line in text.splitlines() if line.startswith("> "))
+    assert quoted in out
+    assert "\nwarning reward_scale 29850\n" in out  # 150 episodes lose their last row, and no reward is exactly zero
+    assert "# warning reward_scale 29850" in text
+
+
+def test_the_page_lists_every_check_of_the_gate() -> None:
+    folder = Path(gate.__file__).parent
+    source = "".join((folder / name).read_text(encoding="utf-8") for name in ("succession.py", "suspicions.py"))
+    checks = set(re.findall(r'(?:_warning\(|_error\(\s*dataset,|"warning",)\s*"(\w+)"', source))
+    listed = set(re.findall(r"^\| `(\w+)` \|", GATE.read_text(encoding="utf-8"), re.MULTILINE))
+    assert len(checks) >= 19
+    assert listed >= checks

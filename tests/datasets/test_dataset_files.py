@@ -220,3 +220,47 @@ def test_hdf5_misspelt_key(tmp_path: Path, task_spaces: Spaces) -> None:
     arrays["reward"] = arrays.pop("rewards")
     with pytest.raises(DatasetError, match=r"log\.h5: the key 'rewards' is missing. There is 'reward'"):
         load_dataset(write_hdf5(tmp_path / "log.h5", arrays), **task_spaces)
+
+
+def test_files_that_cannot_be_opened(tmp_path: Path, task_spaces: Spaces, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.mkfifo(tmp_path / "log.npz")
+    with pytest.raises(DatasetError, match=r"log\.npz: this is a device or a pipe"):  # reading it would wait for ever
+        load_dataset(tmp_path / "log.npz", **task_spaces)
+    (tmp_path / "log.h5").mkdir()
+    with pytest.raises(DatasetError, match=r"log\.h5 is a directory"):
+        load_dataset(tmp_path / "log.h5", **task_spaces)
+    np.savez(tmp_path / "closed.npz", **locomotion(2, 1))
+    monkeypatch.setattr(os, "access", lambda *_: False)  # the tests may run as root, who may read everything
+    with pytest.raises(DatasetError, match=r"closed\.npz: no permission"):
+        load_dataset(tmp_path / "closed.npz", **task_spaces)
+
+
+@pytest.mark.parametrize("name", ["x" * 300 + ".npz", "nul\0.npz", "~nobody-of-this-name/log.npz"])
+def test_names_that_no_file_can_have(task_spaces: Spaces, name: str) -> None:
+    for source in (name, Path(name)):
+        with pytest.raises(DatasetError, match="there is no such file"):
+            load_dataset(source, **task_spaces)
+
+
+@pytest.mark.parametrize("suffix", ["npz", "hdf5"])
+def test_files_in_a_read_only_folder(tmp_path: Path, task_spaces: Spaces, suffix: str) -> None:
+    path = tmp_path / "shared" / f"log.{suffix}"
+    path.parent.mkdir()
+    if suffix == "npz":
+        np.savez(path, **locomotion(2, 1))
+    else:
+        write_hdf5(path, locomotion(2, 1))
+    path.chmod(0o444)
+    path.parent.chmod(0o555)
+    assert len(load_dataset(path, **task_spaces)) == 7
+    assert [file.name for file in path.parent.iterdir()] == [path.name]  # nothing was written beside it
+    path.parent.chmod(0o755)
+
+
+def test_hdf5_metadata_as_one_text(tmp_path: Path, task_spaces: Spaces) -> None:
+    path = write_hdf5(tmp_path / "log.h5", {**locomotion(3, 1), "metadata": json.dumps({"env_id": "Pendulum-v1"})})
+    info: Any = open_dataset(path).info
+    assert info.env_spec.id == "Pendulum-v1"
+    path = write_hdf5(tmp_path / "bad.h5", {**locomotion(2, 1), "metadata": "{"})
+    with pytest.raises(DatasetError, match=r"bad\.h5: metadata is not a JSON object"):
+        load_dataset(path, **task_spaces)

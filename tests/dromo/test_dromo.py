@@ -9,7 +9,7 @@ import pytest
 import torch as th
 
 from sb3_offline import COMBO, DROMO
-from sb3_offline.dromo.dromo import stratified_variance
+from sb3_offline.dromo.robustness import stratified_variance
 from tests.conftest import FAST_DROMO, FAST_MODEL_BASED
 
 
@@ -108,7 +108,7 @@ def test_penalty_by_hand(pendulum_arrays: dict[str, np.ndarray]) -> None:
 
 
 def test_strict_is_the_batch_standard_deviation(pendulum_arrays: dict[str, np.ndarray]) -> None:
-    model = make(pendulum_arrays, conservative_weight=0.0, robust_weight=0.5, strict=True).learn(1)
+    model = make(pendulum_arrays, conservative_weight=0.0, robust_weight=0.5, strict=True, behavior_kwargs=None).learn(1)
     batch = model.sample_batch()
     q = th.randn(2, 64, generator=th.Generator().manual_seed(0))
     penalty, _ = model.critic_penalty(model.networks(), batch, model.draw_noise(batch), q)
@@ -118,6 +118,7 @@ def test_strict_is_the_batch_standard_deviation(pendulum_arrays: dict[str, np.nd
 
 def test_strict_raw_divides_by_the_size_of_the_data(pendulum_arrays: dict[str, np.ndarray]) -> None:
     options = {"conservative_weight": 0.0, "robust_weight": 0.5, "strict": True, "count_scale": "raw"}
+    options |= {"behavior_kwargs": None}
     model = make(pendulum_arrays, **options).learn(1)
     batch = model.sample_batch()
     q = th.randn(2, 64, generator=th.Generator().manual_seed(0))

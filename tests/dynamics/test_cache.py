@@ -59,6 +59,17 @@ def test_share_between_runs(pendulum_arrays: dict[str, np.ndarray], tmp_path: Pa
     assert [p.name for p in tmp_path.glob("model*")] == ["model.pt"]
 
 
+def test_code_in_a_dynamics_file_is_not_run(pendulum_arrays: dict[str, np.ndarray], tmp_path: Path) -> None:
+    class Trap:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return os.mkdir, (str(tmp_path / "trace"),)
+
+    th.save({"weight": Trap()}, tmp_path / "dynamics.pt")
+    with pytest.raises(ValueError, match=r"dynamics\.pt names .*mkdir, which no tensor needs"):
+        make(pendulum_arrays).load_dynamics(tmp_path / "dynamics.pt")
+    assert not (tmp_path / "trace").exists()
+
+
 def test_bad_files(pendulum_arrays: dict[str, np.ndarray], tmp_path: Path) -> None:
     model = make(pendulum_arrays)
     with pytest.raises(ValueError, match="no dynamics file"):

@@ -119,6 +119,7 @@ def test_command_is_reproducible(capsys):
         assert main_theorems(["--n-mdps", "5", "--seed", seed]) == 0
         outputs.append(capsys.readouterr().out)
     assert outputs[0] == outputs[1]
+    assert max(map(len, outputs[0].splitlines())) == 100  # where there is no terminal to fit to
     assert outputs[0].replace("seed 3", "seed 4") != outputs[2]
     for claim in ("Thm 3.1", "Lemma 4.1", "Thm 4.2", "Cor 4.3", "Thm 4.4", "Lemma C.4", "Remark 6.1", "-24.8"):
         assert claim in outputs[0]

@@ -52,6 +52,18 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SB3_OFFLINE_CACHE", str(tmp_path / "cache"))
 
 
+def test_schedules_by_name() -> None:
+    """RL-Zoo's "lin_0.5" decays linearly, "cosine_0.5" by half a cosine: a quarter of the way, .375 and .427."""
+    from sb3_offline.zoo.manager import OfflineExperimentManager
+
+    given = {"learning_rate": "cosine_0.5", "qf_learning_rate": "lin_0.5", "gamma": 0.9}
+    found = OfflineExperimentManager._preprocess_schedules(given)
+    assert found["learning_rate"](0.75) == pytest.approx(0.25 * (1 + 0.5**0.5))
+    assert found["qf_learning_rate"](0.75) == pytest.approx(0.375)
+    assert found["gamma"] == 0.9
+    assert OfflineExperimentManager._preprocess_schedules({"learning_rate": 0.5})["learning_rate"](0.1) == 0.5
+
+
 def test_registering_twice_is_registering_once() -> None:
     import rl_zoo3
     from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
@@ -118,7 +130,8 @@ def test_the_others_train(algo: str, tmp_path: Path) -> None:
 def test_normalised_observations_are_saved_and_played(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = words("cql", tmp_path, 10, "--eval-freq", "10")
     train([*command, "normalize:dict(norm_obs=True,norm_reward=False)"])
-    assert (tmp_path / "cql" / f"{FOLDER}_1" / FOLDER / "vecnormalize.pkl").is_file()
+    assert (tmp_path / "cql" / f"{FOLDER}_1" / FOLDER / "vecnormalize.json").is_file()
+    assert not list(tmp_path.rglob("*.pkl"))
     enjoy(["--algo", "cql", "--env", ENV, "-f", str(tmp_path), "-n", "200", "--no-render", "--device", "cpu"])
     assert "Loading running average" in capsys.readouterr().out
 

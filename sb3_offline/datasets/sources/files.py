@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import math
+import os
 import re
+import stat
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -14,6 +18,7 @@ from typing import IO, Any
 import h5py
 import numpy as np
 
+from sb3_offline.common.archives import FileRefused, check_expansion, open_archive
 from sb3_offline.datasets.checks import ALIASES
 from sb3_offline.datasets.errors import DatasetError
 from sb3_offline.datasets.offline_dataset import ARRAY_NAMES
@@ -22,6 +27,17 @@ from sb3_offline.datasets.sources.raw import Arrays, RawSource, collect_metadata
 HDF5_SUFFIXES = (".hdf5", ".h5")
 _PICKLE_SUFFIXES = (".pkl", ".pickle", ".pt", ".pth", ".joblib", ".zip")
 _ARRAY_KEYS = (*ARRAY_NAMES, *ALIASES)
+_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError)  # of what zipfile unpacks
+#: HDF5's own filters and h5py's lzf. Any other is a plugin: a shared library, which HDF5 would load for the file's sake.
+_FILTERS = {
+    h5py.h5z.FILTER_DEFLATE,
+    h5py.h5z.FILTER_SHUFFLE,
+    h5py.h5z.FILTER_FLETCHER32,
+    h5py.h5z.FILTER_SZIP,
+    h5py.h5z.FILTER_NBIT,
+    h5py.h5z.FILTER_SCALEOFFSET,
+    h5py.h5z.FILTER_LZF,
+}
 
 #: D4RL's genuine files (e.g. hopper_medium_expert-v2.hdf5) do not name their task, but their names may tell it.
 _TASKS_IN_FILE_NAMES = {"hopper": "Hopper-v5", "halfcheetah": "HalfCheetah-v5", "walker2d": "Walker2d-v5"}
@@ -37,21 +53,48 @@ def open_file(path: Path) -> RawSource:
 
     :raises DatasetError: for a missing file, a directory, a pickle, an unknown suffix, or a damaged file
     """
-    suffix = path.suffix.lower()
-    if path.is_dir():
+    suffix, mode = path.suffix.lower(), file_mode(path)
+    if mode is not None and stat.S_ISDIR(mode):
         raise DatasetError(f"{path} is a directory; a data file (.hdf5, .h5 or .npz) or a Minari id is needed.")
     if suffix in _PICKLE_SUFFIXES:
         raise DatasetError(
             f"{path}: pickled data are refused, because reading them runs code from the file. Save the arrays with "
             "numpy.savez_compressed as .npz, or as HDF5."
         )
-    if not path.exists():
+    if mode is None:
         raise DatasetError(f"{path}: there is no such file (looked in {path.absolute().parent}).")
+    if not stat.S_ISREG(mode):
+        raise DatasetError(f"{path}: this is a device or a pipe, not a file. Write the data to a file first.")
+    if not os.access(path, os.R_OK):
+        raise DatasetError(f"{path}: no permission to read this file.")
     if suffix in HDF5_SUFFIXES:
         return _open_hdf5(path)
     if suffix == ".npz":
         return open_npz(path, path.name)
     raise DatasetError(f"{path}: {suffix or 'no suffix'} is not a known format; .hdf5, .h5 and .npz are.")
+
+
+def path_of(name: str | Path) -> Path:
+    """With the home folder in place of ``~``, where there is one."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:
+        return Path(name)
+
+
+def file_mode(path: Path) -> int | None:
+    """A file's type and permissions, or None if there is none of that name.
+
+    :raises DatasetError: if the system does not let us look
+    """
+    try:
+        return path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a null character in the name
+        return None
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return None
+        raise DatasetError(f"{path}: cannot be read ({error.strerror}).") from error
 
 
 def open_npz(path: Path, dataset_id: str) -> RawSource:
@@ -69,13 +112,13 @@ def open_npz(path: Path, dataset_id: str) -> RawSource:
 
 @contextmanager
 def _npz(path: Path) -> Iterator[Any]:
-    with path.open("rb") as stream:
-        _check_zip(path, stream)
-        try:
+    try:
+        with path.open("rb") as stream:
+            _check_zip(path, stream)
             with np.load(stream, allow_pickle=False) as file:
                 yield file
-        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError) as error:
-            raise DatasetError(f"{path}: the file is damaged or cut short ({error}). Copy it again.") from error
+    except _DAMAGE as error:
+        raise DatasetError(f"{path}: the file is damaged or cut short ({error}). Copy it again.") from error
 
 
 def _check_zip(path: Path, stream: IO[bytes]) -> None:
@@ -90,17 +133,40 @@ def _check_zip(path: Path, stream: IO[bytes]) -> None:
         raise DatasetError(
             f"{path}: this is not an npz file, or it is damaged or cut short. Write it with numpy.savez_compressed."
         )
+    try:
+        open_archive(stream, str(path))
+    except FileRefused as error:
+        raise DatasetError(str(error)) from error
     stream.seek(0)
 
 
 def _npz_member(path: Path, file: Any, key: str) -> np.ndarray:
     try:
+        _check_header(file, key)
         return file[key]
-    except ValueError as error:  # numpy refuses object arrays, which are pickled, and headers that it cannot parse
+    except _DAMAGE:
+        raise
+    except Exception as error:  # numpy refuses object arrays, which are pickled; a forged header raises any kind
         raise DatasetError(
             f"{path}: {key} cannot be read: {error}. Arrays of dtype object are pickled, and pickled data are refused, "
             "because reading them runs code from the file. Give rectangular arrays of numbers."
         ) from error
+
+
+def _check_header(file: Any, key: str) -> None:
+    """numpy allocates the shape that a member's header names: it must be that of the bytes that follow."""
+    info = file.zip.getinfo(key if key in file.zip.namelist() else f"{key}.npy")
+    with file.zip.open(info) as member:
+        version = np.lib.format.read_magic(member)
+        if version not in _HEADERS:
+            raise ValueError(f"its format {version} is for arrays with named fields")
+        shape, _, dtype = _HEADERS[version](member)
+        expected = member.tell() + dtype.itemsize * math.prod(shape)
+    if not dtype.hasobject and expected != info.file_size:
+        raise ValueError(f"its header says {dtype} of shape {shape}, which its {info.file_size} bytes do not hold")
+
+
+_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
 def _open_hdf5(path: Path) -> RawSource:
@@ -109,7 +175,9 @@ def _open_hdf5(path: Path) -> RawSource:
 
     def read() -> Arrays:
         with _hdf5(path) as file:
-            return {key: _hdf5_array(path, file, key) if key in _ARRAY_KEYS else None for key in file}
+            arrays = {key: _hdf5_dataset(path, file, key) for key in file if key in _ARRAY_KEYS}
+            _check_size(path, *arrays.values())
+            return {key: arrays[key][()] if key in arrays else None for key in file}
 
     raw = raw_from_metadata(path.name, read, metadata)
     task = re.match(r"(hopper|halfcheetah|walker2d)[-_]", path.name.lower())
@@ -127,7 +195,7 @@ def _hdf5(path: Path) -> Iterator[h5py.File]:
             yield file
     except DatasetError:
         raise
-    except (OSError, RuntimeError, KeyError) as error:
+    except Exception as error:  # of a damaged file h5py raises any kind
         raise DatasetError(f"{path}: not an HDF5 file, or damaged or cut short ({error}).") from error
 
 
@@ -135,7 +203,9 @@ def _refuse_links_out(path: Path, file: h5py.File) -> None:
     """Refuse whatever would make HDF5 read another file."""
 
     def link_out(name: str, link: Any) -> str | None:  # a value other than None ends the visit
-        return f"{name} is an external link to {link.filename!r}" if isinstance(link, h5py.ExternalLink) else None
+        if isinstance(link, h5py.ExternalLink):
+            return f"{name} is an external link to {link.filename!r}"
+        return None if isinstance(link, (h5py.HardLink, h5py.SoftLink)) else f"{name} is a link of an unknown kind"
 
     found = file.visititems_links(link_out)
     if found is not None:
@@ -146,19 +216,40 @@ def _is_group(file: h5py.File, key: str) -> bool:
     return file.get(key, getclass=True) is h5py.Group
 
 
-def _hdf5_array(path: Path, file: h5py.File, key: str) -> np.ndarray:
+def _hdf5_dataset(path: Path, file: h5py.File, key: str) -> h5py.Dataset:
     item = file[key]
     if not isinstance(item, h5py.Dataset):
         raise DatasetError(f"{path}: {key} is a group, not an array. Dict spaces are not supported.")
     if item.is_virtual or item.external:
         raise DatasetError(f"{path}: {key} lies in another file. A data file must hold its own data: copy them into one.")
-    return item[()]
+    filters = item.id.get_create_plist()
+    for code, _, _, name in map(filters.get_filter, range(filters.get_nfilters())):
+        if code not in _FILTERS:
+            raise DatasetError(
+                f"{path}: {key} is packed by {name.decode(errors='replace') or 'an unnamed filter'} (filter {code}), which "
+                "HDF5 would load as a plugin. Pack it by gzip: h5repack -f GZIP=4 in.h5 out.h5."
+            )
+    return item
+
+
+def _check_size(path: Path, *arrays: h5py.Dataset) -> None:
+    """A shape costs nothing on disk until something is written."""
+    try:
+        check_expansion(str(path), sum(array.nbytes for array in arrays), path.stat().st_size)
+    except FileRefused as error:
+        raise DatasetError(str(error)) from error
 
 
 def _hdf5_metadata(file: h5py.File) -> dict[str, Any]:
-    """Short entries of the group ``metadata`` and the file's attributes; stored networks and the like are skipped."""
+    """Short entries of ``metadata`` (a group, or JSON text) and attributes of the file; stored networks are skipped."""
     found: dict[str, Any] = {f"metadata/{key}": value for key, value in file.attrs.items() if np.ndim(value) == 0}
-    if "metadata" in file and _is_group(file, "metadata"):
+    if "metadata" not in file:
+        return found
+    if not _is_group(file, "metadata"):
+        metadata = _hdf5_dataset(Path(file.filename), file, "metadata")
+        _check_size(Path(file.filename), metadata)
+        found["metadata"] = metadata[()]
+    else:
         for key, item in file["metadata"].items():
             if isinstance(item, h5py.Dataset) and item.shape == () and not (item.is_virtual or item.external):
                 found[f"metadata/{key}"] = item[()]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import stat
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, Union
@@ -15,14 +17,14 @@ from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 from stable_baselines3.common.buffers import ReplayBuffer
 
-from sb3_offline.datasets.checks import build_dataset, warn_if_one_episode
+from sb3_offline.datasets.checks import build_dataset
 from sb3_offline.datasets.envs import env_from_spec, find_spec
 from sb3_offline.datasets.errors import DatasetError
 from sb3_offline.datasets.offline_dataset import ARRAY_NAMES, DatasetInfo, OfflineDataset
 from sb3_offline.datasets.references import REFERENCE_SCORES
 from sb3_offline.datasets.sources.arrays import open_arrays, open_offline_dataset, open_replay_buffer
 from sb3_offline.datasets.sources.builtin import builtin_name, open_builtin
-from sb3_offline.datasets.sources.files import looks_like_file, open_file
+from sb3_offline.datasets.sources.files import file_mode, looks_like_file, open_file, path_of
 from sb3_offline.datasets.sources.minari import is_minari_dataset, open_minari, open_minari_dataset
 from sb3_offline.datasets.sources.raw import RawSource
 
@@ -45,9 +47,7 @@ class DatasetSource:
 
         :raises DatasetError: naming the key, the row and the remedy
         """
-        dataset = self.read()
-        warn_if_one_episode(dataset)
-        return dataset
+        return self.read()
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,7 @@ class _Task:
     observation_space: spaces.Space | None
     action_space: spaces.Space | None
     download: bool
+    env_spec: EnvSpec | None = None
 
 
 def open_dataset(
@@ -67,6 +68,7 @@ def open_dataset(
     observation_space: spaces.Space | None = None,
     action_space: spaces.Space | None = None,
     download: bool = False,
+    env_spec: EnvSpec | None = None,
 ) -> DatasetSource:
     """Find out what a data set is without reading its arrays.
 
@@ -77,9 +79,10 @@ def open_dataset(
     :param observation_space: for data that do not have it; must agree with the data's own
     :param action_space: for data that do not have it; must agree with the data's own
     :param download: fetch a Minari data set that is not installed; otherwise the network is never used
+    :param env_spec: the task of data that name none, whose spaces the caller gives
     :raises DatasetError: if the source cannot be found or opened, or its spaces are not known
     """
-    return _open(source, _Task(env_id, observation_space, action_space, download))
+    return _open(source, _Task(env_id, observation_space, action_space, download, env_spec))
 
 
 def load_dataset(
@@ -113,7 +116,7 @@ def _open_one(source: Source, download: bool) -> RawSource:
     if isinstance(source, Mapping):
         return open_arrays(source)
     if isinstance(source, Path):
-        return open_file(source.expanduser())
+        return open_file(path_of(source))
     if isinstance(source, str):
         return _open_name(source, download)
     if is_minari_dataset(source):
@@ -128,13 +131,14 @@ def _open_name(name: str, download: bool) -> RawSource:
     packaged = builtin_name(name)
     if packaged is not None:
         return open_builtin(packaged)
-    path = Path(name).expanduser()
-    if looks_like_file(name) or path.is_file():
+    path = path_of(name)
+    mode = file_mode(path)
+    if looks_like_file(name) or (mode is not None and not stat.S_ISDIR(mode)):
         return open_file(path)
     try:
         return open_minari(name, download=download)
     except DatasetError:
-        if path.is_dir():
+        if mode is not None:
             open_file(path)  # says that it is a directory
         raise
 
@@ -151,6 +155,8 @@ def _describe(raw: RawSource, task: _Task) -> DatasetInfo:
     action_space = _one_space("action", task.action_space, own_action, raw.dataset_id)
     if observation_space is None or action_space is None:
         raise DatasetError(_spaces_unknown(raw))
+    if spec is None and raw.env_id is None:
+        spec = task.env_spec
     low, high, card = raw.reference_min_score, raw.reference_max_score, dict(raw.card)
     if inferred:
         card["env_id_from"] = raw.env_id_from
@@ -224,18 +230,38 @@ def _same_space(one: spaces.Space, other: spaces.Space, *, bounds: bool) -> bool
 def _open_many(sources: Sequence[Source], task: _Task) -> DatasetSource:
     if len(sources) == 0:
         raise DatasetError("An empty list holds no data: give at least one source.")
-    parts = [_open(source, task) for source in sources]
+    parts = []
+    for number, source in enumerate(sources, start=1):
+        with _named(number, len(sources)):
+            parts.append(_open(source, task))
     first = parts[0].info
-    for part in (p.info for p in parts[1:]):
+    for number, part in enumerate((p.info for p in parts[1:]), start=2):
         for kind in ("observation", "action"):
             own, other = getattr(first, f"{kind}_space"), getattr(part, f"{kind}_space")
             if not _same_space(own, other, bounds=kind == "action"):
                 raise DatasetError(
-                    f"{first.dataset_id} and {part.dataset_id} cannot be one data set: their {kind} spaces differ, "
-                    f"{own} and {other}."
+                    f"{first.dataset_id} and source {number}, {part.dataset_id}, cannot be one data set: their {kind} "
+                    f"spaces differ, {own} and {other}."
                 )
     info = _joint_info([part.info for part in parts])
-    return DatasetSource(info, lambda: _concatenate(info, [part.read() for part in parts]))
+    return DatasetSource(info, lambda: _concatenate(info, _read_all(parts)))
+
+
+@contextmanager
+def _named(number: int, n_sources: int) -> Iterator[None]:
+    """Errors say which source of a list they are about; several may have the same name."""
+    try:
+        yield
+    except DatasetError as error:
+        raise DatasetError(f"source {number} of {n_sources}: {error}") from error
+
+
+def _read_all(parts: Sequence[DatasetSource]) -> list[OfflineDataset]:
+    datasets = []
+    for number, part in enumerate(parts, start=1):
+        with _named(number, len(parts)):
+            datasets.append(part.read())
+    return datasets
 
 
 def _joint_info(infos: Sequence[DatasetInfo]) -> DatasetInfo:
@@ -256,4 +282,5 @@ def _concatenate(info: DatasetInfo, parts: Sequence[OfflineDataset]) -> OfflineD
     arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in ARRAY_NAMES}
     last = np.cumsum([len(part) for part in parts]) - 1
     arrays["truncations"][last] |= ~arrays["terminations"][last]
-    return OfflineDataset(info, **arrays)
+    described = [{**facts, "rows": len(part)} for facts, part in zip(info.card["parts"], parts, strict=True)]
+    return OfflineDataset(replace(info, card={**info.card, "parts": described}), **arrays)

@@ -148,7 +148,7 @@ def _as_array(name: str, value: Any, where: str) -> np.ndarray:
         )
     try:
         array = np.asarray(value)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RuntimeError) as error:  # RuntimeError: a torch tensor that requires grad
         raise DatasetError(f"{where}: {name} is not one rectangular array of numbers ({error}).") from error
     if array.dtype.kind not in "biuf":
         raise DatasetError(
@@ -293,13 +293,3 @@ def _with_next_from_rows(
         truncations[keep],
         ~terminations[keep],
     )
-
-
-def warn_if_one_episode(dataset: OfflineDataset) -> None:
-    """A single episode is allowed, but more often it is several whose ends were not marked."""
-    if dataset.n_episodes == 1:
-        warnings.warn(
-            f"{dataset.info.dataset_id} is one single episode of {len(dataset)} rows. If it is several, mark their "
-            "ends in terminations and truncations.",
-            stacklevel=3,
-        )

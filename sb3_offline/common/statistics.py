@@ -1,0 +1,63 @@
+"""VecNormalize's statistics as JSON beside a model; SB3's own files of them are pickles."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+
+from sb3_offline.common.archives import FileRefused
+from sb3_offline.common.encoding import decode, encode
+from sb3_offline.common.saving import is_trusted
+
+STATISTICS, PICKLED_STATISTICS = "vecnormalize.json", "vecnormalize.pkl"
+
+_SETTINGS = ("norm_obs", "norm_reward", "clip_obs", "clip_reward", "gamma", "epsilon", "norm_obs_keys")
+_MOMENTS = ("obs_rms", "ret_rms")
+
+
+def save_statistics(normalizer: VecNormalize, folder: Path) -> None:
+    """Write a normaliser's settings and running moments into a folder, as ``vecnormalize.json``."""
+    state = {name: getattr(normalizer, name) for name in (*_SETTINGS, *_MOMENTS) if hasattr(normalizer, name)}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / STATISTICS).write_text(json.dumps(encode(state)), encoding="utf-8")
+
+
+def load_statistics(folder: Path, venv: VecEnv, trust: bool = False) -> VecNormalize | None:
+    """
+    Normalise an env by the statistics in a folder; they are not updated, and rewards stay raw.
+
+    :param trust: also read SB3's ``vecnormalize.pkl``, which can run any code
+    :return: the wrapped env, or None if the folder has no statistics
+    :raises FileRefused: if they are damaged, or pickled and not trusted
+    """
+    path, pickled = folder / STATISTICS, folder / PICKLED_STATISTICS
+    if path.exists():
+        normalizer = _from_json(path, venv)
+    elif not pickled.exists():
+        return None
+    elif is_trusted(trust):
+        normalizer = VecNormalize.load(str(pickled), venv)
+    else:
+        raise FileRefused(
+            f"{pickled} is pickled, and reading it can run any code. If you trust who wrote it, say trust=True (--trust)."
+        )
+    normalizer.training = normalizer.norm_reward = False
+    return normalizer
+
+
+def _from_json(path: Path, venv: VecEnv) -> VecNormalize:
+    try:
+        state: dict[str, Any] = decode(json.loads(path.read_text(encoding="utf-8")))
+        normalizer = VecNormalize(venv, **{name: state[name] for name in _SETTINGS})
+        for name in _MOMENTS:
+            if name in state:
+                present = vars(normalizer)[name]
+                if vars(state[name]).keys() != vars(present).keys() or state[name].mean.shape != present.mean.shape:
+                    raise ValueError(f"{name} is of another shape")
+                setattr(normalizer, name, state[name])
+    except (ValueError, TypeError, KeyError, AttributeError, AssertionError, RecursionError) as error:
+        raise FileRefused(f"{path} is damaged, or belongs to another task: {error}") from error
+    return normalizer

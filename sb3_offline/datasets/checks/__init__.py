@@ -1,0 +1,7 @@
+"""The data gate: what is refused before anything is trained, and what is warned of."""
+
+from sb3_offline.datasets.checks.arrays import ACTION_TOLERANCE, ALIASES, build_dataset
+from sb3_offline.datasets.checks.findings import Finding
+from sb3_offline.datasets.checks.gate import check_dataset, pass_gate
+
+__all__ = ["ACTION_TOLERANCE", "ALIASES", "Finding", "build_dataset", "check_dataset", "pass_gate"]

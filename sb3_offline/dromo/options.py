@@ -1,0 +1,72 @@
+"""Which of DROMO's options go together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def check_size(robustness: str, sizes: Mapping[str, float | None]) -> float:
+    """
+    The size of the chosen robustness set; 0.1 for "std" if none is given.
+
+    :param robustness: "std", "chi2" or "wasserstein".
+    :param sizes: ``robust_weight``, ``chi2_radius`` and ``wasserstein_radius`` as given, in this order.
+    :raises ValueError: for a negative size, one that belongs to another set, or a ball without one.
+    """
+    names = dict(zip(("std", "chi2", "wasserstein"), sizes, strict=True))
+    if robustness not in names:
+        raise ValueError(f"robustness must be one of {', '.join(names)}, got {robustness!r}.")
+    for owner, name in names.items():
+        size = sizes[name]
+        if size is None:
+            continue
+        if owner != robustness:
+            raise ValueError(f"{name} belongs to robustness={owner!r}, not to {robustness!r}: give {names[robustness]}.")
+        if not size >= 0:
+            raise ValueError(f"{name} must not be negative, got {size}.")
+    given = sizes[names[robustness]]
+    if given is None and robustness != "std":
+        raise ValueError(f"robustness={robustness!r} needs {names[robustness]}, the size of its ball; 0 is COMBO.")
+    return 0.1 if given is None else given
+
+
+def refuse_contradictions(
+    robustness: str,
+    strict: bool,
+    visitation: str | None,
+    count_scale: str,
+    behavior_kwargs: Mapping[str, Any] | None,
+    conservative_weight: float | None,
+) -> None:
+    """
+    Options of parts that are not there.
+
+    :raises ValueError: with the reason.
+    """
+    if strict and robustness != "std":
+        raise ValueError(f"strict (Eq 17) is the standard deviation over d_f; it has no robustness={robustness!r}.")
+    if strict and visitation not in (None, "constant"):
+        raise ValueError(f"strict (Eq 17) has one n for all states; visitation={visitation!r} belongs to Eq 13.")
+    if robustness == "wasserstein" and (visitation is not None or count_scale != "reference"):
+        raise ValueError("robustness='wasserstein' has one ball for all states: leave out visitation and count_scale.")
+    if behavior_kwargs and (strict or robustness == "wasserstein"):
+        user = "strict (Eq 17)" if strict else "robustness='wasserstein'"
+        raise ValueError(f"behavior_kwargs fits pi_beta, of which {user} draws no actions: leave it out.")
+    if robustness != "std" and conservative_weight == 0:
+        raise ValueError(f"robustness={robustness!r} is weighed by beta: with conservative_weight=0 it does nothing.")
+
+
+def check_lipschitz(lipschitz_weight: float, lipschitz_bound: float | None) -> None:
+    """
+    A weight and its bound.
+
+    :raises ValueError: for a negative one, or one without the other.
+    """
+    if not lipschitz_weight >= 0 or (lipschitz_bound is not None and not lipschitz_bound >= 0):
+        raise ValueError(f"lipschitz_weight={lipschitz_weight} and lipschitz_bound={lipschitz_bound} must not be negative.")
+    if (lipschitz_weight > 0) != (lipschitz_bound is not None):
+        raise ValueError(
+            f"lipschitz_weight={lipschitz_weight} and lipschitz_bound={lipschitz_bound} belong together: a positive weight "
+            "needs the slope from which it counts, in units of Q per standard deviation of an observation."
+        )

@@ -1,0 +1,58 @@
+"""Automatic f (experimental; named by the DROMO paper as future work): trust data as far as the model's target is biased."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch as th
+
+from sb3_offline.common.buffers import unscale_actions
+from sb3_offline.common.networks import Batch
+from sb3_offline.common.offline_sac import SACNoise
+
+if TYPE_CHECKING:
+    from sb3_offline.dromo.dromo import DROMO
+
+BOUNDS = (0.05, 0.95)
+N_ROWS, N_DRAWS, RATE = 1024, 8, 0.1  # transitions and draws of the model each an estimate; weight of a new one
+
+
+def bias_and_variance(y_data: th.Tensor, y_model: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+    """
+    b^2 = max(0, E_D (T~Q - T^Q)^2 - sigma^2), and sigma^2, the variance of one sampled target.
+
+    sigma^2 is the model's, as the data hold one sample a pair; the mean of the K draws adds sigma^2 / K to the square.
+
+    :param y_data: T~Q by the logged next states, (B,).
+    :param y_model: T^Q by K draws of the model at the same pairs, (K, B).
+    """
+    variance = y_model.var(dim=0).mean()
+    square = (y_data - y_model.mean(dim=0)).square().mean()
+    return (square - variance * (1.0 + 1.0 / len(y_model))).clamp(min=0), variance
+
+
+def optimal_real_ratio(bias2: th.Tensor, variance: th.Tensor) -> float:
+    """f* = b^2 / (b^2 + sigma^2), which minimises f^2 sigma^2 + (1 - f)^2 b^2, clipped to [.05, .95]."""
+    return float((bias2 / (bias2 + variance).clamp(min=1e-12)).clamp(*BOUNDS))
+
+
+@th.no_grad()
+def next_real_ratio(model: DROMO) -> float:
+    """f moved towards f*, estimated on rows of the data with the target critics and draws of the model."""
+    generator, nets, (low, high) = model.streams["real_ratio"], model.networks(), model._action_bounds
+    rows = th.randint(model.replay_buffer.size(), (N_ROWS,), generator=generator, device=model.device)
+    data = Batch.of(model.replay_buffer._get_samples(rows))
+
+    def target(batch: Batch) -> th.Tensor:
+        normals = model.normals(len(batch.rewards), 1, batch.actions.shape[1], stream="real_ratio")
+        return model.td_target(nets, batch, SACNoise(next_action=normals, action=normals))
+
+    def imagined() -> Batch:
+        actions = unscale_actions(data.actions, low, high)
+        sample = model.dynamics.sample(data.observations, actions, generator)
+        ended = model.termination(data.observations, actions, sample.next_observations)
+        return data._replace(next_observations=sample.next_observations, rewards=sample.rewards, dones=ended.float())
+
+    y_model = th.stack([target(imagined()) for _ in range(N_DRAWS)])
+    best = optimal_real_ratio(*bias_and_variance(target(data), y_model))
+    return model.real_ratio + RATE * (best - model.real_ratio)

@@ -1,0 +1,406 @@
+"""Saved models: everything comes back, and a file runs no code."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import pickle
+import sys
+import warnings
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from stable_baselines3 import SAC
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.save_util import load_from_zip_file
+from stable_baselines3.common.torch_layers import FlattenExtractor
+from stable_baselines3.common.utils import LinearSchedule
+
+from sb3_offline import CQL, DROMO, MOPO, OfflineSAC, PreQN, load_dataset
+from sb3_offline.common.archives import FileRefused
+from sb3_offline.common.model_file import HEADER, ModelFile
+from sb3_offline.common.saving import trusting
+from sb3_offline.common.schedules import hold_then_decay
+from tests.conftest import FAST, FAST_DROMO, FAST_MODEL_BASED
+
+DATA = "sb3_offline/Pendulum-medium-v0"
+OBSERVATIONS = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+SMALL: dict[str, Any] = {"policy_kwargs": {"net_arch": [8]}, "batch_size": 8, "seed": 0, "device": "cpu"}
+PREQN = SMALL | {"policy_kwargs": {"net_arch": [8], "activation_fn": th.nn.Tanh}}
+ALGORITHMS: list[tuple[Any, dict[str, Any]]] = [
+    (OfflineSAC, SMALL),
+    (CQL, FAST | {"target_gap": 1.0}),
+    (DROMO, FAST_DROMO),
+    (MOPO, FAST_MODEL_BASED),
+    (PreQN, PREQN),
+]
+
+_unpickled: list[str] | None = None
+
+
+def _note(event: str, args: tuple[Any, ...]) -> None:
+    if _unpickled is not None and event in ("pickle.find_class", "os.system", "os.mkdir", "subprocess.Popen"):
+        _unpickled.append(f"{event}{args}")
+
+
+sys.addaudithook(_note)
+
+
+@contextmanager
+def nothing_unpickled() -> Iterator[None]:
+    """Python itself reports what a pickle asks for."""
+    global _unpickled
+    _unpickled = []
+    try:
+        yield
+        assert _unpickled == []
+    finally:
+        _unpickled = None
+
+
+def test_the_witness_sees_pickles() -> None:
+    with pytest.raises(AssertionError, match="find_class"), nothing_unpickled():
+        pickle.loads(pickle.dumps(Path("a")))
+
+
+class Trap:
+    """Leaves a trace when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.path),)
+
+
+def small(algorithm: Any = CQL, **options: Any) -> Any:
+    return algorithm("MlpPolicy", DATA, **(SMALL | options))
+
+
+def rewrite(path: Path, **changed: bytes | None) -> None:
+    """Put other members into a file; None takes one away."""
+    with zipfile.ZipFile(path) as archive:
+        members: dict[str, Any] = {info.filename: archive.read(info) for info in archive.infolist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in (members | changed).items():
+            if content is not None:
+                archive.writestr(name, content)
+
+
+def edit(path: Path, **changed: Any) -> None:
+    """Other hyperparameters in a file."""
+    with zipfile.ZipFile(path) as archive:
+        data = json.loads(archive.read("data"))
+    rewrite(path, data=json.dumps(data | changed).encode())
+
+
+def as_before(path: Path) -> None:
+    """The file as SB3 alone, and earlier versions, wrote it."""
+    with zipfile.ZipFile(path) as archive:
+        data = json.loads(archive.read("data"))
+    for item in data.values():
+        if isinstance(item, dict):
+            item.pop(":json:", None)
+    rewrite(path, **{"data": json.dumps(data).encode(), HEADER: None})
+
+
+def flat(parameters: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(parameters, dict):
+        return {k: v for key, value in parameters.items() for k, v in flat(value, f"{prefix}.{key}").items()}
+    return {prefix: parameters}
+
+
+def assert_equal_parameters(one: Any, other: Any) -> None:
+    expected, found = flat(one.get_parameters()), flat(other.get_parameters())
+    assert expected.keys() == found.keys()
+    for name, value in expected.items():
+        assert th.equal(value, found[name]) if isinstance(value, th.Tensor) else value == found[name], name
+
+
+# --- what comes back ---
+
+
+@pytest.mark.parametrize(("algorithm", "options"), ALGORITHMS)
+def test_a_trained_model_comes_back_without_unpickling(algorithm: Any, options: dict[str, Any], tmp_path: Path) -> None:
+    model = algorithm("MlpPolicy", DATA, **options).learn(3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.save(tmp_path / "model")
+    with nothing_unpickled():
+        loaded = algorithm.load(tmp_path / "model", device="cpu")
+    assert_equal_parameters(model, loaded)
+    for name in ("gamma", "batch_size", "observation_space", "action_space", "policy_class", "train_freq", "dataset_info"):
+        assert getattr(loaded, name) == getattr(model, name), name
+    expected, found = (m.predict(OBSERVATIONS, deterministic=True)[0] for m in (model, loaded))
+    np.testing.assert_array_equal(expected, found)
+    assert loaded.learn(2, reset_num_timesteps=False).num_timesteps == 5
+
+
+def test_known_classes_and_schedules_need_nothing(tmp_path: Path) -> None:
+    policy_kwargs = {
+        "net_arch": {"pi": [8], "qf": [8]},
+        "activation_fn": th.nn.Tanh,
+        "optimizer_class": th.optim.AdamW,
+        "features_extractor_class": FlattenExtractor,
+    }
+    options = {"learning_rate": hold_then_decay, "qf_learning_rate": LinearSchedule(1e-3, 1e-4, 0.5)}
+    model = small(policy_kwargs=policy_kwargs, **options)
+    model.save(tmp_path / "model")
+    with nothing_unpickled():
+        loaded = CQL.load(tmp_path / "model", device="cpu")
+    assert loaded.policy_kwargs | policy_kwargs == loaded.policy_kwargs
+    assert isinstance(loaded.actor.optimizer, th.optim.AdamW)
+    assert loaded.lr_schedule(0.25) == hold_then_decay(0.25)
+    assert loaded.qf_lr_schedule(0.75) == pytest.approx(1e-3 - 0.25 * 9e-4 / 0.5)
+
+
+def test_kwargs_custom_objects_and_env_as_in_sb3(tmp_path: Path) -> None:
+    small().save(tmp_path / "model")
+    env = gym.make("Pendulum-v1")
+    loaded = CQL.load(tmp_path / "model", env, "cpu", {"gamma": 0.5}, batch_size=4)
+    assert (loaded.gamma, loaded.batch_size) == (0.5, 4)
+    assert loaded.get_env().num_envs == 1
+    with pytest.raises(ValueError, match="Observation spaces do not match"):
+        CQL.load(tmp_path / "model", env=gym.make("MountainCarContinuous-v0"), device="cpu")
+    with pytest.raises(ValueError, match="must be a dict"):
+        CQL.load(tmp_path / "model", custom_objects=["gamma"])  # type: ignore[arg-type]
+    with pytest.raises(FileNotFoundError):
+        CQL.load(tmp_path / "nothing")
+
+
+def test_sb3s_tools_read_our_file(tmp_path: Path) -> None:
+    model = small().learn(2)
+    model.save(tmp_path / "model")
+    data, parameters, variables = load_from_zip_file(tmp_path / "model.zip", device="cpu")
+    assert data is not None
+    assert data["observation_space"] == model.observation_space
+    assert data["policy_class"] is type(model.policy)
+    assert th.equal(variables["log_ent_coef"], model.log_ent_coef)  # type: ignore[index]
+    plain = SAC.load(tmp_path / "model", device="cpu")  # the policy, without this package's algorithm
+    expected, found = (m.predict(OBSERVATIONS, deterministic=True)[0] for m in (model, plain))
+    np.testing.assert_array_equal(expected, found)
+    assert parameters.keys() == model.get_parameters().keys()
+
+
+def test_parameters_from_a_file(tmp_path: Path) -> None:
+    model, other = small().learn(2), small(seed=1)
+    model.save(tmp_path / "model")
+    with nothing_unpickled():
+        other.set_parameters(tmp_path / "model", device="cpu")
+    assert_equal_parameters(model, other)
+    assert ModelFile(tmp_path / "model").parameters().keys() == model.get_parameters().keys()
+    as_before(tmp_path / "model.zip")  # its tensors never were a danger
+    small(seed=2).set_parameters(str(tmp_path / "model.zip"))
+
+
+# --- what is not plain data ---
+
+
+def halved(progress: float) -> float:
+    return 1e-3 * 0.5 ** (1 - progress)
+
+
+def test_a_schedule_of_ones_own(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match=r"learning_rate is .*halved, which is not plain data.*custom_objects="):
+        small(learning_rate=halved).save(tmp_path / "model")
+    with pytest.raises(FileRefused, match=r"needs what only unpickling.*'learning_rate' \(<class 'function'>\)"):
+        CQL.load(tmp_path / "model")
+    with nothing_unpickled():
+        loaded = CQL.load(tmp_path / "model", custom_objects={"learning_rate": halved}, device="cpu")
+        assert CQL.load(tmp_path / "model", learning_rate=1e-4, device="cpu").lr_schedule(1.0) == 1e-4
+    assert loaded.lr_schedule(0.0) == 5e-4
+    assert CQL.load(tmp_path / "model", device="cpu", trust=True).learning_rate(0.0) == 5e-4  # type: ignore[operator]
+
+
+class OwnExtractor(FlattenExtractor):
+    """Somebody's own."""
+
+
+def test_a_network_of_ones_own(tmp_path: Path) -> None:
+    policy_kwargs = {"net_arch": [8], "features_extractor_class": OwnExtractor}
+    with pytest.warns(UserWarning, match=r"policy_kwargs\['features_extractor_class'\] is .*OwnExtractor"):
+        small(policy_kwargs=policy_kwargs).save(tmp_path / "model")
+    with pytest.raises(FileRefused, match="'policy_kwargs'"):
+        CQL.load(tmp_path / "model")
+    loaded = CQL.load(tmp_path / "model", custom_objects={"policy_kwargs": policy_kwargs}, device="cpu")
+    assert isinstance(loaded.actor.features_extractor, OwnExtractor)
+
+
+def test_files_of_before_need_trust(tmp_path: Path) -> None:
+    model = small()
+    model.save(tmp_path / "model")
+    as_before(tmp_path / "model.zip")
+    with pytest.raises(FileRefused, match=r"model is pickled: .*CQL\.load\(path, trust=True\), then save it again"):
+        CQL.load(tmp_path / "model")
+    assert_equal_parameters(model, CQL.load(tmp_path / "model", device="cpu", trust=True))
+    with trusting(True):
+        assert CQL.load(tmp_path / "model", device="cpu").gamma == model.gamma
+    with trusting(False), pytest.raises(FileRefused):
+        CQL.load(tmp_path / "model")
+
+
+def test_another_class_is_named(tmp_path: Path) -> None:
+    small(OfflineSAC).save(tmp_path / "model")
+    with pytest.raises(FileRefused, match=r"holds a OfflineSAC, not a CQL: load it by OfflineSAC\.load"):
+        CQL.load(tmp_path / "model", trust=True)
+    assert ModelFile(tmp_path / "model").header()["class"] == "OfflineSAC"  # type: ignore[index]
+
+
+# --- files that mean harm ---
+
+
+def test_code_in_any_member_is_not_run(tmp_path: Path) -> None:
+    small().save(tmp_path / "model")
+    original = (tmp_path / "model.zip").read_bytes()
+    trap = Trap(tmp_path / "trace")
+    stream = io.BytesIO()
+    th.save({"weight": trap}, stream)
+    with zipfile.ZipFile(tmp_path / "model.zip") as archive:
+        names = archive.namelist()
+    for name in [*names, "evil.pth", "tensors.pth", "evil.pkl"]:
+        for content in (pickle.dumps(trap), stream.getvalue()):
+            (tmp_path / "model.zip").write_bytes(original)
+            rewrite(tmp_path / "model.zip", **{name: content})
+            with nothing_unpickled():
+                if name in ("_stable_baselines3_version", "system_info.txt", "evil.pkl"):
+                    CQL.load(tmp_path / "model", device="cpu")  # nobody reads these
+                    continue
+                with pytest.raises(FileRefused, match=r"model"):
+                    CQL.load(tmp_path / "model", device="cpu")
+    assert not (tmp_path / "trace").exists()
+
+
+def test_a_pickle_among_hyperparameters_is_not_run(tmp_path: Path) -> None:
+    small().save(tmp_path / "model")
+    evil = {":type:": "float", ":serialized:": base64.b64encode(pickle.dumps(Trap(tmp_path / "trace"))).decode()}
+    original = (tmp_path / "model.zip").read_bytes()
+    with nothing_unpickled():
+        for key in ("gamma", "observation_space", "something_new", "_logger"):
+            edit(tmp_path / "model.zip", **{key: evil})
+            with pytest.raises(FileRefused, match=f"needs what only unpickling could bring back.*'{key}'"):
+                CQL.load(tmp_path / "model")
+            (tmp_path / "model.zip").write_bytes(original)
+        edit(tmp_path / "model.zip", gamma=evil | {":json:": 0.5})  # what plain data there is, is taken
+        assert CQL.load(tmp_path / "model", device="cpu").gamma == 0.5
+    assert not (tmp_path / "trace").exists()
+    edit(tmp_path / "model.zip", gamma=evil)
+    CQL.load(tmp_path / "model", device="cpu", trust=True)  # the trap is real
+    assert (tmp_path / "trace").exists()
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"predict": 1}, "'predict', which is none of CQL"),
+        ({"logger": 1}, "'logger', which is none of CQL"),
+        ({"env": "os:system-v0"}, "'env', which is none of CQL"),
+        ({"policy_class": {":serialized:": "", ":json:": {"!": "class", "name": "os.system"}}}, "policy_class cannot be read"),
+        ({"policy_class": "NoPolicy"}, "NoPolicy"),
+        ({"policy_kwargs": 3}, "does not make a CQL"),
+        ({"policy_kwargs": {"net_arch": [16]}}, "does not make a CQL: RuntimeError: .*SACPolicy: size mismatch"),
+        ({"policy_kwargs": {"net_arch": [10**9, 10**9]}}, "asks for networks much larger than its tensors"),
+        ({"policy_kwargs": {"net_arch": [1] * 50_000}}, "asks for networks much larger"),
+        ({"observation_space": None}, "observation_space is no space"),
+        ({"gamma": {"!": "x"}, "action_space": [1]}, "action_space is no space"),
+        ({"learning_rate": "fast"}, "does not make a CQL"),
+    ],
+    ids=lambda value: str(value)[:50],
+)
+def test_hyperparameters_that_cannot_be(changed: dict[str, Any], message: str, tmp_path: Path) -> None:
+    small().save(tmp_path / "model")
+    edit(tmp_path / "model.zip", **changed)
+    with nothing_unpickled(), pytest.raises(ValueError, match=message):
+        CQL.load(tmp_path / "model", device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"data": None}, "no member 'data'"),
+        ({"data": b"\xff"}, "is damaged: its hyperparameters are no JSON"),
+        ({"data": b"[" * 100_000}, "is damaged: its hyperparameters are no JSON"),
+        ({"data": b"[]"}, "are no JSON object"),
+        ({"policy.pth": None}, r"is damaged: policy\.pth is missing"),
+        ({HEADER: b"{}"}, "is of format None"),
+        ({HEADER: json.dumps({"format": 1, "class": "CQL", "members": [[], 1]}).encode()}, r"damaged: \[\], 1 is missing"),
+        (
+            {HEADER: json.dumps({"format": 2, "class": "CQL", "members": [], "version": "9"}).encode()},
+            "format 2.*reads 1.*version 9",
+        ),
+        ({"../evil": b""}, "outside of the archive"),
+        ({"zeros": bytes(10)}, None),
+    ],
+    ids=lambda value: str(value)[:50],
+)
+def test_members_that_cannot_be(changed: dict[str, bytes | None], message: str | None, tmp_path: Path) -> None:
+    small().save(tmp_path / "model")
+    rewrite(tmp_path / "model.zip", **changed)
+    if message is None:
+        CQL.load(tmp_path / "model", device="cpu")
+        return
+    with nothing_unpickled(), pytest.raises(FileRefused, match=message):
+        CQL.load(tmp_path / "model", device="cpu")
+
+
+def test_a_zip_bomb_is_refused(tmp_path: Path) -> None:
+    small().save(tmp_path / "model")
+    with zipfile.ZipFile(tmp_path / "model.zip", "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("zeros", bytes(70 * 2**20))
+    with pytest.raises(FileRefused, match="as a zip bomb does"):
+        CQL.load(tmp_path / "model")
+
+
+@pytest.mark.parametrize("content", [b"", b"not a zip", b"PK\x03\x04"])
+def test_no_model_at_all(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "model.zip").write_bytes(content)
+    with pytest.raises(FileRefused, match=r"model\.zip is no zip archive"):
+        CQL.load(tmp_path / "model.zip")
+    with pytest.raises(FileRefused, match="no zip archive"):
+        small().set_parameters(tmp_path / "model.zip")
+
+
+# --- buffers ---
+
+
+def test_the_buffer_is_data_and_no_pickle(tmp_path: Path) -> None:
+    model = small().learn(1)
+    model.save_replay_buffer(tmp_path / "buffer")
+    data = load_dataset(tmp_path / "buffer.npz", env_id="Pendulum-v1")
+    assert data.fingerprint() == load_dataset(DATA).fingerprint()
+    other = CQL("MlpPolicy", "Pendulum-v1", **SMALL)
+    other.load_replay_buffer(tmp_path / "buffer.npz")
+    other.learn(1)
+    assert len(other.replay_buffer.observations) == len(data)
+
+
+def test_what_was_collected_online_is_data_too(tmp_path: Path) -> None:
+    model = PreQN("MlpPolicy", "Pendulum-v1", **PREQN)
+    model.learn_online(30, learning_starts=50)
+    model.save_replay_buffer(tmp_path / "buffer.npz")
+    assert len(load_dataset(tmp_path / "buffer.npz", env_id="Pendulum-v1")) == 30
+
+
+def test_a_pickled_buffer_needs_trust(tmp_path: Path) -> None:
+    online = SAC("MlpPolicy", "Pendulum-v1", learning_starts=100, policy_kwargs={"net_arch": [8]}).learn(40)
+    online.save_replay_buffer(tmp_path / "buffer.pkl")
+    model = CQL("MlpPolicy", "Pendulum-v1", **SMALL)
+    with nothing_unpickled(), pytest.raises(FileRefused, match=r"buffer\.pkl is no \.npz.*say trust=True"):
+        model.load_replay_buffer(tmp_path / "buffer.pkl")
+    model.load_replay_buffer(tmp_path / "buffer.pkl", trust=True)
+    assert len(model.load_dataset()) == 40
+
+
+def test_every_algorithm_is_safe() -> None:
+    """No child brings SB3's own load back."""
+    for algorithm, _ in ALGORITHMS:
+        assert algorithm.load.__func__ is not BaseAlgorithm.load.__func__  # type: ignore[attr-defined]
+        assert algorithm.load.__func__ is CQL.load.__func__  # type: ignore[attr-defined]

@@ -1,0 +1,134 @@
+"""DROMO over a chi-square ball and a Wasserstein ball, against the tabular layer: one-hot critics and linear Q."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+import torch as th
+
+from sb3_offline import COMBO, DROMO
+from sb3_offline.dromo.dromo import DROMONoise
+from sb3_offline.tabular import combo_update, dromo_update
+from sb3_offline.tabular.ambiguity import chi2_worst_case
+from tests.conformance.tables import TableNetworks, enumerate_policy, minimise
+from tests.conformance.test_conformance import TOLERANCE, Problem, float64, make  # noqa: F401
+
+
+class LinearTable(TableNetworks):
+    """Q = F w over the states and actions of a finite problem; ``table`` is F w, differentiable in w."""
+
+    def __init__(self, features: np.ndarray, weights: np.ndarray, visits: np.ndarray):
+        super().__init__(features @ weights, visits)
+        self.weights = th.tensor(weights, requires_grad=True)
+        self.table = (th.tensor(features) @ self.weights).unsqueeze(0)
+
+
+def chi2_noise(problem: Problem, batch: Any) -> DROMONoise:
+    return DROMONoise(
+        **vars(problem.noise(batch)),
+        behavior=enumerate_policy(problem.pi_beta, batch.observations),  # type: ignore[arg-type]
+        robust_policy=enumerate_policy(problem.pi, batch.observations),
+    )
+
+
+def chi2_model(problem: Problem, radius: float, beta: float = 0.4) -> DROMO:
+    return make(DROMO, robustness="chi2", chi2_radius=radius, conservative_weight=beta, real_ratio=problem.f)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_chi2_unclipped_has_the_minimiser_of_eq_13(seed: int) -> None:
+    """alpha = beta sqrt(radius): the ball's minimiser on one-hot critics is A4's, where no action is left out."""
+    problem = Problem(seed)
+    batch, radius = problem.batch(), 0.2
+    pi_f = problem.f * problem.pi_beta / 12 + (1 - problem.f) * problem.pi / 12
+    alpha = 0.4 * radius**0.5
+    expected = dromo_update(problem.y, problem.d, problem.rho, problem.visits, pi_f, problem.f, 0.4, alpha)
+    mean = (pi_f * expected).sum(1, keepdims=True)
+    std = np.sqrt((pi_f * (expected - mean) ** 2).sum(1, keepdims=True))
+    ball = np.sqrt(radius / problem.visits[:, None])
+    assert (ball * (mean - expected.min(1, keepdims=True)) <= std).all()  # Thm 3.1's condition of equality
+    nets = TableNetworks(combo_update(problem.y, problem.d, problem.rho, problem.f, 0.4), problem.visits)
+    solution = minimise(chi2_model(problem, radius), nets, batch, chi2_noise(problem, batch))
+    np.testing.assert_allclose(solution, expected, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("radius", [0.3, 3.0, 30.0])
+@pytest.mark.parametrize("seed", range(2))
+def test_chi2_for_linear_q(seed: int, radius: float) -> None:
+    """The loss exceeds COMBO's by beta E_{s ~ d_f} (sup - E), and its gradient in w is the oracle's, clipped or not."""
+    problem, rng = Problem(seed), np.random.default_rng(seed)
+    batch, features, weights = problem.batch(), rng.normal(size=(4, 3, 5)), rng.normal(size=5)
+    pi_f = problem.f * problem.pi_beta / 12 + (1 - problem.f) * problem.pi / 12
+    states = (problem.real + problem.model).sum(1) / (problem.real + problem.model).sum()
+
+    def excess(w: np.ndarray) -> float:
+        q = features @ w
+        worst = [chi2_worst_case(q[s], pi_f[s], radius / problem.visits[s]) - pi_f[s] @ q[s] for s in range(4)]
+        return float(0.4 * states @ worst)
+
+    def gradient_of(model: Any, noise: Any) -> tuple[float, np.ndarray]:
+        nets = LinearTable(features, weights, problem.visits)
+        loss, _ = model.critic_loss(nets, batch, noise)
+        return float(loss.detach()), th.autograd.grad(loss, nets.weights)[0].numpy()
+
+    loss, gradient = gradient_of(chi2_model(problem, radius), chi2_noise(problem, batch))
+    combo = make(COMBO, conservative_weight=0.4, real_ratio=problem.f)
+    combo_loss, combo_gradient = gradient_of(combo, problem.noise(batch))
+    assert loss - combo_loss == pytest.approx(excess(weights), abs=1e-8)
+    steps = 1e-5 * np.eye(5)
+    differences = [(excess(weights + step) - excess(weights - step)) / 2e-5 for step in steps]
+    np.testing.assert_allclose(gradient - combo_gradient, differences, atol=TOLERANCE)
+
+
+class LinearQ:
+    """Q(s, a) = w . (s, a) over real numbers, rows of a batch beside their actions."""
+
+    def __init__(self, weights: np.ndarray):
+        self.weights = th.tensor(weights, requires_grad=True)
+        self.observation_scale = th.ones(1)
+
+    def q(self, observations: th.Tensor, actions: th.Tensor) -> th.Tensor:
+        return (self.weights[0] * observations[:, None, 0] + self.weights[1] * actions[..., 0]).unsqueeze(0)
+
+    q_target = q
+
+    def sample(self, observations: th.Tensor, noise: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+        return noise, th.zeros(noise.shape[:2])
+
+
+def test_wasserstein_for_linear_q() -> None:
+    """COMBO's loss with E_rho Q replaced by its sup over W2 <= eps, E_rho Q + eps |w|; its gradient by beta eps w/|w|."""
+    problem = Problem(0)
+    batch, weights = problem.batch(), np.array([1.5, -0.8])
+    noise = problem.noise(batch)
+    combo = make(COMBO, conservative_weight=0.4)
+    dromo = make(DROMO, robustness="wasserstein", wasserstein_radius=0.25, conservative_weight=0.4)
+    found = []
+    for model in (combo, dromo):
+        nets = LinearQ(weights)
+        loss, _ = model.critic_loss(nets, batch, noise)
+        found.append((float(loss.detach()), th.autograd.grad(loss, nets.weights)[0].numpy()))
+    norm = np.linalg.norm(weights)
+    assert norm == pytest.approx(1.7)
+    assert found[1][0] - found[0][0] == pytest.approx(0.4 * 0.25 * 1.7, abs=1e-10)
+    np.testing.assert_allclose(found[1][1] - found[0][1], 0.4 * 0.25 * weights / norm, atol=1e-10)
+    # and no other displacement of mean square eps^2 moves E_rho Q further
+    displacements = np.random.default_rng(0).normal(size=(500, 20, 2))
+    displacements *= 0.25 / np.sqrt((displacements**2).sum(-1).mean(-1))[:, None, None]
+    assert (displacements @ weights).mean(-1).max() < 0.25 * norm
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_combo_on_mixed_states(seed: int) -> None:
+    """penalty_states="mix": rho' = d_f(s) pi(a|s) in the place of rho, so Q = y - beta (rho' - d)/d_f."""
+    problem = Problem(seed)
+    batch = problem.batch()
+    d_f = problem.f * problem.d + (1 - problem.f) * problem.rho
+    pushed_down = d_f.sum(1, keepdims=True) * problem.pi / 12
+    noise = dataclasses.replace(problem.noise(batch), policy=enumerate_policy(problem.pi, batch.observations))
+    model = make(COMBO, conservative_weight=0.4, penalty_states="mix")
+    solution = minimise(model, TableNetworks(np.zeros((4, 3))), batch, noise)
+    np.testing.assert_allclose(solution, problem.y - 0.4 * (pushed_down - problem.d) / d_f, atol=TOLERANCE)

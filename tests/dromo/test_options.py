@@ -1,0 +1,264 @@
+"""DROMO's options together: which are refused, which are COMBO at size 0, and that all are saved and repeatable."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+
+from sb3_offline import COMBO, DROMO, load_dataset
+from sb3_offline.dromo.real_ratio import bias_and_variance, optimal_real_ratio
+from sb3_offline.dromo.robustness import stratified_weights
+from sb3_offline.tabular.ambiguity import chi2_worst_case
+from tests.conftest import FAST_DROMO, FAST_MODEL_BASED
+
+Arrays = dict[str, np.ndarray]
+WITHOUT_PI_BETA = {"behavior_kwargs": None}
+
+
+def make(arrays: Arrays, **options: Any) -> DROMO:
+    return DROMO("MlpPolicy", env="Pendulum-v1", dataset=arrays, **(FAST_DROMO | options))
+
+
+def assert_equal_weights(one: Any, other: Any) -> None:
+    ours, theirs = one.policy.state_dict(), other.policy.state_dict()
+    assert ours.keys() == theirs.keys()
+    for name in theirs:
+        assert th.equal(ours[name], theirs[name]), name
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"robustness": "kl"}, "must be one of std, chi2, wasserstein"),
+        ({"robustness": "chi2"}, "needs chi2_radius"),
+        ({"robustness": "wasserstein", **WITHOUT_PI_BETA}, "needs wasserstein_radius"),
+        ({"chi2_radius": 0.1}, "belongs to robustness='chi2', not to 'std'"),
+        ({"robustness": "chi2", "chi2_radius": 0.1, "robust_weight": 0.1}, "robust_weight belongs to robustness='std'"),
+        ({"robustness": "chi2", "wasserstein_radius": 0.1}, "wasserstein_radius belongs to"),
+        ({"robustness": "chi2", "chi2_radius": -0.1}, "chi2_radius must not be negative"),
+        ({"robustness": "chi2", "chi2_radius": 0.1, "strict": True}, "strict .* has no robustness='chi2'"),
+        (
+            {"robustness": "wasserstein", "wasserstein_radius": 0.1, "visitation": "knn"},
+            "leave out visitation",
+        ),
+        (
+            {"robustness": "wasserstein", "wasserstein_radius": 0.1, "count_scale": "raw"},
+            "leave out visitation",
+        ),
+        ({"robustness": "chi2", "chi2_radius": 0.1, "conservative_weight": 0.0}, "weighed by beta"),
+        ({"robustness": "wasserstein", "wasserstein_radius": 0.1}, "behavior_kwargs fits pi_beta"),
+        ({"strict": True}, "behavior_kwargs fits pi_beta"),
+        ({"lipschitz_weight": 0.1}, "belong together"),
+        ({"lipschitz_bound": 1.0}, "belong together"),
+        ({"lipschitz_weight": -0.1, "lipschitz_bound": 1.0}, "must not be negative"),
+        ({"actor_regularizer": "svgd"}, "must be one of entropy, svpg, natural"),
+        ({"actor_kwargs": {"n_particles": 2}}, "takes no 'n_particles'"),
+        ({"visitation": "forest"}, "visitation must be one of"),
+        ({"penalty_states": "data"}, "penalty_states must be"),
+        ({"actor_regularizer": "svpg", "policy_kwargs": {"share_features_extractor": True}}, "share_features_extractor=False"),
+    ],
+)
+def test_contradictory_options_are_refused(pendulum_arrays: Arrays, options: dict[str, Any], message: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=message):
+        make(pendulum_arrays, **options)
+
+
+BALLS = [
+    {"robustness": "chi2", "chi2_radius": 0.0},
+    {"robustness": "wasserstein", "wasserstein_radius": 0.0, **WITHOUT_PI_BETA},
+]
+
+
+@pytest.mark.parametrize("ball", BALLS)
+def test_radius_0_is_combo_to_the_bit(pendulum_arrays: Arrays, ball: dict[str, Any]) -> None:
+    dromo = make(pendulum_arrays, rollout_policy="current", **ball).learn(25)
+    options = FAST_MODEL_BASED | {"n_action_samples": 4}
+    combo = COMBO("MlpPolicy", env="Pendulum-v1", dataset=pendulum_arrays, **options).learn(25)
+    assert_equal_weights(dromo, combo)
+
+
+def penalties(model: DROMO) -> tuple[float, dict[str, float]]:
+    """One batch's penalty and logs, from the model's streams."""
+    batch = model.sample_batch()
+    nets = model.networks()
+    q = nets.q(batch.observations, batch.actions.unsqueeze(1)).squeeze(-1)
+    penalty, logs = model.critic_penalty(nets, batch, model.draw_noise(batch), q)
+    return float(penalty.detach()), {name: float(value.detach()) for name, value in logs.items()}
+
+
+def test_the_three_sets_differ(pendulum_arrays: Arrays) -> None:
+    """Equal streams up to the robust term, whose three forms are three positive numbers."""
+    sets = [{"robust_weight": 0.5}, {"robustness": "chi2", "chi2_radius": 0.5}, BALLS[1] | {"wasserstein_radius": 0.5}]
+    found = [penalties(make(pendulum_arrays, **options).learn(1))[1]["robust_penalty"] for options in sets]
+    assert min(found) > 0
+    assert len({round(value, 6) for value in found}) == 3
+
+
+def test_chi2_penalty_by_hand(pendulum_arrays: Arrays) -> None:
+    """beta mean_s (sup E_q Q - E_p Q), summed over the critics; radius / n(s) with n(s) = 4, each state by the oracle."""
+    model = make(pendulum_arrays, robustness="chi2", chi2_radius=2.0, conservative_weight=3.0, real_ratio=0.8).learn(1)
+    batch = model.sample_batch()
+    noise, nets = model.draw_noise(batch), model.networks()
+    nets.visits = lambda observations: th.full((len(observations),), 4.0)  # type: ignore[assignment]
+    q = nets.q(batch.observations, batch.actions.unsqueeze(1)).squeeze(-1)
+    strata = model.mixture_values(nets, batch, noise)  # type: ignore[arg-type]
+    values, p = th.cat(strata, dim=-1).detach().double().numpy(), stratified_weights(*strata, 0.8).double().numpy()
+    assert values.shape == (2, 64, 8)
+    expected = sum(
+        chi2_worst_case(values[j, s], p / p.sum(), 0.5) - values[j, s] @ p for j, s in np.ndindex(*values.shape[:2])
+    )
+    penalty, _ = model.chi2_penalty(nets, batch, noise, q)
+    assert float(penalty.detach()) == pytest.approx(3.0 * expected / 64, rel=1e-3)
+
+
+def test_chi2_unclipped_is_eq_13_with_alpha_beta_sqrt_radius(pendulum_arrays: Arrays) -> None:
+    """A small ball reaches no boundary: sup = E + sqrt(r) sigma, sigma without Bessel's correction."""
+    model = make(pendulum_arrays, robustness="chi2", chi2_radius=1e-3, conservative_weight=0.7, visitation="constant").learn(1)
+    batch = model.sample_batch()
+    noise, nets = model.draw_noise(batch), model.networks()
+    q = nets.q(batch.observations, batch.actions.unsqueeze(1)).squeeze(-1)
+    b, p = model.mixture_values(nets, batch, noise)  # type: ignore[arg-type]
+    values = th.cat([b, p], dim=-1).detach().double()  # f = 1/2 and N_b = N_p: equal weights
+    expected = 0.7 * 1e-3**0.5 * values.std(dim=-1, correction=0).mean(dim=1).sum()
+    penalty, logs = model.chi2_penalty(nets, batch, noise, q)
+    assert float(logs["robust_active_fraction"]) == 0
+    assert float(penalty.detach()) == pytest.approx(float(expected), rel=1e-3)
+
+
+def test_wasserstein_penalty_for_a_linear_q(pendulum_arrays: Arrays) -> None:
+    """beta eps |w| a critic: w = (3, 4) in units of the data's deviation, beta = 2, eps = .1, two critics."""
+    options = BALLS[1] | {"wasserstein_radius": 0.1, "conservative_weight": 2.0}
+    model = make(pendulum_arrays, **options).learn(1)
+    deviation = model.replay_buffer.observations.double().std(dim=0, correction=0).float()
+    nets, batch = model.networks(), model.sample_batch()
+
+    def q(observations: th.Tensor, actions: th.Tensor) -> th.Tensor:
+        value = 3.0 * observations[:, :1] / deviation[0] + 4.0 * actions[..., 0]
+        return th.stack([value, -value])
+
+    nets.q = q  # type: ignore[method-assign]
+    penalty, _ = model.wasserstein_penalty(nets, batch, model.draw_noise(batch), q(batch.observations, batch.actions[:, None]))
+    assert float(penalty) == pytest.approx(2 * 2.0 * 0.1 * 5.0, rel=1e-4)
+
+
+def test_exact_counts_of_one_hot_states() -> None:
+    """Four states, visited 100, 200, 300 and 600 times, as rows of the identity: n(s) as it is."""
+    states = np.repeat(np.eye(4, dtype=np.float32), [100, 200, 300, 600], axis=0)
+    ends = np.arange(1200) % 100 == 99
+    rng = np.random.default_rng(0)
+    data = load_dataset(
+        {
+            "observations": states,
+            "actions": rng.uniform(-1, 1, (1200, 1)),
+            "rewards": rng.normal(size=1200),
+            "next_observations": states,
+            "terminations": np.zeros(1200, dtype=bool),
+            "truncations": ends,
+        },
+        observation_space=spaces.Box(0.0, 1.0, (4,)),
+        action_space=spaces.Box(-1.0, 1.0, (1,)),
+    )
+    model = DROMO("MlpPolicy", dataset=data, visitation="exact", count_scale="raw", check_data=False, **FAST_DROMO).learn(1)
+    assert model.visitation(th.eye(4)).tolist() == [100.0, 200.0, 300.0, 600.0]
+
+
+def test_lipschitz_penalty_is_added(pendulum_arrays: Arrays) -> None:
+    options: dict[str, Any] = {"robust_weight": 0.0}
+    _, without = penalties(make(pendulum_arrays, **options).learn(1))
+    assert "lipschitz_penalty" not in without
+    total, logs = penalties(make(pendulum_arrays, lipschitz_weight=2.0, lipschitz_bound=0.01, **options).learn(1))
+    assert logs["lipschitz_penalty"] > 0
+    conservative = 2 * logs["conservative_weight"] * logs["conservative_gap"]
+    assert total == pytest.approx(conservative + logs["lipschitz_penalty"], rel=1e-4, abs=1e-6)
+
+
+def test_a_lipschitz_penalty_flattens_q(pendulum_arrays: Arrays) -> None:
+    options: dict[str, Any] = {"robust_weight": 0.0, "qf_learning_rate": 3e-3}
+    steep = penalties(make(pendulum_arrays, lipschitz_weight=1e-9, lipschitz_bound=0.0, **options).learn(30))[1]["q_slope"]
+    flat = penalties(make(pendulum_arrays, lipschitz_weight=10.0, lipschitz_bound=0.0, **options).learn(30))[1]["q_slope"]
+    assert flat < 0.5 * steep
+
+
+# --- automatic f ---
+
+
+def test_best_f_by_hand() -> None:
+    """b^2 = 3 sigma^2: f* = .75; and the ends are clipped."""
+    assert optimal_real_ratio(th.tensor(3.0), th.tensor(1.0)) == pytest.approx(0.75)
+    assert optimal_real_ratio(th.tensor(0.0), th.tensor(1.0)) == pytest.approx(0.05)
+    assert optimal_real_ratio(th.tensor(1.0), th.tensor(0.0)) == pytest.approx(0.95)
+    assert optimal_real_ratio(th.tensor(0.0), th.tensor(0.0)) == pytest.approx(0.05)
+
+
+def test_bias_and_variance_are_unbiased() -> None:
+    """Targets N(0, 2^2) by the data and N(3, 2^2) by the model: b^2 = 9, sigma^2 = 4, whatever K."""
+    generator = th.Generator().manual_seed(0)
+    y_data = 2 * th.randn(200_000, generator=generator)
+    y_model = 3 + 2 * th.randn(3, 200_000, generator=generator)
+    bias2, variance = bias_and_variance(y_data, y_model)
+    assert float(bias2) == pytest.approx(9.0, abs=0.15)
+    assert float(variance) == pytest.approx(4.0, abs=0.05)
+    assert float(bias_and_variance(y_data, y_model - 3)[0]) == pytest.approx(0.0, abs=0.1)
+
+
+def test_f_moves_at_rollouts_and_the_batch_follows(pendulum_arrays: Arrays) -> None:
+    """A tenth of the way to f* a rollout; f* is .05 to .95, so five rollouts move it, by at most 1 - .9^5 of the way."""
+    model = make(pendulum_arrays, robust_weight=0.0, auto_real_ratio=True, rollout_freq=1, rollout_length=1).learn(5)
+    assert model.real_ratio != 0.5
+    assert 0.5 - 0.45 * (1 - 0.9**5) <= model.real_ratio <= 0.5 + 0.45 * (1 - 0.9**5)
+    batch = model.sample_batch()
+    assert batch.n_real == round(64 * model.real_ratio)
+    fixed = make(pendulum_arrays, robust_weight=0.0, rollout_freq=1, rollout_length=1).learn(1)
+    moved = make(pendulum_arrays, robust_weight=0.0, auto_real_ratio=True, rollout_freq=1, rollout_length=1).learn(1)
+    assert th.equal(fixed.model_buffer.observations[:256], moved.model_buffer.observations[:256])  # no stream is shifted
+
+
+# --- everything is saved, continued and repeatable ---
+
+EVERYTHING: dict[str, dict[str, Any]] = {
+    "chi2, knn, particles": {
+        "robustness": "chi2",
+        "chi2_radius": 0.2,
+        "visitation": "knn",
+        "actor_regularizer": "svpg",
+        "actor_kwargs": {"n_particles": 3},
+        "penalty_states": "mix",
+    },
+    "wasserstein, natural": {
+        "robustness": "wasserstein",
+        "wasserstein_radius": 0.1,
+        "lipschitz_weight": 0.1,
+        "lipschitz_bound": 0.5,
+        "actor_regularizer": "natural",
+        "auto_real_ratio": True,
+        "target_gap": 0.5,
+        **WITHOUT_PI_BETA,
+    },
+}
+
+
+@pytest.mark.parametrize("options", EVERYTHING.values(), ids=EVERYTHING.keys())
+def test_save_load_continue_and_repeat(pendulum_arrays: Arrays, tmp_path: Path, options: dict[str, Any]) -> None:
+    model, again = (make(pendulum_arrays, **options).learn(6) for _ in range(2))
+    assert_equal_weights(model, again)
+    model.save(tmp_path / "model.zip")
+    loaded = DROMO.load(tmp_path / "model.zip", env=model.get_env(), device="cpu")
+    assert_equal_weights(model, loaded)
+    assert loaded.real_ratio == model.real_ratio
+    for name, value in model.visitation.state_dict().items():
+        assert th.equal(loaded.visitation.state_dict()[name], value), name
+    observation = pendulum_arrays["observations"][:7]
+    np.testing.assert_array_equal(
+        model.predict(observation, deterministic=True)[0], loaded.predict(observation, deterministic=True)[0]
+    )
+    before = loaded.actor.mu.weight.clone()
+    loaded.dataset = pendulum_arrays
+    loaded.learn(3, reset_num_timesteps=False)
+    assert loaded.num_timesteps == 9
+    assert not th.equal(before, loaded.actor.mu.weight)
+    assert all(bool(p.isfinite().all()) for p in loaded.policy.parameters())

@@ -1,0 +1,74 @@
+"""Worst cases over a chi-square ball: by hand, against the tabular oracle, and by finite differences."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch as th
+
+from sb3_offline.dromo.robustness import chi2_worst_weights, stratified_weights
+from sb3_offline.tabular.ambiguity import chi2_worst_case
+
+
+def worst_case(values: list[float], radius: float, p: list[float] | None = None) -> float:
+    z = th.tensor(values)
+    base = th.full((len(z),), 1 / len(z)) if p is None else th.tensor(p)
+    return float((chi2_worst_weights(z, base, th.tensor(radius)) * z).sum())
+
+
+@pytest.mark.parametrize(
+    ("values", "radius", "expected"),
+    [
+        ([0.0, 0.0, 3.0], 0.5, 2.0),
+        ([0.0, 0.0, 3.0], 2.0, 3.0),  # from r = 1/P(max) - 1 on
+        ([0.0, 0.0, 3.0], 50.0, 3.0),
+        ([0.0, 1.0, 2.0], 1.0, 1.5 + 3**0.5 / 6),  # clipped; the std surrogate says 1.816497
+        ([0.0, 1.0, 10.0], 1.0, 8.163579),  # unclipped: E + sqrt(r) sigma
+        ([0.0, 1.0, 10.0], 0.0, 11 / 3),
+        ([4.0, 4.0, 4.0], 1.0, 4.0),
+    ],
+)
+def test_worst_case_by_hand(values: list[float], radius: float, expected: float) -> None:
+    assert worst_case(values, radius) == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_radius_is_twice_that_of_duchi_and_namkoong() -> None:
+    """phi = (t - 1)^2 / 2: the q at r = 1 has sum p phi(q/p) = 1/2."""
+    p = th.full((3,), 1 / 3)
+    q = chi2_worst_weights(th.tensor([0.0, 1.0, 2.0]), p, th.tensor(1.0))
+    assert float((p * 0.5 * (q / p - 1).square()).sum()) == pytest.approx(0.5, abs=1e-5)
+    assert float(q.sum()) == pytest.approx(1.0, abs=1e-6)
+    assert float(q.min()) == 0
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_batched_against_the_oracle(seed: int) -> None:
+    """(critics, states, samples) with one radius a state, small and large, and uneven base weights; Q about -1000."""
+    rng = np.random.default_rng(seed)
+    values = rng.normal(size=(2, 6, 7)) * 10 - 1000
+    values[0, 0, :4] = values[0, 0].max()  # ties at the top
+    p = rng.dirichlet(np.ones(7))
+    radii = np.array([0.0, 1e-4, 0.1, 1.0, 5.0, 100.0])
+    q = chi2_worst_weights(th.tensor(values), th.tensor(p), th.tensor(radii)).numpy()
+    for i, s in np.ndindex(2, 6):
+        assert q[i, s] @ values[i, s] == pytest.approx(chi2_worst_case(values[i, s], p, radii[s]), abs=1e-6)
+        assert ((q[i, s] - p) ** 2 / p).sum() <= radii[s] + 1e-6
+    single = chi2_worst_weights(th.tensor(values, dtype=th.float32), th.tensor(p, dtype=th.float32), th.tensor(radii))
+    np.testing.assert_allclose((single.double().numpy() * values).sum(-1), (q * values).sum(-1), atol=5e-3)
+
+
+def test_gradient_of_the_sup_is_its_weights() -> None:
+    """d sup / d z_i = q_i, by central differences, clipped and unclipped."""
+    p = np.array([0.2, 0.3, 0.1, 0.4])
+    z = np.array([0.3, -1.0, 2.0, 0.9])
+    for radius in (0.05, 1.5):
+        q = chi2_worst_weights(th.tensor(z), th.tensor(p), th.tensor(radius)).numpy()
+        for i in range(4):
+            step = 1e-5 * np.eye(4)[i]
+            difference = (chi2_worst_case(z + step, p, radius) - chi2_worst_case(z - step, p, radius)) / 2e-5
+            assert q[i] == pytest.approx(difference, abs=1e-4)
+
+
+def test_strata_weigh_f_and_1_minus_f() -> None:
+    weights = stratified_weights(th.zeros(5, 2), th.zeros(5, 3), 0.8)
+    th.testing.assert_close(weights, th.tensor([0.4, 0.4, 0.2 / 3, 0.2 / 3, 0.2 / 3]))
