@@ -204,13 +204,13 @@ def inspect(
 @app.command()
 def convert(
     source: Data,
-    target: Annotated[str, typer.Argument(help="A .npz or .hdf5 file, or a Minari id.", show_default=False)],
+    target: Annotated[str, typer.Argument(help="A .npz or .hdf5 file, a .mmap folder, or a Minari id.", show_default=False)],
     env_id: EnvId = None,
     reward_scale: Annotated[float, typer.Option(help="Multiply rewards by this.")] = 1.0,
     reward_shift: Annotated[float, typer.Option(help="Then add this.")] = 0.0,
     force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
 ) -> None:
-    """Convert between D4RL's HDF5, Minari and npz; what is read is checked."""
+    """Convert between D4RL's HDF5, Minari, npz and memory-mapped folders; what is read is checked."""
     from rich.console import Console
 
     from sb3_offline.datasets import load_dataset

@@ -26,6 +26,7 @@ PAGES = (
     "docs/mopo.md",
     "docs/deployment.md",
     "docs/when_things_go_wrong.md",
+    "docs/large_data.md",
     "docs/performance.md",
 )
 # What makes a page's code quick without changing what it shows

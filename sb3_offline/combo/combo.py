@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch as th
 
 from sb3_offline.common.model_based_sac import ModelBasedSAC
@@ -53,7 +54,7 @@ class COMBO(ModelBasedSAC, CQL):
 
     def prepare(self, dataset: OfflineDataset, progress_bar: bool) -> None:
         super().prepare(dataset, progress_bar)
-        self.max_reward = th.as_tensor(self.replay_buffer.rewards).abs().max()
+        self.max_reward = th.as_tensor(np.abs(dataset.rewards).max(), device=self.device)
 
     def penalty_rows(self, batch: Batch) -> slice:
         """States of rho: the rows that the model imagined, or all."""

@@ -14,6 +14,9 @@ import torch.nn.functional as F
 from torch import nn
 from tqdm import tqdm
 
+from sb3_offline.common.moments import Moments
+from sb3_offline.common.rows import HostRows, Rows, first_row, row_blocks
+
 if TYPE_CHECKING:
     from sb3_offline.common.discrete_behavior_policy import DiscreteBehaviorPolicy
 
@@ -48,11 +51,13 @@ class BehaviorFitReport:
     seconds: float
 
 
-def observation_moments(observations: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+def observation_moments(observations: Rows) -> tuple[th.Tensor, th.Tensor]:
     """Mean and standard deviation (D,) of observations (N, D), taken in float64; constant dimensions get std 1."""
-    std, mean = th.std_mean(observations.double(), dim=0, correction=0)
-    varies = std > 1e-6 * (1.0 + mean.abs())
-    return mean.to(observations.dtype), th.where(varies, std, 1.0).to(observations.dtype)
+    moments = Moments()
+    for (rows,) in row_blocks(observations):
+        moments.add(rows.double())
+    varies = moments.std > 1e-6 * (1.0 + moments.mean.abs())
+    return moments.mean.to(rows.dtype), th.where(varies, moments.std, 1.0).to(rows.dtype)
 
 
 class BehaviorPolicy(nn.Module):
@@ -150,8 +155,8 @@ class BehaviorPolicy(nn.Module):
 def fit_behavior_policy(
     policy: BehaviorPolicy | DiscreteBehaviorPolicy,
     optimizer: th.optim.Optimizer,
-    observations: th.Tensor | np.ndarray,
-    actions: th.Tensor | np.ndarray,
+    observations: Rows | np.ndarray,
+    actions: Rows | np.ndarray,
     *,
     generator: th.Generator,
     n_steps: int = 7000,
@@ -239,23 +244,24 @@ def _mean_nll(policy: BehaviorPolicy | DiscreteBehaviorPolicy, observations: th.
     return -policy.log_prob(observations, actions).double().mean().item()
 
 
-def _as_rows(name: str, data: th.Tensor | np.ndarray, width: int, like: th.Tensor) -> th.Tensor:
-    """``data`` as a finite (N, width) tensor with the dtype and device of ``like``."""
-    tensor = (data if isinstance(data, th.Tensor) else th.tensor(data)).to(like)
-    if tensor.ndim != 2 or tensor.shape[1] != width:
-        raise ValueError(f"{name} must have shape (N, {width}), got {tuple(tensor.shape)}")
-    bad = ~tensor.isfinite().all(dim=1)
-    if bad.any():
-        raise ValueError(f"{name} has a non-finite value in row {int(bad.nonzero()[0])}: drop or repair that row")
-    return tensor
+def _as_rows(name: str, data: Rows | np.ndarray, width: int, like: th.Tensor) -> Rows:
+    """``data`` as finite rows (N, width); a tensor with the dtype and device of ``like``."""
+    rows = data if isinstance(data, HostRows) else (data if isinstance(data, th.Tensor) else th.tensor(data)).to(like)
+    if rows.ndim != 2 or rows.shape[1] != width:
+        raise ValueError(f"{name} must have shape (N, {width}), got {tuple(rows.shape)}")
+    first = first_row(rows, lambda block: ~block.isfinite().all(dim=1))
+    if first is not None:
+        raise ValueError(f"{name} has a non-finite value in row {first}: drop or repair that row")
+    return rows
 
 
-def _check_data(observations: th.Tensor, actions: th.Tensor) -> None:
+def _check_data(observations: Rows, actions: Rows) -> None:
     if len(observations) != len(actions):
         raise ValueError(f"observations have {len(observations)} rows but actions {len(actions)}: pass matching rows")
     if len(actions) < 2:
         raise ValueError(f"a fit needs at least 2 rows, one to train on and one to hold out, got {len(actions)}")
-    outside = (actions.abs() > 1.0 + 1e-5).any(dim=1)
-    if outside.any():
-        row = int(outside.nonzero()[0])
-        raise ValueError(f"actions[{row}] = {actions[row].tolist()} lies outside [-1, 1]: scale them with policy.scale_action")
+    row = first_row(actions, lambda block: (block.abs() > 1.0 + 1e-5).any(dim=1))
+    if row is not None:
+        raise ValueError(
+            f"actions[{row}] = {actions[row : row + 1][0].tolist()} lies outside [-1, 1]: scale them with policy.scale_action"
+        )

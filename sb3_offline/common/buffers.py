@@ -12,6 +12,7 @@ from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_offline.datasets import OfflineDataset
+from sb3_offline.datasets.mapped import blocks
 
 _ARRAYS = ("observations", "actions", "next_observations", "rewards", "dones")
 
@@ -110,13 +111,14 @@ class OfflineDatasetBuffer(TensorReplayBuffer):
         """Hold all rows of ``dataset``: observations raw, actions scaled to [-1, 1]."""
         self.buffer_size = len(dataset)
         self.reset()
-        self.write(
-            observations=th.as_tensor(dataset.observations),
-            actions=th.as_tensor(scale_actions(dataset.actions, self.action_space)),
-            next_observations=th.as_tensor(dataset.next_observations),
-            rewards=th.as_tensor(dataset.rewards),
-            dones=th.as_tensor(dataset.terminations.astype(np.float32)),
-        )
+        for rows in blocks(len(dataset)):
+            self.write(
+                observations=th.from_numpy(np.array(dataset.observations[rows])),
+                actions=th.from_numpy(scale_actions(np.array(dataset.actions[rows]), self.action_space)),
+                next_observations=th.from_numpy(np.array(dataset.next_observations[rows])),
+                rewards=th.from_numpy(np.array(dataset.rewards[rows])),
+                dones=th.from_numpy(dataset.terminations[rows].astype(np.float32)),
+            )
 
     def add(self, *args: Any, **kwargs: Any) -> None:
         raise RuntimeError("The logged data is fixed: an OfflineDatasetBuffer takes no new transitions.")

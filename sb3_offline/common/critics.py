@@ -44,7 +44,9 @@ class Workspace:
         self._free[rows, columns, buffer.dtype, buffer.device].append(buffer)
 
 
-def evaluate(networks: Sequence[nn.Module], inputs: th.Tensor, *, workspace: Workspace, frozen: bool = False) -> th.Tensor:
+def evaluate(
+    networks: Sequence[nn.Module], inputs: th.Tensor, *, workspace: Workspace, frozen: bool = False, twice: bool = False
+) -> th.Tensor:
     """
     Every network on the same rows: (rows, features) -> (n_networks, rows).
 
@@ -52,10 +54,11 @@ def evaluate(networks: Sequence[nn.Module], inputs: th.Tensor, *, workspace: Wor
     CPU that is no faster, and ReLU networks take turns, each in the workspace's buffers. Whatever else there is runs as it is.
 
     :param frozen: Gradients reach the inputs only, and nothing is spent on those of the weights.
+    :param twice: The gradients can be differentiated again; the buffers cannot serve that.
     """
     if inputs.is_cuda and workspace.stackable(networks):
         return _stacked(networks, inputs, frozen)
-    if inputs.device.type == "cpu" and not th.compiler.is_compiling():
+    if inputs.device.type == "cpu" and not twice and not th.compiler.is_compiling():
         values = [_relu_network(network, inputs, workspace, frozen) for network in networks]
     else:
         values = [_as_it_is(network, inputs, frozen) for network in networks]

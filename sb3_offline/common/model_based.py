@@ -14,6 +14,7 @@ import sb3_offline
 from sb3_offline.common.buffers import ModelRolloutBuffer
 from sb3_offline.common.networks import Batch
 from sb3_offline.common.offline_algorithm import OfflineAlgorithm
+from sb3_offline.common.updates import Precision
 from sb3_offline.datasets import OfflineDataset
 from sb3_offline.dynamics import DynamicsConfig, EpochStats, Rollout, TerminationFn, resolve_termination, rollout
 from sb3_offline.dynamics.actions import encoded_action_dim
@@ -63,6 +64,8 @@ class ModelBasedAlgorithm(OfflineAlgorithm):
         self.dynamics_cache = dynamics_cache
         self._check_options()
         super().__init__(*args, **kwargs)
+
+    precision: Precision = "float32"  # of the dynamics too; algorithms without the option stay at that
 
     def _check_options(self) -> None:
         if not 0 < self.real_ratio < 1:
@@ -118,7 +121,8 @@ class ModelBasedAlgorithm(OfflineAlgorithm):
         cached: Path | None = None
         if self.dynamics_cache and self.seed is not None:  # a random seed never comes back
             facts = (dataset.fingerprint(), config, self.streams.seed, sb3_offline.__version__, self.device)
-            cached = cache_folder() / f"{cache_key(*facts, learned_termination=needs_head(dataset, config))}.pt"
+            key = cache_key(*facts, learned_termination=needs_head(dataset, config), precision=self.precision)
+            cached = cache_folder() / f"{key}.pt"
             if cached.exists():
                 self.load_dynamics(cached)
                 return
@@ -126,7 +130,15 @@ class ModelBasedAlgorithm(OfflineAlgorithm):
             stop = f"{config.patience} epochs without improvement"
             bound = stop if config.max_epochs is None else f"{stop}, {config.max_epochs} at most"
             print(f"{type(self).__name__}: fitting the dynamics model to {len(dataset):,} transitions, until {bound}.")
-        fit_world(self.dynamics, dataset, config, self.streams, on_epoch=self._log_dynamics, progress_bar=progress_bar)
+        fit_world(
+            self.dynamics,
+            dataset,
+            config,
+            self.streams,
+            precision=self.precision,
+            on_epoch=self._log_dynamics,
+            progress_bar=progress_bar,
+        )
         if cached is not None:
             self.save_dynamics(cached)
 
@@ -187,6 +199,7 @@ class ModelBasedAlgorithm(OfflineAlgorithm):
             self.termination,
             self.rollout_length,
             generator,
+            self.precision,
         )
         self.model_buffer.write(
             observations=imagined.observations,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch as th
 
 from sb3_offline.common.behavior_policy import observation_moments
+from sb3_offline.common.rows import Rows, row_blocks
 from sb3_offline.common.visits import ROWS_PER_CELL, CountScale, VisitationCounts
 
 _CHUNK = 1024  # states measured at once
@@ -44,12 +45,13 @@ class NeighborCounts(VisitationCounts):
         for name in ("radius", "scale", "n_rows"):
             self.register_buffer(name, th.ones(()))
 
-    def _fit(self, data: th.Tensor, generator: th.Generator) -> None:
-        self.mean, self.std = observation_moments(data.to(self.radius))
-        self.varies = (data != data[:1]).any(dim=0).nonzero().squeeze(1)
+    def _fit(self, data: Rows, generator: th.Generator) -> None:
+        self.mean, self.std = (moment.to(self.radius) for moment in observation_moments(data))
+        moves = [(block != data[:1].to(block)).any(dim=0) for (block,) in row_blocks(data)]
+        self.varies = th.stack(moves).any(dim=0).nonzero().squeeze(1)
         rows = th.randperm(len(data), generator=generator, device=generator.device)[: self.max_references]
         self.references = self._standardise(data[rows.to(data.device)])
-        distances = th.cat([self._distances(rows) for rows in data.split(_CHUNK)])
+        distances = th.cat([self._distances(part) for (block,) in row_blocks(data) for part in block.split(_CHUNK)])
         self.radius, self.n_rows = distances.median(), self.radius.new_tensor(len(data))
         mean_rsqrt = self._raw(distances).double().rsqrt().mean()
         self.scale = th.as_tensor(self.rescaling(mean_rsqrt)).to(self.radius)

@@ -102,7 +102,8 @@ class SACNetworks:
             features = critic.extract_features(self.normalize(observations), critic.features_extractor)
         n_states, n_actions = actions.shape[:2]
         inputs = th.cat([features.unsqueeze(1).expand(-1, n_actions, -1), actions], dim=-1).flatten(0, 1)
-        values = evaluate(critic.q_networks, inputs, workspace=self.workspace, frozen=frozen)
+        twice = observations.requires_grad  # no loss asks for the states' gradients but to differentiate them again
+        values = evaluate(critic.q_networks, inputs, workspace=self.workspace, frozen=frozen, twice=twice)
         return values.view(-1, n_states, n_actions)
 
 

@@ -23,10 +23,12 @@ from sb3_offline.common.networks import Normalizer, vec_normalizer
 from sb3_offline.common.rng import Streams
 from sb3_offline.common.saving import SafeFiles
 from sb3_offline.common.signature import check_arguments, merge_signature
+from sb3_offline.common.storage import Storage, make_dataset_buffer
 from sb3_offline.common.tensorboard import open_run
 from sb3_offline.datasets import DatasetInfo, OfflineDataset, SpacesOnlyEnv, open_dataset
 from sb3_offline.datasets.checks import pass_gate
 from sb3_offline.datasets.envs import task_of
+from sb3_offline.datasets.mapped import blocks
 from sb3_offline.datasets.sources import Source
 from sb3_offline.deployment import Deployable
 
@@ -53,6 +55,7 @@ class OfflineAlgorithm(Deployable, SafeFiles):
     }
     dataset: Source | None = None  # how to load the data again; kept by save() when it is an id or a path
     dataset_info: DatasetInfo | None = None
+    storage: Storage = "auto"  # where the data lie during training; an instance has its own
     check_data: bool = True  # whether learn passes the data through the gate (sb3_offline.datasets.checks)
     replay_buffer: OfflineDatasetBuffer  # SB3 declares it optional
 
@@ -158,8 +161,7 @@ class OfflineAlgorithm(Deployable, SafeFiles):
 
     def prepare(self, dataset: OfflineDataset, progress_bar: bool) -> None:
         """Everything that must be ready before the first gradient step. Children fit their models here."""
-        buffer = OfflineDatasetBuffer(len(dataset), self.observation_space, self.action_space, self.device)
-        buffer.load(dataset)
+        buffer = make_dataset_buffer(self.storage, dataset, self.observation_space, self.action_space, self.device)
         buffer.generator = self.streams["sampling"]
         self.replay_buffer = buffer
 
@@ -171,7 +173,8 @@ class OfflineAlgorithm(Deployable, SafeFiles):
         normalizer.training = False
         if normalizer.norm_obs and normalizer.obs_rms.count < 2:  # type: ignore[attr-defined]  # fresh, or reset once
             statistics = RunningMeanStd(shape=self.observation_space.shape)  # type: ignore[arg-type]
-            statistics.update(dataset.observations.astype(np.float64))
+            for rows in blocks(len(dataset)):
+                statistics.update(dataset.observations[rows].astype(np.float64))
             normalizer.obs_rms = statistics  # type: ignore[assignment]
 
     def _check_tensorboard_log(self) -> None:

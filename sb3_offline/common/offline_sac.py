@@ -16,6 +16,7 @@ from stable_baselines3.sac.policies import SACPolicy
 from sb3_offline.common.networks import Batch, SACNetworks
 from sb3_offline.common.normalized_td import normalized_td_step
 from sb3_offline.common.offline_algorithm import OfflineAlgorithm
+from sb3_offline.common.storage import HostDatasetBuffer, Storage, check_storage
 from sb3_offline.common.updates import (
     Call,
     Execution,
@@ -61,6 +62,8 @@ class OfflineSAC(OfflineAlgorithm, SAC):
     :param critic_update: "adam", or "normalized_td": w <- w - lambda sum_j d_j e_j / (1 + d_j^T d_j)^2 over the batch, with
         lambda = ``qf_learning_rate`` and the critic's own bootstrap (see :mod:`sb3_offline.common.normalized_td`).
     :param semi_gradient: In "normalized_td", d = grad Q(s, a) instead of the gradient of the whole TD residual.
+    :param storage: Where the data lie during training: "device", "memory", "mmap" (a folder of .npy files, read row by row)
+        or "auto", see :mod:`sb3_offline.common.storage`.
     :param execution: How an update is run: "eager", "compile" (torch.compile), "cuda_graph" (captured once, then replayed), or
         "auto": cuda_graph on a GPU, else eager. The numbers agree to rounding (see :mod:`sb3_offline.common.updates`).
     :param precision: Of the networks' matrix products: "float32", "tf32" (GPUs) or "bf16"; weights stay float32.
@@ -86,6 +89,7 @@ class OfflineSAC(OfflineAlgorithm, SAC):
         entropy_backup: bool = False,
         critic_update: CriticUpdate = "adam",
         semi_gradient: bool = False,
+        storage: Storage = "auto",
         execution: Execution = "auto",
         precision: Precision = "float32",
         check_data: bool = True,
@@ -99,6 +103,7 @@ class OfflineSAC(OfflineAlgorithm, SAC):
         **unknown: Any,
     ):
         self.check_arguments(unknown)
+        self.storage = check_storage(storage)
         if not 0 <= gamma < 1:
             raise ValueError(f"gamma must lie in [0, 1), got {gamma}.")
         for name, rate in (("learning_rate", learning_rate), ("qf_learning_rate", qf_learning_rate)):
@@ -246,6 +251,8 @@ class OfflineSAC(OfflineAlgorithm, SAC):
         """Why this update can be neither compiled nor captured, if so."""
         if self.critic_update == "normalized_td":
             return "critic_update='normalized_td' looks at its Jacobian's values"
+        if isinstance(self.replay_buffer, HostDatasetBuffer):
+            return "the batches are read from host memory or files (storage)"
         return None
 
     def baked_in(self) -> tuple[Any, ...]:

@@ -10,6 +10,7 @@ import torch as th
 
 from sb3_offline.common.behavior_policy import observation_moments
 from sb3_offline.common.neighbors import NeighborCounts
+from sb3_offline.common.rows import Rows, row_blocks
 from sb3_offline.common.visits import ROWS_PER_CELL, CountScale, VisitationCounts
 
 VisitationMode = Literal["simhash", "constant", "exact", "knn"]
@@ -27,11 +28,12 @@ class CellCounts(VisitationCounts):
         super().__init__(count_scale=count_scale, n_ref=n_ref)
         self.register_buffer("visits", th.empty(0))
 
-    def _fit(self, data: th.Tensor, generator: th.Generator) -> None:
+    def _fit(self, data: Rows, generator: th.Generator) -> None:
         n_cells = self._partition(data, generator)
         counts = th.zeros(n_cells, dtype=th.int64, device=data.device)
-        for rows in data.split(_CHUNK):
-            counts += th.bincount(self.cells(rows), minlength=n_cells)
+        for (rows,) in row_blocks(data):
+            for part in rows.split(_CHUNK):
+                counts += th.bincount(self.cells(part), minlength=n_cells)
         n = counts.clamp(min=1).double()
         mean_rsqrt = (counts * n.rsqrt()).sum() / len(data)  # mean over the data of n^{-1/2}
         self.visits = (n * self.rescaling(mean_rsqrt)).to(self.visits.dtype)
@@ -44,7 +46,7 @@ class CellCounts(VisitationCounts):
         """The cell of each observation, (B,) int64."""
 
     @abstractmethod
-    def _partition(self, data: th.Tensor, generator: th.Generator) -> int:
+    def _partition(self, data: Rows, generator: th.Generator) -> int:
         """Choose the cells from the data; their number."""
 
 
@@ -54,7 +56,7 @@ class ConstantCounts(CellCounts):
     def cells(self, observations: th.Tensor) -> th.Tensor:
         return th.zeros(len(observations), dtype=th.int64, device=observations.device)
 
-    def _partition(self, data: th.Tensor, generator: th.Generator) -> int:
+    def _partition(self, data: Rows, generator: th.Generator) -> int:
         return 1
 
 
@@ -77,7 +79,7 @@ class ExactCounts(CellCounts):
     def _one_hot(self, observations: th.Tensor) -> bool:
         return self.n_states > 1 and observations.shape[1:] == (self.n_states,)
 
-    def _partition(self, data: th.Tensor, generator: th.Generator) -> int:
+    def _partition(self, data: Rows, generator: th.Generator) -> int:
         return self.n_states
 
     def _check(self, data: th.Tensor) -> None:
@@ -130,10 +132,10 @@ class SimHashCounts(CellCounts):
             bits = (standardised @ self.normals + self.offsets) > 0
         return (bits * (1 << th.arange(self.n_bits, device=bits.device))).sum(dim=1)
 
-    def _partition(self, data: th.Tensor, generator: th.Generator) -> int:
+    def _partition(self, data: Rows, generator: th.Generator) -> int:
         n_bits = simhash_bits(len(data))
         drawn = th.randn(data.shape[1] + 1, n_bits, generator=generator, device=generator.device).to(self.mean)
-        self.mean, self.std = (moment.to(self.mean) for moment in observation_moments(data.to(self.mean)))
+        self.mean, self.std = (moment.to(self.mean) for moment in observation_moments(data))
         self.normals, self.offsets = drawn[:-1], drawn[-1]
         return 1 << n_bits
 

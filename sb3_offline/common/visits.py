@@ -14,6 +14,8 @@ import numpy as np
 import torch as th
 from torch import nn
 
+from sb3_offline.common.rows import HostRows, Rows
+
 CountScale = Literal["reference", "raw"]
 
 ROWS_PER_CELL = 32  # rows in a region: a SimHash cell, were all filled evenly; a ball at the median state
@@ -48,7 +50,7 @@ class VisitationCounts(nn.Module, ABC):
     def fitted(self) -> bool:
         return len(self.get_buffer(self.sized_by_fit[0])) > 0
 
-    def fit(self, observations: th.Tensor | np.ndarray, generator: th.Generator) -> None:
+    def fit(self, observations: Rows | np.ndarray, generator: th.Generator) -> None:
         """
         Count the data.
 
@@ -56,9 +58,10 @@ class VisitationCounts(nn.Module, ABC):
         :param generator: The source of whatever is random in the estimate.
         :raises ValueError: if there are no rows, or a row is not finite or not a state.
         """
-        data = observations if isinstance(observations, th.Tensor) else th.tensor(observations)
-        data = data.to(self.get_buffer(self.sized_by_fit[0]).device)
-        self._check(data)
+        data = observations if isinstance(observations, (th.Tensor, HostRows)) else th.tensor(observations)
+        if isinstance(data, th.Tensor):
+            data = data.to(self.get_buffer(self.sized_by_fit[0]).device)
+        self._check(data if isinstance(data, th.Tensor) else data[:1])  # a data set's rows were checked as it was loaded
         self._fit(data, generator)
 
     def forward(self, observations: th.Tensor) -> th.Tensor:
@@ -72,7 +75,7 @@ class VisitationCounts(nn.Module, ABC):
         return self.n_ref * mean_rsqrt.square() if self.count_scale == "reference" else 1.0
 
     @abstractmethod
-    def _fit(self, data: th.Tensor, generator: th.Generator) -> None:
+    def _fit(self, data: Rows, generator: th.Generator) -> None:
         """Count rows that have been checked."""
 
     @abstractmethod

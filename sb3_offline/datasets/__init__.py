@@ -4,12 +4,14 @@ from sb3_offline.datasets.envs import SpacesOnlyEnv, make_env, register_envs
 from sb3_offline.datasets.errors import DatasetError, DatasetWarning
 from sb3_offline.datasets.offline_dataset import DatasetInfo, OfflineDataset
 from sb3_offline.datasets.sources import DatasetSource, Source, load_dataset, open_dataset
+from sb3_offline.datasets.sources.folder import MappedWriter, save_mapped
 
 __all__ = [
     "DatasetError",
     "DatasetInfo",
     "DatasetSource",
     "DatasetWarning",
+    "MappedWriter",
     "OfflineDataset",
     "Source",
     "SpacesOnlyEnv",
@@ -17,4 +19,5 @@ __all__ = [
     "make_env",
     "open_dataset",
     "register_envs",
+    "save_mapped",
 ]

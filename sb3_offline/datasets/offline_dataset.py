@@ -24,6 +24,7 @@ ARRAY_NAMES = (
     "truncations",
     "valid_next",
 )
+_HASHED_ROWS = 65_536
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,15 @@ class DatasetInfo:
         if low is None or high is None or low == high:
             return None
         return 100.0 * (float(returns) - low) / (high - low)
+
+    def metadata(self) -> dict[str, Any]:
+        """The card, the task's id and the reference scores, as a data file keeps them beside its arrays."""
+        known = {
+            "env_id": None if self.env_spec is None else self.env_spec.id,
+            "reference_min_score": self.reference_min_score,
+            "reference_max_score": self.reference_max_score,
+        }
+        return {**self.card, **{key: value for key, value in known.items() if value is not None}}
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,9 +168,10 @@ class OfflineDataset:
         """SHA-256 (hex) of the arrays' names, types, shapes and bytes: equal data have equal fingerprints."""
         digest = hashlib.sha256()
         for name in ARRAY_NAMES:
-            array = np.ascontiguousarray(getattr(self, name))
+            array = getattr(self, name)
             digest.update(f"{name} {array.dtype.str} {array.shape};".encode())
-            digest.update(array.data)
+            for start in range(0, len(array), _HASHED_ROWS):  # arrays may be larger than memory
+                digest.update(np.ascontiguousarray(array[start : start + _HASHED_ROWS]).data)
         return digest.hexdigest()
 
     def summary(self) -> dict[str, Any]:

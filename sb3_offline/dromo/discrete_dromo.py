@@ -15,8 +15,10 @@ from sb3_offline.common.model_based import RolloutPolicy
 from sb3_offline.common.networks import Batch
 from sb3_offline.common.offline_dqn import DQNNetworks, one_hot
 from sb3_offline.common.offline_sac import Logs
-from sb3_offline.common.visitation import CountScale, VisitationMode, make_visitation
+from sb3_offline.common.visitation import VisitationMode, make_visitation
+from sb3_offline.common.visits import CountScale
 from sb3_offline.datasets import OfflineDataset
+from sb3_offline.dromo.robustness import smoothing, spread_logs
 
 
 class DiscreteDROMONetworks(DQNNetworks):
@@ -41,7 +43,7 @@ class DiscreteDROMO(DiscreteCOMBO):
 
     :param robust_weight: alpha; the mean weight on the spread, as n(s) is rescaled to a mean n^{-1/2} of 1. 0 is COMBO.
     :param strict: Eq 17, the standard deviation of Q over the batch of d_f, instead of Eq 13.
-    :param visitation: How n(s) is counted: "simhash" (default) or "constant".
+    :param visitation: How n(s) is counted: "simhash" (default), "knn", "constant", or "exact" for one-hot states.
     :param count_scale: "reference" rescales n(s); "raw" leaves n = \\|D\\| d(s) as the paper writes it.
     :param rollout_policy: As in :class:`DiscreteCOMBO`; the paper's Algorithm 1 rolls out the target policy.
     :param behavior_kwargs: Of pi_beta: ``hidden_sizes``; of its fit: ``n_steps``, ``batch_size``.
@@ -72,13 +74,16 @@ class DiscreteDROMO(DiscreteCOMBO):
     def _setup_model(self) -> None:
         super()._setup_model()
         architecture = {k: v for k, v in self.behavior_kwargs.items() if k == "hidden_sizes"}
+        observation_dim = get_flattened_obs_dim(self.observation_space)
         self.behavior_policy = DiscreteBehaviorPolicy(
-            get_flattened_obs_dim(self.observation_space),
+            observation_dim,
             int(self.action_space.n),
             generator=self.streams.cpu("behavior"),
             **architecture,
         ).to(self.device)
-        self.visitation = make_visitation(self.visitation_mode, count_scale=self.count_scale).to(self.device)
+        n_states = observation_dim if self.visitation_mode == "exact" else None
+        self.visitation = make_visitation(self.visitation_mode, count_scale=self.count_scale, n_states=n_states)
+        self.visitation.to(self.device)
 
     def prepare(self, dataset: OfflineDataset, progress_bar: bool) -> None:
         super().prepare(dataset, progress_bar)
@@ -106,18 +111,12 @@ class DiscreteDROMO(DiscreteCOMBO):
         penalty, logs = super().critic_penalty(nets, batch, noise, q)
         if self.robust_weight == 0:
             return penalty, logs
-        eps = 1e-3 * q.detach().std().clamp(min=1e-3)  # keeps the root smooth where all actions have the same Q
         variance = q.var(dim=1, keepdim=True) if self.strict else self.action_variance(nets, batch)
-        spread = (variance + eps.square()).sqrt()  # sigma: (n_critics, B), or (n_critics, 1) if strict
+        spread = (variance + smoothing(q).square()).sqrt()  # sigma: (n_critics, B), or (n_critics, 1) if strict
         radius = self.robust_weight * nets.visits(batch.observations).rsqrt()  # alpha / sqrt(n(s)): (B,)
         robust = (radius * spread).mean(dim=1).sum()  # alpha E_{s ~ d_f} sqrt(Var / n(s))
-        logs |= {
-            "robust_penalty": robust,
-            "q_spread": spread.mean(),
-            "q_relative_spread": (spread / (q.detach().abs() + eps)).mean(),
-            "robust_active_fraction": (radius >= spread).float().mean(),  # where the term flattens Q across actions
-        }
-        return penalty + robust, logs
+        active = radius >= spread  # where the term flattens Q across actions
+        return penalty + robust, {**logs, **spread_logs(spread, q, active), "robust_penalty": robust}
 
     def action_variance(self, nets: DiscreteDROMONetworks, batch: Batch) -> th.Tensor:
         """Var_{pi^f}(Q(s, .)) at the states of d_f, exact: (n_critics, B)."""

@@ -122,9 +122,9 @@ class DROMO(COMBO):
 
     def prepare(self, dataset: OfflineDataset, progress_bar: bool) -> None:
         super().prepare(dataset, progress_bar)
-        observations = th.as_tensor(self.replay_buffer.observations)
+        observations: Any = self.replay_buffer.observations
         if self.uses_slopes:
-            self.observation_scale = observation_moments(observations)[1]
+            self.observation_scale = observation_moments(observations)[1].float()
         if self.robust_size == 0 or self.robustness == "wasserstein":
             return  # n(s) and pi_beta are not asked; COMBO, to the bit, without a robust term
         self.visitation.fit(observations, generator=self.streams.cpu("visitation"))

@@ -6,17 +6,14 @@ import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.preprocessing import get_action_dim
 
-from sb3_offline.datasets import OfflineDataset
-
 
 def encoded_action_dim(space: spaces.Space) -> int:
     """Length of an encoded action."""
     return int(space.n) if isinstance(space, spaces.Discrete) else get_action_dim(space)
 
 
-def encoded_actions(dataset: OfflineDataset) -> np.ndarray:
-    """The data's actions, (n, action_dim) float32."""
-    space = dataset.action_space
+def encode_actions(actions: np.ndarray, space: spaces.Space) -> np.ndarray:
+    """Logged actions, (n, action_dim), or (n,) where they are discrete -> (n, action_dim) float32."""
     if not isinstance(space, spaces.Discrete):
-        return dataset.actions
-    return np.eye(int(space.n), dtype=np.float32)[dataset.actions - int(space.start)]
+        return actions
+    return np.eye(int(space.n), dtype=np.float32)[actions - int(space.start)]

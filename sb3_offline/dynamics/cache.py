@@ -14,6 +14,7 @@ import platformdirs
 import torch as th
 
 from sb3_offline.common.archives import FileRefused, read_tensors
+from sb3_offline.common.updates import Precision
 from sb3_offline.dynamics.config import DynamicsConfig
 from sb3_offline.dynamics.ensemble import EnsembleDynamics
 
@@ -33,14 +34,15 @@ def cache_key(
     version: str,
     device: th.device,
     learned_termination: bool = False,
+    precision: Precision = "float32",
 ) -> str:
     """
-    Equal for fits that give equal weights: same data, options of the fit, seed, versions and kind of device.
+    Equal for fits that give equal weights: same data, options of the fit, seed, versions, kind of device and precision.
 
     :param learned_termination: whether a termination head is fitted too; other kinds of termination are no part of the fit
     """
     options = {name: value for name, value in asdict(config).items() if name != "termination"}
-    facts = [FORMAT, fingerprint, options, learned_termination, seed, version, th.__version__, device.type]
+    facts = [FORMAT, fingerprint, options, learned_termination, seed, version, th.__version__, device.type, precision]
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
 
 

@@ -10,6 +10,8 @@ import torch as th
 from torch import nn
 from torch.nn import functional as F
 
+from sb3_offline.common.moments import Moments
+from sb3_offline.common.rows import Rows, row_blocks
 from sb3_offline.dynamics.calibration import CalibrationMaps
 from sb3_offline.dynamics.termination_head import TerminationHead
 
@@ -131,23 +133,31 @@ class EnsembleDynamics(nn.Module):
 
     @th.no_grad()
     def fit_normalizers(
-        self, observations: th.Tensor, actions: th.Tensor, next_observations: th.Tensor, rewards: th.Tensor
+        self,
+        observations: Rows,
+        actions: Rows,
+        next_observations: Rows,
+        rewards: Rows,
+        rows: th.Tensor | None = None,
     ) -> None:
         """
-        Standardise inputs and targets as these n transitions ask; ``rewards`` are (n, 1).
+        Standardise inputs and targets as these n transitions ask, or those of them that ``rows`` (k,) names.
 
         A constant input is only centred, lest a rollout's slightest deviation be blown up. A constant target gets the
         scale of its rounding, so that samples of it stay constant.
         """
-        inputs = th.cat([observations, actions], dim=1)
-        std = inputs.std(dim=0, correction=0)
-        self.input_mean.copy_(inputs.mean(dim=0))
-        self.input_std.copy_(th.where(std <= FLOAT32_ROUNDING * inputs.abs().amax(dim=0), 1.0, std))
-
-        targets = th.cat([next_observations - observations, rewards], dim=1)
-        rounding = FLOAT32_ROUNDING * th.cat([next_observations, rewards], dim=1).abs().amax(dim=0)
-        self.target_mean.copy_(targets.mean(dim=0))
-        self.target_std.copy_(targets.std(dim=0, correction=0).clamp(min=rounding.clamp(min=FLOAT32_ROUNDING**2)))
+        inputs, targets, following = Moments(), Moments(), Moments()
+        for block in row_blocks(observations, actions, next_observations, rewards, order=rows):
+            observation, action, next_observation, reward = block
+            reward = reward.reshape(-1, 1)
+            inputs.add(th.cat([observation, action], dim=1))
+            targets.add(th.cat([next_observation - observation, reward], dim=1))
+            following.add(th.cat([next_observation, reward], dim=1))
+        self.input_mean.copy_(inputs.mean)
+        self.input_std.copy_(th.where(inputs.std <= FLOAT32_ROUNDING * inputs.largest, 1.0, inputs.std))
+        self.target_mean.copy_(targets.mean)
+        rounding = FLOAT32_ROUNDING * following.largest
+        self.target_std.copy_(targets.std.clamp(min=rounding.clamp(min=FLOAT32_ROUNDING**2)))
 
     def normalize(self, observations: th.Tensor, actions: th.Tensor) -> th.Tensor:
         """(..., observation_dim) and (..., action_dim) -> standardised inputs (..., observation_dim + action_dim)."""
@@ -166,11 +176,11 @@ class EnsembleDynamics(nn.Module):
             return parameter if members is None else parameter.index_select(0, members)
 
         hidden = inputs
-        last = len(self.weights) - 1
-        for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            hidden = th.baddbmm(pick(bias), hidden, pick(weight))
-            if i < last:
-                hidden = F.silu(hidden)
+        *inner, (last_weight, last_bias) = zip(self.weights, self.biases, strict=True)
+        for weight, bias in inner:
+            hidden = F.silu(th.baddbmm(pick(bias), hidden, pick(weight)))
+        with th.autocast(hidden.device.type, enabled=False):  # the forecasts themselves keep their precision
+            hidden = th.baddbmm(pick(last_bias), hidden.to(last_weight.dtype), pick(last_weight))
         mean, logvar = hidden.chunk(2, dim=-1)
         max_logvar, min_logvar = pick(self.max_logvar), pick(self.min_logvar)
         logvar = max_logvar - F.softplus(max_logvar - logvar)

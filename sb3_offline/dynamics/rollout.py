@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch as th
 
+from sb3_offline.common.updates import Precision, precision_scope
 from sb3_offline.dynamics.ensemble import EnsembleDynamics
 from sb3_offline.dynamics.termination import TerminationFn
 
@@ -33,6 +34,7 @@ def rollout(
     termination: TerminationFn,
     horizon: int,
     generator: th.Generator,
+    precision: Precision = "float32",
 ) -> Rollout:
     """
     Roll the model out from each start state, all at once, until ``horizon`` or the row's end: an ended row is never
@@ -43,6 +45,7 @@ def rollout(
     :param termination: judges the sampled next observation, see :func:`~sb3_offline.dynamics.resolve_termination`
     :param horizon: most steps of a row
     :param generator: source of the model's draws
+    :param precision: of the matrix products of policy and model; the judgement of ``termination`` is in float32
     :raises ValueError: the model is not fitted, or the horizon is below 1
     """
     if not model.fitted:
@@ -56,8 +59,9 @@ def rollout(
     for _ in range(horizon):
         if not len(alive):
             break
-        actions = policy(observations)
-        sample = model.sample(observations, actions, generator)
+        with precision_scope(precision, model.device):
+            actions = policy(observations).to(observations.dtype)
+            sample = model.sample(observations, actions, generator)
         finite = th.isfinite(sample.next_observations).all(dim=1) & th.isfinite(sample.rewards)
         rows = finite.nonzero().squeeze(1)
         n_stepped, n_kept = n_stepped + len(alive), n_kept + len(rows)

@@ -10,11 +10,15 @@ from typing import Literal, TypeAlias
 import torch as th
 from tqdm import tqdm
 
+from sb3_offline.common.rows import BLOCK_ROWS, Rows, row_blocks
+from sb3_offline.common.updates import Precision, precision_scope
 from sb3_offline.dynamics.ensemble import MAX_HOLDOUT_ROWS, EnsembleDynamics
 
 MIN_IMPROVEMENT = 0.01  # a snapshot is taken when the held-out error falls by more than this fraction
 
 StopReason: TypeAlias = Literal["patience", "max_epochs", "callback"]
+Lookup: TypeAlias = Callable[[th.Tensor], th.Tensor]
+"""Rows (k,) of the data -> (k, inputs + targets), standardised."""
 
 
 class DynamicsDivergedError(FloatingPointError, ValueError):
@@ -58,10 +62,10 @@ class FitReport:
 def fit_ensemble(
     model: EnsembleDynamics,
     optimizer: th.optim.Optimizer,
-    observations: th.Tensor,
-    actions: th.Tensor,
-    next_observations: th.Tensor,
-    rewards: th.Tensor,
+    observations: Rows,
+    actions: Rows,
+    next_observations: Rows,
+    rewards: Rows,
     *,
     generator: th.Generator,
     batch_size: int = 256,
@@ -69,6 +73,7 @@ def fit_ensemble(
     max_epochs: int | None = None,
     patience: int = 5,
     logvar_loss_weight: float = 0.01,
+    precision: Precision = "float32",
     on_epoch: Callable[[EpochStats], bool | None] | None = None,
     progress_bar: bool = False,
 ) -> FitReport:
@@ -77,7 +82,8 @@ def fit_ensemble(
     which rows were held out, and the std of its error there.
 
     Rows are transitions whose next observation is known, float32 on the model's device, in environment units. They are
-    copied once, standardised; a member's bootstrap sample is a row of indices. Targets are standardised too: with raw
+    copied once, standardised (those of :class:`~sb3_offline.common.rows.HostRows` whenever they are read); a member's
+    bootstrap sample is a row of indices. Targets are standardised too: with raw
     ones, whose errors start far above the bound of the log-variance, its gradient vanishes and the std stays too large.
     The loss is the sum over members of
     :func:`negative_log_likelihood`, plus ``logvar_loss_weight`` * sum(max_logvar - min_logvar) averaged over members,
@@ -90,6 +96,8 @@ def fit_ensemble(
     :param rewards: (n,) or (n, 1)
     :param generator: source of the split, the bootstrap and the order of the batches
     :param holdout_fraction: share of the rows held out, at most 1000 rows
+    :param precision: of the training's matrix products, see :func:`~sb3_offline.common.updates.precision_scope`; errors on
+        held-out rows are measured in float32
     :param max_epochs: None stops by ``patience`` alone: epochs in a row in which no member improved by 1%
     :param on_epoch: called after each epoch; returning False ends the training (the best snapshots are kept)
     :raises ValueError: too few rows to hold some out and fill two batches; NaN or infinite data
@@ -97,16 +105,17 @@ def fit_ensemble(
     """
     start = time.perf_counter()
     model.fitted.fill_(False)
-    rewards = rewards.reshape(-1, 1)
     _check_finite(observations=observations, actions=actions, next_observations=next_observations, rewards=rewards)
     n_holdout, n_train = _split_sizes(len(observations), holdout_fraction, batch_size)
     holdout, train = _permutation(len(observations), generator, model.device).split([n_holdout, n_train])
-    bootstrap = train[bootstrap_indices(model.n_members, n_train, generator).to(model.device)]
+    bootstrap = bootstrap_indices(model.n_members, n_train, generator).to(model.device)
+    for sample in bootstrap:
+        sample.copy_(train.index_select(0, sample))
 
     columns = (observations, actions, next_observations, rewards)
-    model.fit_normalizers(*(column[train] for column in columns))
-    data = _standardized(model, *columns)
-    holdout_data = data[holdout]
+    model.fit_normalizers(*columns, rows=train)
+    lookup = _standardized(model, *columns)
+    holdout_data = lookup(holdout)
 
     best = _BestSnapshots(model)
     epoch = stale = 0
@@ -116,10 +125,11 @@ def fit_ensemble(
             epoch += 1
             epoch_start = time.perf_counter()
             batches = _permutation(n_train, generator, model.device).split(batch_size)
-            loss = _train_epoch(model, optimizer, data, bootstrap, batches, logvar_loss_weight)
+            loss = train_batches(model, optimizer, lookup, bootstrap, batches, logvar_loss_weight, precision)
             error, mse = _holdout_errors(model, holdout_data)
             if not th.isfinite(loss + error.sum()):
-                outlier = data[:, model.input_mean.shape[0] :].abs().max().item()
+                largest = (lookup(rows)[:, model.input_mean.shape[0] :].abs().max() for rows in train.split(BLOCK_ROWS))
+                outlier = max(largest).item()
                 raise DynamicsDivergedError(
                     f"The dynamics model diverged in epoch {epoch}: training loss {loss.item()}, held-out errors "
                     f"{error.tolist()}. Lower learning_rate in dynamics_kwargs, and look for outliers: one target lies "
@@ -170,45 +180,53 @@ def add_weight_decay(model: EnsembleDynamics) -> None:
 
 
 def bootstrap_indices(n_members: int, n_rows: int, generator: th.Generator) -> th.Tensor:
-    """(n_members, n_rows) indices below ``n_rows``, drawn with replacement, on the generator's device."""
-    return th.randint(n_rows, (n_members, n_rows), generator=generator, device=generator.device)
+    """(n_members, n_rows) int32 indices below ``n_rows``, drawn with replacement, on the generator's device."""
+    indices = th.empty(n_members, n_rows, dtype=th.int32, device=generator.device)
+    for sample in indices:
+        sample.copy_(th.randint(n_rows, (n_rows,), generator=generator, device=generator.device))
+    return indices
 
 
-def _standardized(
-    model: EnsembleDynamics,
-    observations: th.Tensor,
-    actions: th.Tensor,
-    next_observations: th.Tensor,
-    rewards: th.Tensor,
-) -> th.Tensor:
-    """(n, inputs + targets), as the networks see them."""
-    targets = th.cat([next_observations - observations, rewards], dim=1)
-    return th.cat([model.normalize(observations, actions), (targets - model.target_mean) / model.target_std], dim=1)
+def _standardized(model: EnsembleDynamics, *columns: Rows) -> Lookup:
+    """The transitions as the networks see them: tensors are standardised once, rows in files as they are read."""
+
+    def standardize(
+        observations: th.Tensor, actions: th.Tensor, next_observations: th.Tensor, rewards: th.Tensor
+    ) -> th.Tensor:
+        targets = th.cat([next_observations - observations, rewards.reshape(-1, 1)], dim=1)
+        return th.cat([model.normalize(observations, actions), (targets - model.target_mean) / model.target_std], dim=1)
+
+    tensors = [column for column in columns if isinstance(column, th.Tensor)]
+    if len(tensors) < len(columns):
+        return lambda rows: standardize(*(column[rows] for column in columns))
+    data = standardize(*tensors)
+    return lambda rows: data.index_select(0, rows)
 
 
-def _train_epoch(
+def train_batches(
     model: EnsembleDynamics,
     optimizer: th.optim.Optimizer,
-    data: th.Tensor,
+    lookup: Lookup,
     bootstrap: th.Tensor,
     batches: tuple[th.Tensor, ...],
     logvar_loss_weight: float,
+    precision: Precision = "float32",
 ) -> th.Tensor:
     """
     One pass over every member's bootstrap sample.
 
-    :param data: (n, inputs + targets), standardised
-    :param bootstrap: (n_members, n_train) rows of ``data``
+    :param bootstrap: (n_members, n_train) rows of the data
     :param batches: columns of ``bootstrap``, a batch each
     :return: the mean of :func:`negative_log_likelihood` over the pass, ()
     """
     n_inputs = model.input_mean.shape[0]
-    total = data.new_zeros(())
+    total = th.zeros((), device=model.device)
     for columns in batches:
         rows = bootstrap.index_select(1, columns)
-        batch = data.index_select(0, rows.flatten()).view(*rows.shape, -1)
-        inputs, targets = batch.tensor_split([n_inputs], dim=2)
-        nll = negative_log_likelihood(*model.networks(inputs), targets).sum()
+        inputs, targets = lookup(rows.flatten()).view(*rows.shape, -1).tensor_split([n_inputs], dim=2)
+        with precision_scope(precision, model.device):
+            forecast = model.networks(inputs)
+        nll = negative_log_likelihood(*forecast, targets).sum()
         bounds = (model.max_logvar - model.min_logvar).sum() / model.n_members
         optimizer.zero_grad(set_to_none=True)
         (nll + logvar_loss_weight * bounds).backward()
@@ -278,11 +296,12 @@ def _split_sizes(n_rows: int, holdout_fraction: float, batch_size: int) -> tuple
     return n_holdout, n_train
 
 
-def _check_finite(**arrays: th.Tensor) -> None:
-    for name, array in arrays.items():
-        bad = ~th.isfinite(array).all(dim=1)
-        if bad.any():
+def _check_finite(**columns: Rows) -> None:
+    for name, column in columns.items():
+        bad = [~th.isfinite(block.reshape(len(block), -1)).all(dim=1) for (block,) in row_blocks(column)]
+        rows = th.cat(bad).nonzero()
+        if len(rows):
             raise ValueError(
-                f"{name} hold NaN or infinite values in {int(bad.sum())} of {len(bad)} rows, first in row "
-                f"{int(bad.nonzero()[0])}: leave those rows out before fitting the dynamics model."
+                f"{name} hold NaN or infinite values in {len(rows)} of {len(column)} rows, first in row {int(rows[0])}: leave "
+                "those rows out before fitting the dynamics model."
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -9,8 +10,11 @@ import numpy as np
 import torch as th
 
 from sb3_offline.common.rng import Streams
+from sb3_offline.common.rows import HostRows, Rows
+from sb3_offline.common.updates import Precision
 from sb3_offline.datasets import OfflineDataset
-from sb3_offline.dynamics.actions import encoded_actions
+from sb3_offline.datasets.mapped import is_mapped
+from sb3_offline.dynamics.actions import encode_actions
 from sb3_offline.dynamics.calibration import MAX_CALIBRATION_ROWS
 from sb3_offline.dynamics.config import DynamicsConfig
 from sb3_offline.dynamics.ensemble import EnsembleDynamics
@@ -23,6 +27,8 @@ from sb3_offline.dynamics.termination_head import (
     fit_termination_head,
 )
 from sb3_offline.dynamics.training import EpochStats, FitReport, fit_ensemble
+
+_MODELLED = ("observations", "actions", "next_observations", "rewards")
 
 
 @dataclass(frozen=True)
@@ -37,10 +43,9 @@ class Columns:
 
     @classmethod
     def of(cls, dataset: OfflineDataset, rows: np.ndarray, device: th.device) -> Columns:
-        names = ("observations", "next_observations", "rewards", "terminations")
-        columns = {name: th.as_tensor(getattr(dataset, name)[rows], device=device) for name in names}
-        columns["actions"] = th.as_tensor(encoded_actions(dataset)[rows], device=device)
-        return cls(**columns)
+        columns = {name: getattr(dataset, name)[rows] for name in (*_MODELLED, "terminations")}
+        columns["actions"] = encode_actions(columns["actions"], dataset.action_space)
+        return cls(**{name: th.as_tensor(column, device=device) for name, column in columns.items()})
 
     @property
     def targets(self) -> th.Tensor:
@@ -70,6 +75,7 @@ def fit_world(
     config: DynamicsConfig,
     streams: Streams,
     *,
+    precision: Precision = "float32",
     on_epoch: Callable[[EpochStats], bool | None] | None = None,
     progress_bar: bool = False,
 ) -> FitReport:
@@ -85,20 +91,17 @@ def fit_world(
         n = min(int(config.calibration_fraction * len(rows)), MAX_CALIBRATION_ROWS)
         shuffled = rows[permutation(len(rows), streams["calibration"])]
         calibration_rows, rows = shuffled[:n], np.sort(shuffled[n:])
-    columns = Columns.of(dataset, rows, model.device)
     report = fit_ensemble(
         model,
         th.optim.Adam(model.member_parameters(), lr=config.learning_rate, fused=True),
-        columns.observations,
-        columns.actions,
-        columns.next_observations,
-        columns.rewards,
+        *_modelled(dataset, rows, model.device),
         generator=streams["dynamics"],
         batch_size=config.batch_size,
         holdout_fraction=config.holdout_fraction,
         max_epochs=config.max_epochs,
         patience=config.patience,
         logvar_loss_weight=config.logvar_loss_weight,
+        precision=precision,
         on_epoch=on_epoch,
         progress_bar=progress_bar,
     )
@@ -110,6 +113,17 @@ def fit_world(
         model.calibration.fit(config.calibration, residuals)
     fit_termination(model, dataset, config, streams)
     return report
+
+
+def _modelled(dataset: OfflineDataset, rows: np.ndarray, device: th.device) -> tuple[Rows, Rows, Rows, Rows]:
+    """Observations, actions, next observations and rewards of these rows; left in their files if they are mapped."""
+    if is_mapped(dataset):
+        encode = functools.partial(encode_actions, space=dataset.action_space)
+        o, n, r = (HostRows(getattr(dataset, name), device, rows) for name in ("observations", "next_observations", "rewards"))
+        a = HostRows(dataset.actions, device, rows, read=encode)
+        return o, a, n, r
+    known = Columns.of(dataset, rows, device)
+    return known.observations, known.actions, known.next_observations, known.rewards
 
 
 def fit_termination(

@@ -14,6 +14,7 @@ from stable_baselines3.td3.policies import TD3Policy
 
 from sb3_offline.common.offline_algorithm import OfflineAlgorithm
 from sb3_offline.common.offline_sac import minimize
+from sb3_offline.common.storage import Storage, check_storage
 from sb3_offline.datasets.sources import Source
 from sb3_offline.diagnostics.q_function import QFunction
 from sb3_offline.diagnostics.td_linearization import Transitions
@@ -53,6 +54,7 @@ class PreQN(OfflineAlgorithm, TD3):
         cosine: float = 0.97,
         align_to: AlignTo = "delta",
         rcond: float = 1e-6,
+        storage: Storage = "auto",
         check_data: bool = True,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
@@ -64,6 +66,7 @@ class PreQN(OfflineAlgorithm, TD3):
         **unknown: Any,
     ):
         self.check_arguments(unknown)
+        self.storage = check_storage(storage)
         self.step_size, self.step_decay, self.max_backtracks = step_size, step_decay, max_backtracks
         self.cosine, self.align_to, self.rcond = cosine, align_to, rcond
         self.check_data = check_data

@@ -1,9 +1,10 @@
-"""Write a data set as npz, as D4RL's flat HDF5, or into the Minari store."""
+"""Write a data set as npz, as D4RL's flat HDF5, as a folder of .npy files, or into the Minari store."""
 
 from __future__ import annotations
 
 import json
 import re
+import shutil
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
@@ -13,9 +14,10 @@ from typing import Any
 import h5py
 import numpy as np
 
-from sb3_offline.datasets import OfflineDataset
+from sb3_offline.datasets import OfflineDataset, save_mapped
 from sb3_offline.datasets.checks import ALIASES
 from sb3_offline.datasets.offline_dataset import ARRAY_NAMES
+from sb3_offline.datasets.sources.folder import FOLDER_SUFFIX, is_folder
 
 _FOREIGN = {meant: alias for alias, meant in ALIASES.items()}  # terminations are D4RL's terminals
 _MINARI_ID = re.compile(r"([-\w]{2,}/)*[-\w]{2,}-v\d+")  # Minari writes other ids too, and then cannot read its store
@@ -25,21 +27,23 @@ def check_target(target: str, force: bool = False) -> None:
     """
     Whether data can be written there, before any time is spent on making them.
 
-    :param target: a .npz or .hdf5 file, or a Minari id
+    :param target: a .npz or .hdf5 file, a .mmap folder, or a Minari id
     :param force: replace what is there
     :raises ValueError: if the target is neither, or exists
     """
     path = Path(target)
-    if path.suffix in (".npz", ".hdf5", ".h5"):
+    if path.suffix in (".npz", ".hdf5", ".h5", FOLDER_SUFFIX):
         if path.exists() and not force:
             raise ValueError(f"{target} exists: take another name, or --force to replace it.")
+        if path.is_dir() and not is_folder(path):
+            raise ValueError(f"{target} is a folder of something else, which --force does not replace: take another name.")
         path.parent.mkdir(parents=True, exist_ok=True)
         return
     minari = _import_minari(target)
     if not _MINARI_ID.fullmatch(target):
         raise ValueError(
-            f"{target!r} is no target: a file ends in .npz or .hdf5; a Minari id reads namespace/name-v0, its parts two "
-            "letters or more."
+            f"{target!r} is no target: a file ends in .npz or .hdf5, a memory-mapped folder in .mmap; a Minari id reads "
+            "namespace/name-v0, its parts two letters or more."
         )
     if target in minari.list_local_datasets() and not force:
         raise ValueError(f"{target} is in the local Minari store already: take another version, or --force to replace it.")
@@ -49,21 +53,25 @@ def write_dataset(dataset: OfflineDataset, target: str, card: Mapping[str, Any] 
     """
     Write all rows, the task's id, the reference scores and the card. What is there is replaced.
 
-    :param target: a .npz or .hdf5 file, or a Minari id
+    :param target: a .npz or .hdf5 file, a .mmap folder, or a Minari id
     :param card: facts about how the data were made, beside those that they bring
     """
-    facts = {**dataset.info.card, **(card or {})}
+    info = replace(dataset.info, card={**dataset.info.card, **(card or {})})
     if target.endswith(".npz"):
         arrays = {name: getattr(dataset, name) for name in ARRAY_NAMES}
-        np.savez_compressed(target, metadata=json.dumps(_metadata(dataset, facts), default=str), **arrays)
+        np.savez_compressed(target, metadata=json.dumps(info.metadata(), default=str), **arrays)
     elif target.endswith((".hdf5", ".h5")):
         with h5py.File(target, "w") as file:
             for name in ARRAY_NAMES:
                 file.create_dataset(_FOREIGN.get(name, name), data=getattr(dataset, name), compression="gzip")
-            for key, value in _metadata(dataset, facts).items():
+            for key, value in info.metadata().items():
                 file[f"metadata/{key}"] = value if isinstance(value, (int, float, str)) else json.dumps(value, default=str)
+    elif target.endswith(FOLDER_SUFFIX):
+        if Path(target).exists():
+            shutil.rmtree(target)
+        save_mapped(replace(dataset, info=info), target)
     else:
-        _write_minari(dataset, target, facts)
+        _write_minari(dataset, target, info.card)
 
 
 def transformed(dataset: OfflineDataset, scale: float, shift: float) -> OfflineDataset:
@@ -73,16 +81,6 @@ def transformed(dataset: OfflineDataset, scale: float, shift: float) -> OfflineD
     card = {**dataset.info.card, "rewards": f"{scale:g} r + {shift:g} of the original"}
     info = replace(dataset.info, reference_min_score=None, reference_max_score=None, card=card)
     return replace(dataset, info=info, rewards=(scale * dataset.rewards + shift).astype(np.float32))
-
-
-def _metadata(dataset: OfflineDataset, facts: Mapping[str, Any]) -> dict[str, Any]:
-    info = dataset.info
-    known = {
-        "env_id": None if info.env_spec is None else info.env_spec.id,
-        "reference_min_score": info.reference_min_score,
-        "reference_max_score": info.reference_max_score,
-    }
-    return {**facts, **{key: value for key, value in known.items() if value is not None}}
 
 
 def _write_minari(dataset: OfflineDataset, target: str, facts: Mapping[str, Any]) -> None:

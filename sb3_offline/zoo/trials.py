@@ -58,7 +58,8 @@ def share_dynamics(model: OfflineAlgorithm, dataset: OfflineDataset, folder: Pat
     if not isinstance(model, ModelBasedAlgorithm):
         return
     config = DynamicsConfig.from_kwargs(model.dynamics_kwargs or {})
-    path = folder / f"{cache_key(dataset.fingerprint(), config, seed, sb3_offline.__version__, model.device)}.pt"
+    facts = (dataset.fingerprint(), config, seed, sb3_offline.__version__, model.device)
+    path = folder / f"{cache_key(*facts, precision=model.precision)}.pt"
     if path.is_file():
         saved = read_tensors(path.read_bytes(), str(path), model.device)
         model.dynamics.load_state_dict(saved["dynamics"])

@@ -11,7 +11,7 @@ import torch as th
 from stable_baselines3 import DQN
 
 from sb3_offline import DiscreteCOMBO, DiscreteDROMO, load_dataset
-from sb3_offline.dynamics.actions import encoded_action_dim, encoded_actions
+from sb3_offline.dynamics.actions import encode_actions, encoded_action_dim
 from sb3_offline.dynamics.world import Columns
 from tests.conftest import fast_options
 
@@ -25,7 +25,7 @@ def make(algorithm: type, arrays: Any, **options: Any) -> Any:
 
 def test_actions_are_one_hot_for_the_model(cartpole_arrays: Arrays) -> None:
     dataset = load_dataset(cartpole_arrays, env_id="CartPole-v1")
-    encoded = encoded_actions(dataset)
+    encoded = encode_actions(dataset.actions, dataset.action_space)
     assert encoded.dtype == np.float32
     assert encoded_action_dim(dataset.action_space) == 2
     np.testing.assert_array_equal(encoded[:, 1], cartpole_arrays["actions"])

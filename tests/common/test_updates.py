@@ -26,7 +26,7 @@ CASES: dict[str, tuple[type[OfflineSAC], dict[str, Any]]] = {
     "CQL, learned weight": (CQL, FAST | {"n_action_samples": 4, "target_gap": 1.0}),
     "COMBO": (COMBO, FAST_MODEL_BASED),
     "DROMO": (DROMO, FAST_DROMO),
-    "DROMO, strict": (DROMO, FAST_DROMO | {"strict": True}),
+    "DROMO, strict": (DROMO, FAST_DROMO | {"strict": True, "behavior_kwargs": None}),
     "MOPO": (MOPO, FAST_MODEL_BASED),
 }
 every_algorithm = pytest.mark.parametrize("case", CASES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
 
 from sb3_offline.datasets.checks import ACTION_TOLERANCE
 from sb3_offline.datasets.errors import DatasetError
+from sb3_offline.datasets.mapped import check_mapped, is_mapped
 from sb3_offline.datasets.offline_dataset import ARRAY_NAMES, OfflineDataset
 from sb3_offline.datasets.sources.raw import Arrays, RawSource, collect_metadata, raw_from_metadata
 
@@ -31,6 +33,7 @@ def open_offline_dataset(dataset: OfflineDataset) -> RawSource:
         reference_min_score=info.reference_min_score,
         reference_max_score=info.reference_max_score,
         card=dict(info.card),
+        build=partial(check_mapped, dataset) if is_mapped(dataset) else None,
     )
 
 

@@ -55,7 +55,10 @@ def open_file(path: Path) -> RawSource:
     """
     suffix, mode = path.suffix.lower(), file_mode(path)
     if mode is not None and stat.S_ISDIR(mode):
-        raise DatasetError(f"{path} is a directory; a data file (.hdf5, .h5 or .npz) or a Minari id is needed.")
+        raise DatasetError(
+            f"{path} is a directory without observations.npy; a data file (.hdf5, .h5 or .npz), a folder of .npy files "
+            "or a Minari id is needed."
+        )
     if suffix in _PICKLE_SUFFIXES:
         raise DatasetError(
             f"{path}: pickled data are refused, because reading them runs code from the file. Save the arrays with "

@@ -25,6 +25,7 @@ from sb3_offline.datasets.references import REFERENCE_SCORES
 from sb3_offline.datasets.sources.arrays import open_arrays, open_offline_dataset, open_replay_buffer
 from sb3_offline.datasets.sources.builtin import builtin_name, open_builtin
 from sb3_offline.datasets.sources.files import file_mode, looks_like_file, open_file, path_of
+from sb3_offline.datasets.sources.folder import is_folder, open_folder
 from sb3_offline.datasets.sources.minari import is_minari_dataset, open_minari, open_minari_dataset
 from sb3_offline.datasets.sources.raw import RawSource
 
@@ -73,8 +74,9 @@ def open_dataset(
     """Find out what a data set is without reading its arrays.
 
     :param source: a packaged id (``"Pendulum-medium-v0"``), a Minari id (``"mujoco/hopper/medium-v0"``), a file
-        (.hdf5, .h5: D4RL's flat layout; .npz), a mapping of arrays, a filled SB3 ReplayBuffer, a MinariDataset, an
-        OfflineDataset, or a sequence of these, which is one data set
+        (.hdf5, .h5: D4RL's flat layout; .npz), a folder of .npy files, which stay
+        on disk, a mapping of arrays, a filled SB3 ReplayBuffer, a MinariDataset, an OfflineDataset, or a sequence of these,
+        which is one data set
     :param env_id: Gymnasium id of the task, for data that do not name it (it comes before a name in the data)
     :param observation_space: for data that do not have it; must agree with the data's own
     :param action_space: for data that do not have it; must agree with the data's own
@@ -105,6 +107,9 @@ def _open(source: Source, task: _Task) -> DatasetSource:
         return _open_many(source, task)
     raw = _open_one(source, task.download)
     info = _describe(raw, task)
+    build = raw.build
+    if build is not None:
+        return DatasetSource(info, lambda: build(info))
     return DatasetSource(info, lambda: build_dataset(raw.read(), info))
 
 
@@ -116,7 +121,7 @@ def _open_one(source: Source, download: bool) -> RawSource:
     if isinstance(source, Mapping):
         return open_arrays(source)
     if isinstance(source, Path):
-        return open_file(path_of(source))
+        return _open_path(path_of(source))
     if isinstance(source, str):
         return _open_name(source, download)
     if is_minari_dataset(source):
@@ -133,14 +138,18 @@ def _open_name(name: str, download: bool) -> RawSource:
         return open_builtin(packaged)
     path = path_of(name)
     mode = file_mode(path)
-    if looks_like_file(name) or (mode is not None and not stat.S_ISDIR(mode)):
-        return open_file(path)
+    if looks_like_file(name) or (mode is not None and not stat.S_ISDIR(mode)) or is_folder(path):
+        return _open_path(path)
     try:
         return open_minari(name, download=download)
     except DatasetError:
         if mode is not None:
             open_file(path)  # says that it is a directory
         raise
+
+
+def _open_path(path: Path) -> RawSource:
+    return open_folder(path) if is_folder(path) else open_file(path)
 
 
 def _describe(raw: RawSource, task: _Task) -> DatasetInfo:

@@ -12,6 +12,7 @@ from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 
 from sb3_offline.datasets.errors import DatasetError
+from sb3_offline.datasets.offline_dataset import DatasetInfo, OfflineDataset
 
 #: Arrays by name, unchecked. Of a key that is not known only the name matters.
 Arrays = Mapping[str, Any]
@@ -19,7 +20,11 @@ Arrays = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class RawSource:
-    """An opened source, before anything is checked. What the source does not say is None."""
+    """
+    An opened source, before anything is checked. What the source does not say is None.
+
+    ``build`` reads and checks the arrays where ``read`` would have to hold them all.
+    """
 
     dataset_id: str
     read: Callable[[], Arrays]
@@ -31,9 +36,15 @@ class RawSource:
     reference_min_score: float | None = None
     reference_max_score: float | None = None
     card: dict[str, Any] = field(default_factory=dict)
+    build: Callable[[DatasetInfo], OfflineDataset] | None = None
 
 
-def raw_from_metadata(dataset_id: str, read: Callable[[], Arrays], metadata: Mapping[str, Any]) -> RawSource:
+def raw_from_metadata(
+    dataset_id: str,
+    read: Callable[[], Arrays],
+    metadata: Mapping[str, Any],
+    build: Callable[[DatasetInfo], OfflineDataset] | None = None,
+) -> RawSource:
     """A source described by free-form metadata, of which ``env_id`` and the reference scores are understood."""
     facts = dict(metadata)
     env_id, low, high = (facts.pop(key, None) for key in ("env_id", "reference_min_score", "reference_max_score"))
@@ -44,6 +55,7 @@ def raw_from_metadata(dataset_id: str, read: Callable[[], Arrays], metadata: Map
         reference_min_score=_score(dataset_id, "reference_min_score", low),
         reference_max_score=_score(dataset_id, "reference_max_score", high),
         card=facts,
+        build=build,
     )
 
 

@@ -1,0 +1,209 @@
+"""A folder of .npy files, which is memory-mapped: for data larger than memory."""
+
+from __future__ import annotations
+
+import json
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+import numpy as np
+
+from sb3_offline.datasets.checks import build_dataset
+from sb3_offline.datasets.errors import DatasetError
+from sb3_offline.datasets.mapped import FollowingObservations, blocks, check_mapped
+from sb3_offline.datasets.offline_dataset import ARRAY_NAMES, DatasetInfo, OfflineDataset
+from sb3_offline.datasets.sources.files import file_mode
+from sb3_offline.datasets.sources.raw import RawSource, collect_metadata, raw_from_metadata
+
+FOLDER_SUFFIX = ".mmap"
+_METADATA = "metadata.json"
+_COLUMNS = tuple(name for name in ARRAY_NAMES if name != "next_observations")
+
+
+def is_folder(path: Path) -> bool:
+    """Whether a path is a folder of this format."""
+    mode = file_mode(path / "observations.npy")
+    return mode is not None and stat.S_ISREG(mode)
+
+
+def open_folder(path: Path) -> RawSource:
+    """
+    A folder with ``observations.npy``, ``actions.npy``, ``rewards.npy``, ``terminations.npy``, ``truncations.npy``,
+    optionally ``valid_next.npy`` and ``metadata.json``, and either ``final_rows.npy`` and ``final_observations.npy``
+    (:class:`FollowingObservations`) or ``next_observations.npy``. Only the metadata are read.
+
+    :raises DatasetError: if the metadata are not a JSON object
+    """
+    text = (path / _METADATA).read_text(encoding="utf-8") if (path / _METADATA).exists() else "{}"
+    metadata = collect_metadata(path.name, {"metadata": text})
+    return raw_from_metadata(path.name, dict, metadata, build=lambda info: check_mapped(_map(path, info), info))
+
+
+def _map(path: Path, info: DatasetInfo) -> OfflineDataset:
+    columns = {name: _load(path, name) for name in _COLUMNS if name != "valid_next"}
+    n = len(columns["rewards"])
+    columns["valid_next"] = (
+        _load(path, "valid_next") if (path / "valid_next.npy").exists() else np.broadcast_to(np.True_, (n,))
+    )
+    if (path / "next_observations.npy").exists():
+        columns["next_observations"] = _load(path, "next_observations")
+    lengths = {name: len(array) for name, array in columns.items()}
+    if len(set(lengths.values())) > 1 or n == 0:
+        raise DatasetError(f"{path}: the arrays need one entry a row, and at least one row; their lengths are {lengths}.")
+    if "next_observations" in columns:
+        return OfflineDataset(info, **columns)
+    following: Any = _following(path, columns["observations"])
+    return OfflineDataset(info, next_observations=following, **columns)
+
+
+def _following(path: Path, observations: np.ndarray) -> FollowingObservations:
+    if not (path / "final_rows.npy").exists():
+        raise DatasetError(
+            f"{path}: there is neither next_observations.npy nor final_rows.npy with final_observations.npy (the next "
+            "observations of rows that are not followed by them). Write the folder by sb3_offline.datasets.MappedWriter."
+        )
+    rows, final = np.array(_load(path, "final_rows")), _load(path, "final_observations")
+    ordered = rows.ndim == 1 and rows.dtype == np.int64 and len(rows) > 0 and bool((np.diff(rows) > 0).all())
+    last, shape, dtype = len(observations) - 1, (len(rows), *observations.shape[1:]), observations.dtype
+    if not ordered or rows[0] < 0 or rows[-1] != last or final.shape != shape or final.dtype != dtype:
+        raise DatasetError(
+            f"{path}: final_rows must be increasing int64 that end with the last row, {last}, and final_observations "
+            f"{dtype} of shape {shape}; found {rows.dtype} {rows.shape} and {final.dtype} {final.shape}. "
+            "Write them by sb3_offline.datasets.MappedWriter."
+        )
+    return FollowingObservations(observations, rows, final)
+
+
+def _load(path: Path, name: str) -> np.ndarray:
+    file = path / f"{name}.npy"
+    try:
+        return np.load(file, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError as error:
+        raise DatasetError(f"{path}: {name}.npy is missing.") from error
+    except (ValueError, OSError, EOFError) as error:
+        raise DatasetError(f"{file}: not a .npy file of numbers, or damaged or cut short ({error}).") from error
+
+
+class MappedWriter:
+    """
+    Write a folder for :func:`open_folder` block by block; no more than a block is held.
+
+    Used as a context manager; the folder is complete when it ends without an error.
+
+    :param folder: where to; made if it is missing
+    :param info: spaces to check against; its task, reference scores and card go into ``metadata.json``
+    :raises DatasetError: if the folder holds data already, or a block does not fit
+    """
+
+    def __init__(self, folder: str | Path, info: DatasetInfo):
+        self.folder, self.info = Path(folder), info
+        if is_folder(self.folder):
+            raise DatasetError(f"{self.folder} holds data already: take another name, or delete it.")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.n_rows = 0
+        self._columns = {name: _Column(self.folder / f"{name}.npy.part") for name in _COLUMNS}
+        self._columns |= {name: _Column(self.folder / f"{name}.npy.part") for name in ("final_rows", "final_observations")}
+        self._last: np.ndarray | None = None  # next observation of the last row so far, (1, *obs_shape)
+
+    def append(self, block: Mapping[str, Any]) -> None:
+        """
+        Add rows, in the order of time.
+
+        :param block: arrays as :func:`~sb3_offline.load_dataset` takes them, ``next_observations`` among them
+        :raises DatasetError: naming the key, the row and the remedy
+        """
+        if "next_observations" not in block:
+            raise DatasetError("MappedWriter needs next_observations: a block does not know the row that follows it.")
+        data = build_dataset(block, self.info)
+        for name in _COLUMNS:
+            self._columns[name].append(getattr(data, name))
+        following = np.ascontiguousarray(data.next_observations)
+        if self._last is not None and not _same_bits(self._last, data.observations[:1])[0]:
+            self._final(np.array([self.n_rows - 1]), self._last)
+        rows = np.flatnonzero(~_same_bits(following[:-1], data.observations[1:]))
+        self._final(self.n_rows + rows, following[rows])
+        self._last = following[-1:].copy()
+        self.n_rows += len(data)
+
+    def _final(self, rows: np.ndarray, observations: np.ndarray) -> None:
+        self._columns["final_rows"].append(rows.astype(np.int64))
+        self._columns["final_observations"].append(observations)
+
+    def close(self) -> None:
+        """
+        Finish the files.
+
+        :raises DatasetError: if no row was written
+        """
+        if self._last is None:
+            self._discard()
+            raise DatasetError(f"{self.folder}: no rows were written.")
+        self._final(np.array([self.n_rows - 1]), self._last)
+        (self.folder / _METADATA).write_text(json.dumps(self.info.metadata(), default=str), encoding="utf-8")
+        for column in reversed(self._columns.values()):  # observations.npy, which marks the folder, comes last
+            column.close()
+
+    def __enter__(self) -> MappedWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self._discard()
+
+    def _discard(self) -> None:
+        for column in self._columns.values():
+            column.discard()
+
+
+def save_mapped(dataset: OfflineDataset, folder: str | Path) -> None:
+    """
+    Write a data set as a folder that :func:`~sb3_offline.load_dataset` maps into memory.
+
+    :raises DatasetError: if the folder holds data already
+    """
+    with MappedWriter(folder, dataset.info) as writer:
+        for rows in blocks(len(dataset)):
+            writer.append({name: getattr(dataset, name)[rows] for name in ARRAY_NAMES})
+
+
+class _Column:
+    """A .npy file that grows; its header is written again when its length is known."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.file: IO[bytes] = path.open("wb")
+        self.shape: tuple[int, ...] = ()
+        self.descr: Any = None
+
+    def append(self, values: np.ndarray) -> None:
+        if self.descr is None:
+            self.shape, self.descr = (0, *values.shape[1:]), np.lib.format.dtype_to_descr(values.dtype)
+            self._write_header()
+        self.file.write(np.ascontiguousarray(values).data)
+        self.shape = (self.shape[0] + len(values), *self.shape[1:])
+
+    def _write_header(self) -> None:
+        # numpy pads the header so that it keeps its length as the first axis grows
+        np.lib.format.write_array_header_1_0(self.file, {"descr": self.descr, "fortran_order": False, "shape": self.shape})
+
+    def close(self) -> None:
+        self.file.seek(0)
+        self._write_header()
+        self.file.close()
+        self.path.replace(self.path.with_suffix(""))
+
+    def discard(self) -> None:
+        self.file.close()
+        self.path.unlink()
+
+
+def _same_bits(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """(n,) whether rows are equal to the bit, signs of zero included."""
+    shape = (len(one), one.dtype.itemsize * int(np.prod(one.shape[1:])))
+    a, b = (np.frombuffer(np.ascontiguousarray(values).data, np.uint8).reshape(shape) for values in (one, other))
+    return (a == b).all(axis=1)
