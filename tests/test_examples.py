@@ -32,6 +32,7 @@ PAGES = (
 # What makes a page's code quick without changing what it shows
 QUICK = {
     "5_000": "20",
+    "1_000": "10",
     "learn(200)": "learn(5)",
     "learn(100)": "learn(5)",
     "fit_ood_detector()": "fit_ood_detector(n_steps=10)",

@@ -12,6 +12,7 @@ from stable_baselines3.common.preprocessing import get_flattened_obs_dim
 
 import sb3_offline
 from sb3_offline.common.buffers import ModelRolloutBuffer
+from sb3_offline.common.interrupt import deferred_interrupts
 from sb3_offline.common.networks import Batch
 from sb3_offline.common.offline_algorithm import OfflineAlgorithm
 from sb3_offline.common.updates import Precision
@@ -19,6 +20,7 @@ from sb3_offline.datasets import OfflineDataset
 from sb3_offline.dynamics import DynamicsConfig, EpochStats, Rollout, TerminationFn, resolve_termination, rollout
 from sb3_offline.dynamics.actions import encoded_action_dim
 from sb3_offline.dynamics.cache import cache_folder, cache_key, load_dynamics, save_dynamics
+from sb3_offline.dynamics.fit_checkpoint import FitCheckpoint
 from sb3_offline.dynamics.report import ModelReport, model_report
 from sb3_offline.dynamics.world import build_dynamics, fit_termination, fit_world, needs_head
 
@@ -111,7 +113,8 @@ class ModelBasedAlgorithm(OfflineAlgorithm):
 
     def fit_dynamics(self, dataset: OfflineDataset | None = None, progress_bar: bool = False) -> None:
         """
-        Fit the model of the world to the data; called by the first ``learn``, skipped when it is already fitted.
+        Fit the model of the world to the data; called by the first ``learn``, skipped when it is already fitted. With
+        ``dynamics_cache`` and a seed, a fit that was interrupted goes on after its last epoch that is on disk.
 
         :param dataset: The data; the model's own if not given.
         :raises ValueError: if the data is too small to hold any of it out.
@@ -130,17 +133,21 @@ class ModelBasedAlgorithm(OfflineAlgorithm):
             stop = f"{config.patience} epochs without improvement"
             bound = stop if config.max_epochs is None else f"{stop}, {config.max_epochs} at most"
             print(f"{type(self).__name__}: fitting the dynamics model to {len(dataset):,} transitions, until {bound}.")
-        fit_world(
-            self.dynamics,
-            dataset,
-            config,
-            self.streams,
-            precision=self.precision,
-            on_epoch=self._log_dynamics,
-            progress_bar=progress_bar,
-        )
-        if cached is not None:
-            self.save_dynamics(cached)
+        with deferred_interrupts("this epoch of the dynamics fit") as interrupt:
+            checkpoint = FitCheckpoint(cached and cached.with_suffix(".fit.resume"), interrupt)
+            fit_world(
+                self.dynamics,
+                dataset,
+                config,
+                self.streams,
+                precision=self.precision,
+                on_epoch=self._log_dynamics,
+                progress_bar=progress_bar,
+                checkpoint=checkpoint,
+            )
+            if cached is not None:
+                self.save_dynamics(cached)
+            checkpoint.complete()
 
     def save_dynamics(self, path: str | Path) -> None:
         """

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -18,9 +19,13 @@ from stable_baselines3.common.utils import safe_mean
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
 import sb3_offline
+from sb3_offline.common.atomic import write_atomically
 from sb3_offline.common.buffers import OfflineDatasetBuffer
+from sb3_offline.common.health import LossWatch, TrainingDivergedError, non_finite_parameter
 from sb3_offline.common.networks import Normalizer, vec_normalizer
+from sb3_offline.common.resume import Continuation, open_checkpoint
 from sb3_offline.common.rng import Streams
+from sb3_offline.common.run import Run
 from sb3_offline.common.saving import SafeFiles
 from sb3_offline.common.signature import check_arguments, merge_signature
 from sb3_offline.common.storage import Storage, make_dataset_buffer
@@ -58,6 +63,8 @@ class OfflineAlgorithm(Deployable, SafeFiles):
     storage: Storage = "auto"  # where the data lie during training; an instance has its own
     check_data: bool = True  # whether learn passes the data through the gate (sb3_offline.datasets.checks)
     replay_buffer: OfflineDatasetBuffer  # SB3 declares it optional
+    _run: Run | None = None  # while learn() runs
+    _continuation: Continuation | None = None  # what the next learn() goes on from
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -156,6 +163,7 @@ class OfflineAlgorithm(Deployable, SafeFiles):
         self.streams = Streams(self.seed, self.device, offset=self.num_timesteps)
         self._log_sums: dict[str, th.Tensor] = {}
         self._log_count = 0
+        self._loss_watch = LossWatch()
         if self.has_ood_detector:  # load() fills it
             self.ood_detector = self.make_ood_detector()
 
@@ -210,7 +218,8 @@ class OfflineAlgorithm(Deployable, SafeFiles):
         progress_bar: bool = False,
     ) -> SelfOffline:
         """
-        Train on the dataset. One timestep is one gradient step; nothing is collected.
+        Train on the dataset. One timestep is one gradient step; nothing is collected. A model of :meth:`resume` finishes the
+        interrupted call: ``total_timesteps`` is that call's, and may be left out.
 
         :param total_timesteps: Number of gradient steps; 100,000 if not given.
         :param callback: Any SB3 callback(s).
@@ -219,14 +228,20 @@ class OfflineAlgorithm(Deployable, SafeFiles):
         :param reset_num_timesteps: ``False`` continues the count of an earlier call.
         :param progress_bar: Show a progress bar, also while models are fitted.
         :return: The trained model.
-        :raises ValueError: if there is no data, it does not fit this model, or it cannot be right (unless ``check_data`` is
-            False).
+        :raises ValueError: if there is no data, it does not fit this model, it cannot be right (unless ``check_data`` is
+            False), or it is not that of the resumed run.
+        :raises TrainingDivergedError: if a loss or a parameter becomes NaN or infinite.
+        :raises KeyboardInterrupt: after Ctrl-C, once the step is finished and the model is saved.
         """
         if total_timesteps is not None and (total_timesteps < 1 or total_timesteps != int(total_timesteps)):
             raise ValueError(f"total_timesteps must be a whole number of gradient steps, at least 1; got {total_timesteps}.")
         announce = total_timesteps is None or self.verbose > 0
         self._check_tensorboard_log()
         dataset = self.load_dataset()
+        continuation = self._continuation
+        if continuation is not None:
+            continuation.check_dataset(dataset)
+            total_timesteps, reset_num_timesteps = continuation.remaining(total_timesteps), False
         if self.check_data:
             pass_gate(dataset)
         if self.env is None:  # after load(env=None)
@@ -247,18 +262,22 @@ class OfflineAlgorithm(Deployable, SafeFiles):
         self.policy.set_training_mode(True)
         callback.on_training_start(locals(), globals())
         estimate = _TimeEstimate(type(self).__name__, total_timesteps - self.num_timesteps) if announce else None
-        while self.num_timesteps < total_timesteps:
-            self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
-            self.before_update(callback)
-            self.update()
-            self.num_timesteps += 1
-            callback.update_locals(locals())
-            if not callback.on_step():
-                break
-            if log_interval is not None and self.num_timesteps % log_interval == 0:
-                self.dump_logs()
-            if estimate is not None and estimate.print_once():
-                estimate = None
+        with Run(self, dataset, callback, continuation) as run:
+            while self.num_timesteps < total_timesteps:
+                self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
+                self.before_update(callback)
+                self.update()
+                self.num_timesteps += 1
+                callback.update_locals(locals())
+                proceed = callback.on_step()
+                if proceed and log_interval is not None and self.num_timesteps % log_interval == 0:
+                    self.dump_logs()
+                run.after_step()
+                if not proceed:
+                    break
+                if estimate is not None and estimate.print_once():
+                    estimate = None
+            run.check_health()
         callback.on_training_end()
         return self
 
@@ -277,9 +296,12 @@ class OfflineAlgorithm(Deployable, SafeFiles):
             th._foreach_add_([self._log_sums[name] for name in seen], [logs[name] for name in seen])
         self._log_sums |= {name: value.detach().clone() for name, value in logs.items() if name not in self._log_sums}
         self._log_count += 1
+        self._loss_watch.step(self._log_sums)
 
     def dump_logs(self) -> None:
         """Write the means since the last call to the logger (``train/*``, ``time/*``)."""
+        if self._run is not None:
+            self._run.check_health()
         elapsed = max((time.time_ns() - self.start_time) / 1e9, sys.float_info.epsilon)
         if self.ep_info_buffer:
             self.logger.record("rollout/ep_rew_mean", safe_mean([info["r"] for info in self.ep_info_buffer]))
@@ -291,12 +313,60 @@ class OfflineAlgorithm(Deployable, SafeFiles):
         for name, total in zip(self._log_sums, sums, strict=True):
             self.logger.record(f"train/{name}", total / self._log_count)
         self._log_sums, self._log_count = {}, 0
+        self._loss_watch.reset()
         self.logger.dump(step=self.num_timesteps)
 
     # --- save and load ---
 
+    def save(
+        self, path: str | Path | io.BufferedIOBase, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None
+    ) -> None:
+        """
+        As SB3's, but written whole or not at all. While ``learn`` runs, a ``.resume`` file follows at the end of the gradient
+        step, from which :meth:`resume` goes on exactly; a folder keeps a run's last two.
+
+        :raises TrainingDivergedError: if the model holds NaN or infinite numbers; no file is touched.
+        :raises OSError: if the file cannot be written; what was there before stays.
+        """
+        if self._run is not None:
+            self._run.check_health()
+        parameter = non_finite_parameter(self)
+        if parameter is not None:
+            raise TrainingDivergedError(f"Not saved: the parameter {parameter} holds NaN or infinite numbers.")
+        if not isinstance(path, (str, Path)):
+            super().save(path, exclude, include)
+            return
+        archive = io.BytesIO()
+        super().save(archive, exclude, include)
+        file = Path(path) if Path(path).suffix else Path(f"{path}.zip")
+        write_atomically(file, lambda stream: stream.write(archive.getbuffer()))
+        if self._run is not None:
+            self._run.saved(file)
+
+    @classmethod
+    def resume(
+        cls: type[SelfOffline],
+        path: str | Path,
+        env: GymEnv | str | None = None,
+        dataset: Source | None = None,
+        **load_options: Any,
+    ) -> SelfOffline:
+        """
+        The model of an interrupted run, whose ``learn()`` finishes it: on the same machine with the same weights, to the bit,
+        as if it had never stopped.
+
+        :param path: A folder, of which the newest undamaged checkpoint is taken; or a ``.resume`` file, or its ``.zip``.
+        :param env: As it was; may be left out where the data name their task.
+        :param dataset: The same data; may be left out if they were given by an id or a path.
+        :param load_options: Passed to ``load``, such as ``custom_objects``.
+        :raises ValueError: if there is no such checkpoint, or it is damaged or of another algorithm; ``learn`` raises it if
+            the data are not the same.
+        """
+        return open_checkpoint(cls, path, env, dataset, **load_options)  # type: ignore[return-value]
+
     def _excluded_save_params(self) -> list[str]:
         excluded = [*super()._excluded_save_params(), "streams", "_log_sums", "_log_count", "replay_buffer_class"]
+        excluded += ["_loss_watch", "_run", "_continuation"]
         excluded.append("lr_schedule")  # made from learning_rate
         if not isinstance(self.dataset, (str, Path)):
             excluded.append("dataset")  # arrays stay where they are; an id or a path travels with the model

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import zlib
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch as th
@@ -37,6 +38,17 @@ class Streams:
     def cpu(self, name: str) -> th.Generator:
         """A fresh CPU generator for initialising weights, so that CPU and GPU start from the same numbers."""
         return th.Generator().manual_seed(self._derive(name))
+
+    def state(self) -> dict[str, Any]:
+        """Where every stream is, for :meth:`restore`: numbers, and byte tensors on the CPU."""
+        states = {name: generator.get_state() for name, generator in self._generators.items()}
+        return {"seed": self.seed, "offset": self.offset, "generators": states}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Move every stream to where :meth:`state` found it; the generators stay the same objects."""
+        self.seed, self.offset = state["seed"], state["offset"]
+        for name, position in state["generators"].items():
+            self[name].set_state(position)
 
     def _derive(self, name: str) -> int:
         entropy = [self.seed, zlib.crc32(name.encode()), self.offset]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import platformdirs
 import torch as th
 
 from sb3_offline.common.archives import FileRefused, read_tensors
+from sb3_offline.common.atomic import write_atomically
 from sb3_offline.common.updates import Precision
 from sb3_offline.dynamics.config import DynamicsConfig
 from sb3_offline.dynamics.ensemble import EnsembleDynamics
@@ -48,23 +48,14 @@ def cache_key(
 
 def save_dynamics(dynamics: EnsembleDynamics, path: Path) -> None:
     """
-    Write a fitted model by way of a temporary file, so that an interrupted write leaves nothing behind that looks whole.
+    Write a fitted model, whole or not at all.
 
     :raises ValueError: if the model is not fitted.
     """
     if not bool(dynamics.fitted):
         raise ValueError("The dynamics model is not fitted yet: call fit_dynamics() (or learn()) before saving it.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            th.save({name: value.cpu() for name, value in dynamics.state_dict().items()}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    content = {name: value.cpu() for name, value in dynamics.state_dict().items()}
+    write_atomically(path, lambda file: th.save(content, file))
 
 
 def load_dynamics(dynamics: EnsembleDynamics, path: Path) -> None:

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from sb3_offline.common.rows import BLOCK_ROWS, Rows, row_blocks
 from sb3_offline.common.updates import Precision, precision_scope
 from sb3_offline.dynamics.ensemble import MAX_HOLDOUT_ROWS, EnsembleDynamics
+from sb3_offline.dynamics.fit_checkpoint import FitCheckpoint
 
 MIN_IMPROVEMENT = 0.01  # a snapshot is taken when the held-out error falls by more than this fraction
 
@@ -76,6 +77,7 @@ def fit_ensemble(
     precision: Precision = "float32",
     on_epoch: Callable[[EpochStats], bool | None] | None = None,
     progress_bar: bool = False,
+    checkpoint: FitCheckpoint | None = None,
 ) -> FitReport:
     """
     Train from the model's present weights, restore each member's best snapshot and choose the elites. The model also notes
@@ -100,6 +102,7 @@ def fit_ensemble(
         held-out rows are measured in float32
     :param max_epochs: None stops by ``patience`` alone: epochs in a row in which no member improved by 1%
     :param on_epoch: called after each epoch; returning False ends the training (the best snapshots are kept)
+    :param checkpoint: keeps the state after an epoch, from which an interrupted fit goes on to the very same weights
     :raises ValueError: too few rows to hold some out and fill two batches; NaN or infinite data
     :raises DynamicsDivergedError: the loss is not finite. Then, as after any exception, ``model.fitted`` is False.
     """
@@ -118,9 +121,9 @@ def fit_ensemble(
     holdout_data = lookup(holdout)
 
     best = _BestSnapshots(model)
-    epoch = stale = 0
+    epoch, stale = (0, 0) if checkpoint is None else checkpoint.begin(model, optimizer, generator, best.tensors)
     stopped_by: StopReason | None = None
-    with tqdm(desc="dynamics", total=max_epochs, unit="epoch", disable=not progress_bar) as bar:
+    with tqdm(desc="dynamics", initial=epoch, total=max_epochs, unit="epoch", disable=not progress_bar) as bar:
         while stopped_by is None:
             epoch += 1
             epoch_start = time.perf_counter()
@@ -146,6 +149,8 @@ def fit_ensemble(
                 stopped_by = "patience"
             elif max_epochs is not None and epoch >= max_epochs:
                 stopped_by = "max_epochs"
+            elif checkpoint is not None:
+                checkpoint.after_epoch(epoch, stale)
 
     best.restore(model)
     model.elites.copy_(best.error.argsort(stable=True)[: len(model.elites)])
@@ -243,6 +248,9 @@ class _BestSnapshots:
         self.error = th.full((model.n_members,), th.inf, device=model.device)
         self.mse = self.error.clone()
         self.parameters = [parameter.detach().clone() for parameter in model.member_parameters()]
+
+    def tensors(self) -> list[th.Tensor]:
+        return [self.error, self.mse, *self.parameters]
 
     @th.no_grad()
     def update(self, model: EnsembleDynamics, error: th.Tensor, mse: th.Tensor) -> bool:

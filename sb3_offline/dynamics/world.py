@@ -18,6 +18,7 @@ from sb3_offline.dynamics.actions import encode_actions
 from sb3_offline.dynamics.calibration import MAX_CALIBRATION_ROWS
 from sb3_offline.dynamics.config import DynamicsConfig
 from sb3_offline.dynamics.ensemble import EnsembleDynamics
+from sb3_offline.dynamics.fit_checkpoint import FitCheckpoint
 from sb3_offline.dynamics.termination import known_rule
 from sb3_offline.dynamics.termination_head import (
     MIN_TERMINATIONS,
@@ -78,10 +79,11 @@ def fit_world(
     precision: Precision = "float32",
     on_epoch: Callable[[EpochStats], bool | None] | None = None,
     progress_bar: bool = False,
+    checkpoint: FitCheckpoint | None = None,
 ) -> FitReport:
     """
     Fit the ensemble, calibrate it on rows of their own, and fit the termination head where it is needed. Each draws from
-    its own stream ("dynamics", "calibration", "termination").
+    its own stream ("dynamics", "calibration", "termination"). The other parameters are those of :func:`fit_ensemble`.
 
     :raises ValueError: too little data for one of the parts, or data that are not finite
     """
@@ -104,6 +106,7 @@ def fit_world(
         precision=precision,
         on_epoch=on_epoch,
         progress_bar=progress_bar,
+        checkpoint=checkpoint,
     )
     held_out = model.holdout_rows >= 0
     model.holdout_rows[held_out] = th.as_tensor(rows, device=model.device)[model.holdout_rows[held_out]]

@@ -30,8 +30,6 @@ from sb3_offline.zoo.algorithms import algorithms
 from sb3_offline.zoo.configs import check_hyperparams, find_recipe
 from sb3_offline.zoo.trials import share_dynamics
 
-_RAISE_ON_NAN = "sb3_offline.zoo.trials.RaiseOnNaN"
-
 
 class OfflineExperimentManager(ExperimentManager):
     """RL-Zoo's manager; everything that is not said here is its own."""
@@ -59,9 +57,6 @@ class OfflineExperimentManager(ExperimentManager):
             hyperparams.setdefault("n_timesteps", self.n_timesteps)
         check_hyperparams(algorithms()[self.algo], hyperparams, f"{self.config} ({recipe or name.gym_id})")
         self._check_data(hyperparams)
-        if self.optimize_hyperparameters:
-            callbacks = hyperparams.get("callback") or []
-            hyperparams["callback"] = [*(callbacks if isinstance(callbacks, list) else [callbacks]), _RAISE_ON_NAN]
         return hyperparams, dict(sorted(hyperparams.items()))
 
     @staticmethod

@@ -110,7 +110,9 @@ def test_standard_callbacks(pendulum_arrays: Arrays, tmp_path: Path) -> None:
     assert ticks.count("rollout") >= 1
     assert np.load(tmp_path / "evaluations.npz")["timesteps"].tolist() == [10, 20]
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == [
+        "rl_model_10_steps.resume",
         "rl_model_10_steps.zip",
+        "rl_model_20_steps.resume",
         "rl_model_20_steps.zip",
     ]
 

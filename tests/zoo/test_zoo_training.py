@@ -22,7 +22,7 @@ from sb3_offline.zoo.enjoy import enjoy
 from sb3_offline.zoo.plots import plots
 from sb3_offline.zoo.samplers import SAMPLERS
 from sb3_offline.zoo.train import train
-from sb3_offline.zoo.trials import RaiseOnNaN, share_dynamics
+from sb3_offline.zoo.trials import share_dynamics
 
 ENV = "sb3_offline/Pendulum-medium-v0"
 FOLDER = "sb3_offline-Pendulum-medium-v0"
@@ -180,11 +180,10 @@ def test_bad_input_is_one_line(
 
 def test_nan_ends_a_trial() -> None:
     model = CQL("MlpPolicy", ENV, policy_kwargs={"net_arch": [8]}, batch_size=8, seed=0, device="cpu")
-    model.learn(3, callback=RaiseOnNaN(check_freq=1))
     with th.no_grad():
         next(model.critic.parameters()).fill_(th.nan)
-    with pytest.raises(ValueError, match="NaN or infinite numbers after 2 gradient steps"):
-        model.learn(3, callback=RaiseOnNaN(check_freq=2))
+    with pytest.raises(ValueError, match="critic_loss became NaN at step 1"):  # what RL-Zoo prunes on
+        model.learn(3)
 
 
 def test_trials_share_one_fit_and_refuse_a_useless_one(tmp_path: Path) -> None:

@@ -1,0 +1,167 @@
+"""
+Kills training at random moments (SIGKILL), resumes it, and compares the outcome with an uninterrupted run, to the bit.
+
+    python -m benchmarks.kill_and_resume --kills 30 --output benchmarks/results/resume
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import multiprocessing
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.callbacks import CheckpointCallback
+
+import sb3_offline
+from sb3_offline import COMBO, CQL, DROMO, MOPO, OfflineSAC
+from sb3_offline.common.offline_algorithm import OfflineAlgorithm
+
+DATASET = "sb3_offline/Pendulum-medium-v0"
+ALGORITHMS: dict[str, type[OfflineSAC]] = {cls.__name__: cls for cls in (CQL, COMBO, DROMO, MOPO)}
+SMALL: dict[str, Any] = {"policy_kwargs": {"net_arch": [16, 16]}, "batch_size": 32, "seed": 0, "device": "cpu"}
+MODEL_BASED: dict[str, Any] = SMALL | {
+    "dynamics_kwargs": {"hidden_sizes": (16,), "n_members": 2, "max_epochs": 10, "patience": 10, "weight_decay": 1e-5},
+    "rollout_batch_size": 200,
+    "rollout_freq": 40,
+}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "CQL": SMALL | {"n_action_samples": 2, "target_gap": 1.0},
+    "COMBO": MODEL_BASED,
+    "DROMO": MODEL_BASED | {"n_action_samples": 2, "behavior_kwargs": {"hidden_sizes": (16,), "n_steps": 250}},
+    "MOPO": MODEL_BASED,
+}
+
+
+FIT_STREAMS = ("dynamics", "calibration", "termination")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One run that was killed: when, what was on disk then, and whether its resumption ended as the uninterrupted run."""
+
+    algorithm: str
+    killed_after_s: float
+    resumed_from: int  # gradient steps; 0 if there was no checkpoint yet
+    fit_in_progress: bool  # a fit of the dynamics was on disk
+    partial_files: int  # files that the kill left half-written, under a name of their own
+    identical: bool
+
+
+def train(name: str, folder: Path, steps: int, save_freq: int) -> None:
+    """Resume what is in the folder, or start; leave the digest of the outcome in ``done``."""
+    th.set_num_threads(1)
+    os.environ["SB3_OFFLINE_CACHE"] = str(folder / "cache")
+    callback = CheckpointCallback(save_freq, str(folder))
+    if list(folder.glob("*.resume")):
+        model = ALGORITHMS[name].resume(folder)
+    else:
+        model = ALGORITHMS[name]("MlpPolicy", dataset=DATASET, **OPTIONS[name])
+    model.learn(steps, callback=callback, log_interval=70)
+    (folder / "done").write_text(digest(model))
+
+
+def digest(model: OfflineAlgorithm) -> str:
+    """
+    SHA-256 of networks, optimisers, multipliers, log sums and the random streams of training. Those of the fits are left out:
+    after a kill between fit and checkpoint the fit comes from the cache, which draws nothing.
+    """
+    _, variables = model._get_torch_save_params()
+    parts = [
+        model.get_parameters(),
+        {name: getattr(model, name) for name in variables},
+        model._log_sums,
+        {name: state for name, state in model.streams.state()["generators"].items() if name not in FIT_STREAMS},
+    ]
+    result = hashlib.sha256()
+    for name, value in _flatten(parts, ""):
+        content = value.detach().cpu().numpy().tobytes() if isinstance(value, th.Tensor) else repr(value).encode()
+        result.update(name.encode() + content)
+    return result.hexdigest()
+
+
+def _flatten(value: Any, name: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, (dict, list, tuple)):
+        for key, item in sorted(value.items()) if isinstance(value, dict) else enumerate(value):
+            yield from _flatten(item, f"{name}.{key}")
+    else:
+        yield name, value
+
+
+def run(name: str, folder: Path, steps: int, save_freq: int, kill_after: float | None = None) -> float:
+    """Train in a process of its own; its seconds."""
+    process = multiprocessing.get_context("fork").Process(target=train, args=(name, folder, steps, save_freq))
+    start = time.perf_counter()
+    process.start()
+    process.join(kill_after)
+    if kill_after is not None:
+        process.kill()
+        process.join()
+    elif process.exitcode != 0:
+        raise RuntimeError(f"{name} in {folder} ended with exit code {process.exitcode}")
+    return time.perf_counter() - start
+
+
+def measure(name: str, kills: int, steps: int, save_freq: int, seed: int) -> list[Trial]:
+    """Kill ``kills`` runs, each at a moment drawn uniformly over the duration of an uninterrupted one."""
+    generator = np.random.default_rng(seed)
+    trials: list[Trial] = []
+    with tempfile.TemporaryDirectory() as temporary:
+        whole = Path(temporary) / "whole"
+        whole.mkdir()
+        seconds = run(name, whole, steps, save_freq)
+        while len(trials) < kills:
+            folder = Path(temporary) / f"{len(trials)}_{generator.integers(1 << 30)}"
+            folder.mkdir()
+            moment = float(generator.uniform(0.02, 0.95) * seconds)
+            run(name, folder, steps, save_freq, kill_after=moment)
+            if (folder / "done").exists():  # it was faster this time
+                continue
+            saved = [int(path.name.split("_")[2]) for path in folder.glob("*.resume")]
+            fit, partial = bool(list(folder.glob("cache/*.fit.resume"))), len(list(folder.rglob("*.partial")))
+            run(name, folder, steps, save_freq)
+            identical = (folder / "done").read_text() == (whole / "done").read_text()
+            trials.append(Trial(name, round(moment, 3), max(saved, default=0), fit, partial, identical))
+    return trials
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=30)
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--save-freq", type=int, default=30)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/resume"))
+    arguments = parser.parse_args()
+    trials: list[Trial] = []
+    for index, name in enumerate(ALGORITHMS):
+        share = len(range(index, arguments.kills, len(ALGORITHMS)))
+        for trial in measure(name, share, arguments.steps, arguments.save_freq, arguments.seed + index):
+            print(trial, flush=True)
+            trials.append(trial)
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    facts = {
+        "command": f"python -m benchmarks.kill_and_resume --kills {arguments.kills} --steps {arguments.steps} "
+        f"--save-freq {arguments.save_freq} --seed {arguments.seed}",
+        "versions": {"sb3_offline": sb3_offline.__version__, "torch": th.__version__, "python": platform.python_version()},
+        "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, 1 thread",
+        "identical": sum(trial.identical for trial in trials),
+        "kills": len(trials),
+        "trials": [asdict(trial) for trial in trials],
+    }
+    (arguments.output / "kill_and_resume.json").write_text(json.dumps(facts, indent=1) + "\n")
+    print(f"{facts['identical']} of {facts['kills']} ended bit-identical to the uninterrupted run")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""A fit of the dynamics that was interrupted goes on where it was, epoch by epoch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch as th
+
+from sb3_offline.common.atomic import write_atomically
+from sb3_offline.common.checksum import DamagedFileError, read_checked, write_checked
+from sb3_offline.common.interrupt import Interrupt
+from sb3_offline.dynamics.ensemble import EnsembleDynamics
+
+MAX_OVERHEAD = 0.05  # share of the fit's time that may go into writing
+
+_NOT_KEPT = "The fit of the dynamics was interrupted. It is not kept, which needs dynamics_cache=True and a seed."
+
+
+class FitCheckpoint:
+    """
+    The state of a fit after an epoch, in one file that is replaced whole. Where epochs are short it is not written after
+    each of them, so that writing costs at most 5% of the time; an interrupt always writes.
+
+    :param path: the file; None keeps nothing
+    :param interrupt: set when the user wants to stop; the fit then ends after the present epoch
+    """
+
+    def __init__(self, path: Path | None, interrupt: Interrupt) -> None:
+        self.path, self.interrupt = path, interrupt
+        self._next_write = 0.0
+
+    def begin(
+        self,
+        model: EnsembleDynamics,
+        optimizer: th.optim.Optimizer,
+        generator: th.Generator,
+        snapshots: Callable[[], list[th.Tensor]],
+    ) -> tuple[int, int]:
+        """
+        Restore what an earlier, interrupted fit left, if there is such a file, and it is whole and of this very fit: its
+        generator stood where this one stands.
+
+        :param snapshots: the tensors that keep the best epoch
+        :return: epochs done, and how many of them without improvement
+        """
+        self._parts = model, optimizer, generator, snapshots
+        self._start = generator.get_state()
+        if self.path is None or not self.path.exists():
+            return 0, 0
+        try:
+            state = read_checked(self.path)
+        except (DamagedFileError, OSError):
+            return 0, 0  # the fit starts anew, and replaces the file
+        if not th.equal(state["start"], self._start):
+            return 0, 0
+        with th.no_grad():
+            for tensor, value in zip(self._tensors(), state["tensors"], strict=True):
+                tensor.copy_(value)
+        optimizer.load_state_dict(state["optimizer"])
+        generator.set_state(state["generator"])
+        return state["epoch"], state["stale"]
+
+    def after_epoch(self, epoch: int, stale: int) -> None:
+        """
+        :raises KeyboardInterrupt: if the user wants to stop, once the file is written
+        """
+        before = time.perf_counter()
+        if self.path is not None and (self.interrupt or before >= self._next_write):
+            content = self._state() | {"epoch": epoch, "stale": stale}
+            write_atomically(self.path, lambda file: write_checked(file, content))
+            after = time.perf_counter()
+            self._next_write = after + (after - before) / MAX_OVERHEAD
+        if self.interrupt:
+            kept = f"The fit of the dynamics was interrupted after epoch {epoch}, which {self.path} keeps: the same program, "
+            self.interrupt.stop(_NOT_KEPT if self.path is None else kept + "run again, goes on there.")
+
+    def complete(self) -> None:
+        """
+        The fit is over, and kept elsewhere: nothing is left to go on from.
+
+        :raises KeyboardInterrupt: if the user wanted to stop in its last moments
+        """
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)
+        if self.interrupt:
+            self.interrupt.stop(_NOT_KEPT if self.path is None else "Interrupted when the fit of the dynamics was complete.")
+
+    def _state(self) -> dict[str, Any]:
+        _, optimizer, generator, _ = self._parts
+        return {
+            "start": self._start,
+            "tensors": self._tensors(),
+            "optimizer": optimizer.state_dict(),
+            "generator": generator.get_state(),
+        }
+
+    def _tensors(self) -> list[th.Tensor]:
+        model, _, _, snapshots = self._parts
+        return [*(parameter.detach() for parameter in model.member_parameters()), *snapshots()]
