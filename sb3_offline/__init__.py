@@ -1,11 +1,11 @@
 """Offline reinforcement learning for Stable-Baselines3."""
 
-from sb3_offline.combo import COMBO
+from sb3_offline.combo import COMBO, DiscreteCOMBO
 from sb3_offline.common.divergence_guard import DivergenceGuard
 from sb3_offline.common.offline_sac import OfflineSAC
-from sb3_offline.cql import CQL
+from sb3_offline.cql import CQL, DiscreteCQL
 from sb3_offline.datasets import OfflineDataset, load_dataset, make_env, register_envs
-from sb3_offline.dromo import DROMO
+from sb3_offline.dromo import DROMO, DiscreteDROMO
 from sb3_offline.evaluation import OfflineEvalCallback
 from sb3_offline.mopo import MOPO
 from sb3_offline.preqn import PreQN
@@ -19,6 +19,9 @@ __all__ = [
     "CQL",
     "DROMO",
     "MOPO",
+    "DiscreteCOMBO",
+    "DiscreteCQL",
+    "DiscreteDROMO",
     "DivergenceGuard",
     "OfflineDataset",
     "OfflineEvalCallback",

@@ -1,4 +1,4 @@
-"""Small real data: random actions on Pendulum, whose action bounds are not +-1."""
+"""Small real data: random actions on Pendulum, whose action bounds are not +-1, and on CartPole."""
 
 from __future__ import annotations
 
@@ -26,7 +26,14 @@ FAST_DROMO = FAST_MODEL_BASED | {"behavior_kwargs": {"hidden_sizes": (32,), "n_s
 
 def fast_options(algorithm: type) -> dict[str, Any]:
     """Options that make an algorithm quick."""
-    return {"CQL": FAST | {"n_action_samples": 4}, "COMBO": FAST_MODEL_BASED, "DROMO": FAST_DROMO}[algorithm.__name__]
+    return {
+        "CQL": FAST | {"n_action_samples": 4},
+        "COMBO": FAST_MODEL_BASED,
+        "DROMO": FAST_DROMO,
+        "DiscreteCQL": FAST,
+        "DiscreteCOMBO": FAST_MODEL_BASED,
+        "DiscreteDROMO": FAST_MODEL_BASED | {"behavior_kwargs": {"hidden_sizes": (32,), "n_steps": 100}},
+    }[algorithm.__name__]
 
 
 @pytest.fixture(autouse=True)
@@ -35,22 +42,33 @@ def private_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SB3_OFFLINE_CACHE", str(tmp_path / "dynamics_cache"))
 
 
-@pytest.fixture(scope="session")
-def pendulum_arrays() -> dict[str, np.ndarray]:
-    """Five episodes of 200 random steps each."""
-    env = gym.make("Pendulum-v1")
+def record(env_id: str, n_episodes: int) -> dict[str, np.ndarray]:
+    """Episodes of random actions."""
+    env = gym.make(env_id)
     env.action_space.seed(0)
     rows: dict[str, list[Any]] = {
         name: [] for name in ("observations", "actions", "rewards", "next_observations", "terminations", "truncations")
     }
-    for episode in range(5):
+    for episode in range(n_episodes):
         observation, _ = env.reset(seed=episode)
-        truncated = False
-        while not truncated:
+        ended = False
+        while not ended:
             action = env.action_space.sample()
             next_observation, reward, terminated, truncated, _ = env.step(action)
             row = (observation, action, reward, next_observation, terminated, truncated)
             for name, value in zip(rows, row, strict=True):
                 rows[name].append(value)
-            observation = next_observation
+            observation, ended = next_observation, terminated or truncated
     return {name: np.asarray(values) for name, values in rows.items()}
+
+
+@pytest.fixture(scope="session")
+def pendulum_arrays() -> dict[str, np.ndarray]:
+    """Five episodes of 200 random steps each."""
+    return record("Pendulum-v1", 5)
+
+
+@pytest.fixture(scope="session")
+def cartpole_arrays() -> dict[str, np.ndarray]:
+    """Forty episodes of about 20 random steps each."""
+    return record("CartPole-v1", 40)

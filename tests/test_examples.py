@@ -22,6 +22,8 @@ PAGES = (
     "docs/cql.md",
     "docs/combo.md",
     "docs/dromo.md",
+    "docs/discrete_cql.md",
+    "docs/discrete_model_based.md",
     "docs/mopo.md",
     "docs/deployment.md",
     "docs/when_things_go_wrong.md",

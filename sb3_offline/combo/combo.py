@@ -7,16 +7,17 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch as th
 
-from sb3_offline.common.model_based import ModelBasedAlgorithm
+from sb3_offline.common.model_based_sac import ModelBasedSAC
 from sb3_offline.common.networks import Batch, SACNetworks
 from sb3_offline.common.offline_sac import Logs
-from sb3_offline.cql.cql import CQL, Conservatism, CQLNoise
+from sb3_offline.cql.conservative import Conservatism
+from sb3_offline.cql.cql import CQL, CQLNoise
 from sb3_offline.datasets import OfflineDataset
 
 PenaltyStates = Literal["model", "mix"]
 
 
-class COMBO(ModelBasedAlgorithm, CQL):
+class COMBO(ModelBasedSAC, CQL):
     """
     CQL whose pessimism falls on what the model imagines: beta (E_rho Q - E_D Q) beside 1/2 E_{d_f}(Q - y)^2 (Eq 8 of the
     DROMO paper, Eq 2 of COMBO). rho is the model buffer's states with fresh actions of the current policy, D the real rows.

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch as th
@@ -16,6 +16,9 @@ from tqdm import tqdm
 
 from sb3_offline.common.moments import Moments
 from sb3_offline.common.rows import HostRows, Rows, first_row, row_blocks
+
+if TYPE_CHECKING:
+    from sb3_offline.common.discrete_behavior_policy import DiscreteBehaviorPolicy
 
 # Bounds of log std before tanh. Replay data holds actions at exactly +-1: the floor and ACTION_LIMIT keep their
 # log-density below 5 - log(2 pi)/2 - log(1 - ACTION_LIMIT^2), about 17.2 nats a dimension.
@@ -150,7 +153,7 @@ class BehaviorPolicy(nn.Module):
 
 
 def fit_behavior_policy(
-    policy: BehaviorPolicy,
+    policy: BehaviorPolicy | DiscreteBehaviorPolicy,
     optimizer: th.optim.Optimizer,
     observations: Rows | np.ndarray,
     actions: Rows | np.ndarray,
@@ -169,7 +172,7 @@ def fit_behavior_policy(
     Sets the policy's observation statistics and its ``fitted`` flag. Deterministic given the weights and the generator.
 
     :param observations: (N, D), raw units
-    :param actions: (N, A), scaled to [-1, 1]
+    :param actions: (N, A), scaled to [-1, 1], or one-hot
     :param generator: source of the split and of the batches
     :param n_steps: gradient steps at most
     :param holdout_fraction: share of the rows held out, at least one row and at most 10,000
@@ -237,7 +240,7 @@ def _linear(n_in: int, n_out: int, generator: th.Generator) -> nn.Linear:
 
 
 @th.no_grad()
-def _mean_nll(policy: BehaviorPolicy, observations: th.Tensor, actions: th.Tensor) -> float:
+def _mean_nll(policy: BehaviorPolicy | DiscreteBehaviorPolicy, observations: th.Tensor, actions: th.Tensor) -> float:
     return -policy.log_prob(observations, actions).double().mean().item()
 
 

@@ -138,9 +138,12 @@ class ModelRolloutBuffer(TensorReplayBuffer):
 
 
 def scale_actions(actions: np.ndarray, action_space: spaces.Space) -> np.ndarray:
-    """Map actions (n, action_dim) from the space's bounds to [-1, 1], clipped, float32 (``policy.scale_action``)."""
+    """
+    Map actions (n, action_dim) from the space's bounds to [-1, 1], clipped, float32 (``policy.scale_action``). Discrete ones
+    (n,) only become a column (n, 1), as in SB3's buffers.
+    """
     if not isinstance(action_space, spaces.Box):
-        return actions
+        return actions.reshape(len(actions), -1)
     low, high = action_space.low, action_space.high
     return np.clip(2.0 * (actions - low) / (high - low) - 1.0, -1.0, 1.0).astype(np.float32)
 

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.preprocessing import get_action_dim, get_flattened_obs_dim
-from stable_baselines3.sac.policies import Actor
+from stable_baselines3.common.preprocessing import get_flattened_obs_dim
 
 import sb3_offline
-from sb3_offline.common.buffers import ModelRolloutBuffer, unscale_actions
+from sb3_offline.common.buffers import ModelRolloutBuffer
 from sb3_offline.common.interrupt import deferred_interrupts
 from sb3_offline.common.networks import Batch
-from sb3_offline.common.offline_sac import OfflineSAC, polyak
+from sb3_offline.common.offline_algorithm import OfflineAlgorithm
+from sb3_offline.common.updates import Precision
 from sb3_offline.datasets import OfflineDataset
 from sb3_offline.dynamics import DynamicsConfig, EpochStats, Rollout, TerminationFn, resolve_termination, rollout
+from sb3_offline.dynamics.actions import encoded_action_dim
 from sb3_offline.dynamics.cache import cache_folder, cache_key, load_dynamics, save_dynamics
 from sb3_offline.dynamics.fit_checkpoint import FitCheckpoint
 from sb3_offline.dynamics.report import ModelReport, model_report
@@ -27,9 +27,10 @@ from sb3_offline.dynamics.world import build_dynamics, fit_termination, fit_worl
 RolloutPolicy = Literal["current", "target", "uniform"]
 
 
-class ModelBasedAlgorithm(OfflineSAC):
+class ModelBasedAlgorithm(OfflineAlgorithm):
     """
-    An :class:`OfflineSAC` whose batches mix data with short rollouts of a learned ensemble (MBPO, Janner et al. 2019).
+    Batches that mix data with short rollouts of a learned ensemble (MBPO, Janner et al. 2019). A child says who acts in
+    them: :meth:`rollout_actor`.
 
     :param real_ratio: f, the share of real rows in a batch: d_f = f d + (1 - f) rho; in (0, 1).
     :param rollout_length: Steps of a rollout, from states of the data.
@@ -66,6 +67,8 @@ class ModelBasedAlgorithm(OfflineSAC):
         self._check_options()
         super().__init__(*args, **kwargs)
 
+    precision: Precision = "float32"  # of the dynamics too; algorithms without the option stay at that
+
     def _check_options(self) -> None:
         if not 0 < self.real_ratio < 1:
             raise ValueError(f"real_ratio must lie strictly between 0 and 1, got {self.real_ratio}.")
@@ -76,21 +79,13 @@ class ModelBasedAlgorithm(OfflineSAC):
             raise ValueError(f"rollout_policy must be 'current', 'target' or 'uniform', got {self.rollout_policy!r}.")
         DynamicsConfig.from_kwargs(self.dynamics_kwargs)
 
-    actor_target: Actor
-
     # --- set up ---
 
     def _setup_model(self) -> None:
         super()._setup_model()
-        if self.rollout_policy == "target":
-            # kept in the policy, so that it is saved, loaded and moved with it
-            self.actor_target = copy.deepcopy(self.policy.actor).requires_grad_(False)
-            self.actor_target.set_training_mode(False)
-            del self.actor_target.optimizer
-            self.policy.actor_target = self.actor_target
         self.dynamics = build_dynamics(
             get_flattened_obs_dim(self.observation_space),
-            get_action_dim(self.action_space),
+            encoded_action_dim(self.action_space),
             DynamicsConfig.from_kwargs(self.dynamics_kwargs),
             self.streams,
             self.device,
@@ -203,7 +198,7 @@ class ModelBasedAlgorithm(OfflineSAC):
     @th.no_grad()
     def rollout_model(self) -> None:
         """Roll the model out from states of the data, and append what it imagines to ``model_buffer``."""
-        generator, (low, high) = self.streams["rollout"], self._action_bounds
+        generator = self.streams["rollout"]
         start_rows = th.randint(self.replay_buffer.size(), (self.rollout_batch_size,), generator=generator, device=self.device)
         imagined = rollout(
             self.dynamics,
@@ -216,7 +211,7 @@ class ModelBasedAlgorithm(OfflineSAC):
         )
         self.model_buffer.write(
             observations=imagined.observations,
-            actions=(2.0 * (imagined.actions - low) / (high - low) - 1.0).clamp(-1.0, 1.0),
+            actions=self.logged_form(imagined.actions),
             next_observations=imagined.next_observations,
             rewards=imagined.rewards,
             dones=imagined.terminations.float(),
@@ -228,20 +223,12 @@ class ModelBasedAlgorithm(OfflineSAC):
         self.logger.record("model_rollout/buffer_size", self.model_buffer.size())
 
     def rollout_actor(self, generator: th.Generator) -> Callable[[th.Tensor], th.Tensor]:
-        """Who acts in rollouts: observations (B, ...) -> actions (B, action_dim) in environment units."""
-        nets, (low, high) = self.networks(), self._action_bounds
+        """Who acts in rollouts: observations (B, ...) -> actions as the dynamics take them, (B, action_dim)."""
+        raise NotImplementedError
 
-        def act(observations: th.Tensor) -> th.Tensor:
-            shape = (len(observations), 1, len(low))
-            if self.rollout_policy == "uniform":
-                scaled = 2.0 * th.rand(shape, generator=generator, device=self.device) - 1.0
-            else:
-                actor = self.actor_target if self.rollout_policy == "target" else self.actor
-                noise = th.randn(shape, generator=generator, device=self.device)
-                scaled, _ = nets.sample_actor(actor, observations, noise)
-            return unscale_actions(scaled.squeeze(1), low, high)
-
-        return act
+    def logged_form(self, actions: th.Tensor) -> th.Tensor:
+        """Actions as the dynamics take them -> as the buffers keep them."""
+        raise NotImplementedError
 
     def judge_rollout(self, imagined: Rollout) -> dict[str, th.Tensor]:
         """What a child's model buffer keeps of each imagined transition besides the transition; nothing here."""
@@ -256,14 +243,6 @@ class ModelBasedAlgorithm(OfflineSAC):
         """d_f: round(f B) rows of the data, the rest from the model."""
         return Batch.of(self.replay_buffer.sample(self.n_real), self.model_buffer.sample(self.batch_size - self.n_real))
 
-    def baked_in(self) -> tuple[Any, ...]:
-        return (*super().baked_in(), self.model_buffer.size(), self.model_buffer.address)
-
-    def update_targets(self) -> None:
-        super().update_targets()
-        if self.rollout_policy == "target":
-            polyak(self.actor, self.actor_target, self.tau)
-
     # --- save and load ---
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
@@ -271,4 +250,4 @@ class ModelBasedAlgorithm(OfflineSAC):
         return [*state_dicts, "dynamics"], variables
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "model_buffer", "termination", "actor_target"]
+        return [*super()._excluded_save_params(), "model_buffer", "termination"]

@@ -20,6 +20,7 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from stable_baselines3.common.utils import safe_mean
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
+import sb3_offline
 from sb3_offline.common.atomic import write_atomically
 from sb3_offline.common.buffers import OfflineDatasetBuffer
 from sb3_offline.common.health import LossWatch, TrainingDivergedError, non_finite_parameter
@@ -31,6 +32,7 @@ from sb3_offline.common.saving import SafeFiles
 from sb3_offline.common.signature import check_arguments, merge_signature
 from sb3_offline.common.storage import Storage, make_dataset_buffer
 from sb3_offline.common.tensorboard import open_run
+from sb3_offline.common.updates import Precision
 from sb3_offline.datasets import DatasetInfo, OfflineDataset, SpacesOnlyEnv, open_dataset
 from sb3_offline.datasets.checks import pass_gate
 from sb3_offline.datasets.envs import task_of
@@ -59,9 +61,13 @@ class OfflineAlgorithm(Deployable, SafeFiles):
     :param reward_shift: A constant a step: where episodes can terminate it pays for (or against) staying alive.
     """
 
-    supported_spaces: ClassVar[tuple[type[spaces.Space], ...]] = (spaces.Box,)
+    supported_spaces: ClassVar[Mapping[str, tuple[type[spaces.Space], ...]]] = {
+        "action": (spaces.Box,),
+        "observation": (spaces.Box,),
+    }
     dataset: Source | None = None  # how to load the data again; kept by save() when it is an id or a path
     dataset_info: DatasetInfo | None = None
+    precision: Precision = "float32"  # of matrix products; an instance may have another
     storage: Storage = "auto"  # where the data lie during training; an instance has its own
     check_data: bool = True  # whether learn passes the data through the gate (sb3_offline.datasets.checks)
     replay_buffer: OfflineDatasetBuffer  # SB3 declares it optional
@@ -97,9 +103,11 @@ class OfflineAlgorithm(Deployable, SafeFiles):
             return None  # type: ignore[return-value]
         env = self._find_env(env, dataset)
         for kind, space in (("action", env.action_space), ("observation", env.observation_space)):
-            if not isinstance(space, self.supported_spaces):
-                names = " or ".join(supported.__name__ for supported in self.supported_spaces)
-                raise ValueError(f"{type(self).__name__} needs {kind}s in a {names} space; this task has {space}.")
+            if not isinstance(space, self.supported_spaces[kind]):
+                names = " or ".join(supported.__name__ for supported in self.supported_spaces[kind])
+                others = ", ".join(_algorithms_for(kind, space))
+                hint = f" {others} can learn from it." if others else ""
+                raise ValueError(f"{type(self).__name__} needs {kind}s in a {names} space; this task has {space}.{hint}")
         return env
 
     def _find_env(self, env: GymEnv | str | None, dataset: Source | None) -> GymEnv:
@@ -384,6 +392,13 @@ class OfflineAlgorithm(Deployable, SafeFiles):
         if not isinstance(self.dataset, (str, Path)):
             excluded.append("dataset")  # arrays stay where they are; an id or a path travels with the model
         return excluded
+
+
+def _algorithms_for(kind: str, space: spaces.Space) -> list[str]:
+    """The names of the library's algorithms whose actions or observations (``kind``) may live in ``space``."""
+    exported = (getattr(sb3_offline, name) for name in sb3_offline.__all__)
+    algorithms = (item for item in exported if isinstance(item, type) and issubclass(item, OfflineAlgorithm))
+    return sorted(cls.__name__ for cls in algorithms if isinstance(space, cls.supported_spaces[kind]))
 
 
 class _TimeEstimate:

@@ -136,7 +136,7 @@ class OfflineSAC(OnlineFineTuning):
             target_entropy=target_entropy,
             stats_window_size=stats_window_size,
             tensorboard_log=tensorboard_log,
-            policy_kwargs=policy_kwargs,
+            policy_kwargs=dict(policy_kwargs or {}),  # SB3 writes into it
             verbose=verbose,
             seed=seed,
             device=device,

@@ -6,7 +6,7 @@ import difflib
 import inspect
 from typing import Any
 
-# What SB3's SAC takes and offline training has no use for
+# What SB3's SAC and DQN take and offline training has no use for
 ONLINE_ONLY = {
     "buffer_size": "the buffer holds exactly the dataset",
     "learning_starts": "learning starts at once, on logged data",
@@ -20,6 +20,9 @@ ONLINE_ONLY = {
     "use_sde": "nothing is explored",
     "sde_sample_freq": "nothing is explored",
     "use_sde_at_warmup": "nothing is explored",
+    "exploration_fraction": "nothing is explored",
+    "exploration_initial_eps": "nothing is explored",
+    "exploration_final_eps": "nothing is explored",
     "n_envs": "there is no data collection to run in parallel",
 }
 

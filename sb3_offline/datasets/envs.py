@@ -18,7 +18,11 @@ from sb3_offline.datasets.errors import DatasetError
 NAMESPACE = "sb3_offline"
 
 #: The packaged data sets and their tasks.
-BUILTIN_TASKS = {"Pendulum-medium-v0": "Pendulum-v1", "Pendulum-medium-replay-v0": "Pendulum-v1"}
+BUILTIN_TASKS = {
+    "CartPole-medium-replay-v0": "CartPole-v1",
+    "Pendulum-medium-replay-v0": "Pendulum-v1",
+    "Pendulum-medium-v0": "Pendulum-v1",
+}
 
 
 class SpacesOnlyEnv(gym.Env):

@@ -17,6 +17,7 @@ _D4RL = "0: uniform random actions; 100: the reference of D4RL (Fu et al. 2020),
 
 #: Keyed by Gymnasium id. A data set's own reference scores come before these.
 REFERENCE_SCORES = {
+    "CartPole-v1": ReferenceScores(22.5, 500.0, "0: uniform random actions; 100: the time limit"),
     "Hopper-v5": ReferenceScores(17.5, 3234.3, _D4RL),
     "HalfCheetah-v5": ReferenceScores(-268.9, 12135.0, _D4RL),
     "Pendulum-v1": ReferenceScores(-1187.9, -130.9, "measured with the packaged data; see their cards"),

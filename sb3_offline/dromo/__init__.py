@@ -1,3 +1,4 @@
+from sb3_offline.dromo.discrete_dromo import DiscreteDROMO
 from sb3_offline.dromo.dromo import DROMO
 
-__all__ = ["DROMO"]
+__all__ = ["DROMO", "DiscreteDROMO"]

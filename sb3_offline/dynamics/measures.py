@@ -9,6 +9,7 @@ import numpy as np
 import torch as th
 
 from sb3_offline.datasets import OfflineDataset
+from sb3_offline.dynamics.actions import encode_actions
 from sb3_offline.dynamics.calibration_metrics import CalibrationError, calibration_error
 from sb3_offline.dynamics.ensemble import EnsembleDynamics
 from sb3_offline.dynamics.penalties import PENALTIES, Forecast
@@ -90,7 +91,7 @@ def open_loop(
     left = np.minimum(dataset.episode_ends[np.searchsorted(dataset.episode_ends, starts)] - starts + 1, horizon)
     observations, actions, following = (
         th.as_tensor(array, device=model.device)
-        for array in (dataset.observations, dataset.actions, dataset.next_observations)
+        for array in (dataset.observations, encode_actions(dataset.actions, dataset.action_space), dataset.next_observations)
     )
     scale = _scale(observations)
     index = th.as_tensor(starts, device=model.device)

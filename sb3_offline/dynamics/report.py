@@ -12,6 +12,7 @@ import torch as th
 
 from sb3_offline.datasets import OfflineDataset
 from sb3_offline.dynamics import measures
+from sb3_offline.dynamics.actions import encode_actions
 from sb3_offline.dynamics.calibration_metrics import CalibrationError
 from sb3_offline.dynamics.ensemble import EnsembleDynamics
 from sb3_offline.dynamics.measures import Coverage, OneStep, OpenLoop, PolicyFn, TerminationAgreement
@@ -148,8 +149,11 @@ def model_report(
     everything = Columns.of(dataset, test if fresh else known, model.device)
     observations = th.as_tensor(dataset.observations, device=model.device)
     if policy is None:
-        order = rng.permutation(len(dataset))
-        policy = measures.neighbour_policy(observations[order], th.as_tensor(dataset.actions, device=model.device)[order])
+        order, logged = (
+            rng.permutation(len(dataset)),
+            th.as_tensor(encode_actions(dataset.actions, dataset.action_space), device=model.device),
+        )
+        policy = measures.neighbour_policy(observations[order], logged[order])
     generator = th.Generator(device=model.device).manual_seed(seed)
     return ModelReport(
         dataset_id=dataset.info.dataset_id,

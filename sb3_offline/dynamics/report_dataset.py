@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch as th
-from stable_baselines3.common.preprocessing import get_action_dim, get_flattened_obs_dim
+from stable_baselines3.common.preprocessing import get_flattened_obs_dim
 from stable_baselines3.common.utils import get_device
 
 from sb3_offline.common.rng import Streams
 from sb3_offline.datasets import OfflineDataset
+from sb3_offline.dynamics.actions import encoded_action_dim
 from sb3_offline.dynamics.config import DynamicsConfig
 from sb3_offline.dynamics.report import ModelReport, model_report
 from sb3_offline.dynamics.termination import resolve_termination
@@ -37,7 +38,7 @@ def report_dataset(
     )
     device = get_device(device)
     streams = Streams(seed, device)
-    sizes = get_flattened_obs_dim(dataset.observation_space), get_action_dim(dataset.action_space)
+    sizes = get_flattened_obs_dim(dataset.observation_space), encoded_action_dim(dataset.action_space)
     model = build_dynamics(*sizes, config, streams, device)
     fit_world(model, dataset, config, streams, progress_bar=progress_bar)
     has_terminations = bool(dataset.terminations.any())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from sb3_offline.common.rows import HostRows, Rows
 from sb3_offline.common.updates import Precision
 from sb3_offline.datasets import OfflineDataset
 from sb3_offline.datasets.mapped import is_mapped
+from sb3_offline.dynamics.actions import encode_actions
 from sb3_offline.dynamics.calibration import MAX_CALIBRATION_ROWS
 from sb3_offline.dynamics.config import DynamicsConfig
 from sb3_offline.dynamics.ensemble import EnsembleDynamics
@@ -35,14 +37,16 @@ class Columns:
     """Transitions as tensors on one device, in environment units."""
 
     observations: th.Tensor  # (n, observation_dim)
-    actions: th.Tensor  # (n, action_dim)
+    actions: th.Tensor  # (n, action_dim), one-hot where they are discrete
     next_observations: th.Tensor  # (n, observation_dim)
     rewards: th.Tensor  # (n,)
     terminations: th.Tensor  # (n,) bool
 
     @classmethod
     def of(cls, dataset: OfflineDataset, rows: np.ndarray, device: th.device) -> Columns:
-        return cls(*(th.as_tensor(getattr(dataset, name)[rows], device=device) for name in (*_MODELLED, "terminations")))
+        columns = {name: getattr(dataset, name)[rows] for name in (*_MODELLED, "terminations")}
+        columns["actions"] = encode_actions(columns["actions"], dataset.action_space)
+        return cls(**{name: th.as_tensor(column, device=device) for name, column in columns.items()})
 
     @property
     def targets(self) -> th.Tensor:
@@ -116,12 +120,13 @@ def fit_world(
 
 def _modelled(dataset: OfflineDataset, rows: np.ndarray, device: th.device) -> tuple[Rows, Rows, Rows, Rows]:
     """Observations, actions, next observations and rewards of these rows; left in their files if they are mapped."""
-    arrays = [getattr(dataset, name) for name in _MODELLED]
     if is_mapped(dataset):
-        o, a, n, r = (HostRows(array, device, rows) for array in arrays)
+        encode = functools.partial(encode_actions, space=dataset.action_space)
+        o, n, r = (HostRows(getattr(dataset, name), device, rows) for name in ("observations", "next_observations", "rewards"))
+        a = HostRows(dataset.actions, device, rows, read=encode)
         return o, a, n, r
-    observations, actions, following, rewards = (th.as_tensor(array[rows], device=device) for array in arrays)
-    return observations, actions, following, rewards
+    known = Columns.of(dataset, rows, device)
+    return known.observations, known.actions, known.next_observations, known.rewards
 
 
 def fit_termination(

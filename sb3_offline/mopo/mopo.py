@@ -6,16 +6,16 @@ from typing import Any
 
 import torch as th
 
-from sb3_offline.common.model_based import ModelBasedAlgorithm
+from sb3_offline.common.model_based_sac import ModelBasedSAC
 from sb3_offline.common.networks import Batch
-from sb3_offline.common.offline_sac import Logs, OfflineSAC
+from sb3_offline.common.offline_sac import Logs
 from sb3_offline.datasets import OfflineDataset
 from sb3_offline.dynamics import PENALTIES, Forecast, Penalty, Rollout
 from sb3_offline.dynamics.world import Columns, held_out_rows
 from sb3_offline.mopo.buffer import PenalizedRolloutBuffer
 
 
-class MOPO(ModelBasedAlgorithm, OfflineSAC):
+class MOPO(ModelBasedSAC):
     """
     SAC on imagined transitions that pay for what the model does not know: r - lambda u(s, a) (MOPO, Eq 5) with a fixed
     coefficient, or r - alpha (u(s, a) - delta) with alpha learned so that imagined transitions keep E[u] <= delta (DROMO,

@@ -57,10 +57,29 @@ def sample_combo(trial: optuna.Trial) -> Params:
     return sample_cql(trial) | sample_model_based(trial)
 
 
+def sample_robust(trial: optuna.Trial) -> Params:
+    """The weight on the spread of Q."""
+    return {"robust_weight": trial.suggest_float("robust_weight", 0.01, 3.0, log=True)}
+
+
 def sample_dromo(trial: optuna.Trial) -> Params:
     """DROMO's search space: COMBO's and the robust weight."""
-    robust_weight = trial.suggest_float("robust_weight", 0.01, 3.0, log=True)
-    return sample_combo(trial) | {"robust_weight": robust_weight}
+    return sample_combo(trial) | sample_robust(trial)
+
+
+def sample_discrete_cql(trial: optuna.Trial) -> Params:
+    """DiscreteCQL's search space: the Q-network's rate and the weight."""
+    return {"learning_rate": trial.suggest_float("learning_rate", 1e-4, 1e-3, log=True)} | sample_conservative(trial)
+
+
+def sample_discrete_combo(trial: optuna.Trial) -> Params:
+    """DiscreteCOMBO's search space."""
+    return sample_discrete_cql(trial) | sample_model_based(trial)
+
+
+def sample_discrete_dromo(trial: optuna.Trial) -> Params:
+    """DiscreteDROMO's search space: DiscreteCOMBO's and the robust weight."""
+    return sample_discrete_combo(trial) | sample_robust(trial)
 
 
 def sample_mopo(trial: optuna.Trial) -> Params:
@@ -73,6 +92,9 @@ def sample_mopo(trial: optuna.Trial) -> Params:
 SAMPLERS: dict[str, Sampler] = {
     "combo": sample_combo,
     "cql": sample_cql,
+    "discrete_combo": sample_discrete_combo,
+    "discrete_cql": sample_discrete_cql,
+    "discrete_dromo": sample_discrete_dromo,
     "dromo": sample_dromo,
     "mopo": sample_mopo,
     "offline_sac": sample_offline_sac,

@@ -322,7 +322,7 @@ def test_saved_files_do_not_say_how_they_were_run(pendulum_arrays: Arrays, tmp_p
     parameters = th.load(io.BytesIO(_archived(tmp_path / "model.zip", "actor.optimizer.pth")), weights_only=True)
     group = parameters["param_groups"][0]
     assert (group["lr"], group["fused"], group["capturable"]) == (pytest.approx(0.5e-3), None, False)
-    sac = SAC("MlpPolicy", "Pendulum-v1", policy_kwargs=FAST["policy_kwargs"], device="cpu")
+    sac = SAC("MlpPolicy", "Pendulum-v1", policy_kwargs=dict(FAST["policy_kwargs"]), device="cpu")
     sac.set_parameters(model.get_parameters(), device="cpu")
     sac.actor.optimizer.step()
     loaded = OfflineSAC.load(tmp_path / "model.zip", env=model.env, device="cpu")

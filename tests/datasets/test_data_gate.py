@@ -14,6 +14,7 @@ from sb3_offline.datasets import DatasetInfo, OfflineDataset, load_dataset
 from sb3_offline.datasets.checks import Finding, check_dataset
 from sb3_offline.datasets.checks.behavior import action_noise
 from sb3_offline.datasets.checks.statistics import describe, hash_rows, measure
+from sb3_offline.datasets.envs import BUILTIN_TASKS
 
 N = 6000
 ACTIONS = spaces.Box(-2.0, 2.0, (2,), np.float32)
@@ -60,7 +61,7 @@ def test_sound_data_have_no_findings() -> None:
     assert check_dataset(transitions()) == []
 
 
-@pytest.mark.parametrize("name", ["Pendulum-medium-v0", "Pendulum-medium-replay-v0"])
+@pytest.mark.parametrize("name", BUILTIN_TASKS)
 def test_packaged_data_have_no_findings(name: str) -> None:
     assert check_dataset(load_dataset(name)) == []
 
@@ -68,6 +69,7 @@ def test_packaged_data_have_no_findings(name: str) -> None:
 def test_a_finding_is_one_line() -> None:
     data = sound()
     data.rewards[:] = 3.0
+    data.terminations[:] = False
     assert str(found(data, "constant_rewards")) == (
         "rewards: all 3 (6,000 of 6,000 rows). There is nothing to learn: is the right column logged?"
     )

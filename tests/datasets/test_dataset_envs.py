@@ -50,6 +50,28 @@ def test_packaged_steps_are_those_of_the_simulator(name: str) -> None:
         assert data.rewards[row] == pytest.approx(reward, abs=1e-3)
 
 
+def test_packaged_cartpole_is_whole_and_of_the_simulator() -> None:
+    data: Any = load_dataset("sb3_offline/CartPole-medium-replay-v0")
+    card = data.info.card
+    assert data.fingerprint() == card["fingerprint"]
+    assert len(data) == 20_000
+    assert data.actions.dtype == np.int64
+    assert set(data.actions.tolist()) == {0, 1}
+    assert 40 <= data.summary()["mean_normalized_score"] <= 60
+    assert (FOLDER / "CartPole-medium-replay-v0.npz").stat().st_size < 620_000
+    assert Path(__file__).parents[2].joinpath(card["made_by"]).is_file()
+    inside = ~(data.terminations | data.truncations)[:-1]
+    np.testing.assert_array_equal(data.next_observations[:-1][inside], data.observations[1:][inside])
+    env: Any = gym.make("CartPole-v1").unwrapped
+    env.reset()
+    for row in [*range(0, len(data), 1777), *np.flatnonzero(data.terminations)[:5]]:
+        env.reset()
+        env.state = data.observations[row].astype(np.float64)
+        next_obs, reward, terminated, *_ = env.step(int(data.actions[row]))
+        np.testing.assert_allclose(data.next_observations[row], next_obs, atol=1e-6)
+        assert (data.rewards[row], data.terminations[row]) == (reward, terminated)
+
+
 @pytest.mark.parametrize(("name", "low", "high"), [(NAMES[0], 40, 60), (NAMES[1], 35, 55)])
 def test_packaged_scores_and_cards(name: str, low: float, high: float) -> None:
     data: Any = load_dataset(name)

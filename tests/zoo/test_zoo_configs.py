@@ -21,6 +21,7 @@ from gymnasium import spaces
 import sb3_offline
 from sb3_offline import CQL
 from sb3_offline.datasets import SpacesOnlyEnv
+from sb3_offline.datasets.envs import BUILTIN_TASKS
 from sb3_offline.zoo import algorithms, config_path
 from sb3_offline.zoo.configs import ZOO_KEYS, check_hyperparams, find_recipe
 from sb3_offline.zoo.samplers import SAMPLERS
@@ -59,9 +60,11 @@ def entries(algo: str) -> dict[str, dict[str, Any]]:
 ALL_ENTRIES = [(algo, key) for algo in algorithms() for key in entries(algo)]
 
 
-def env_for(key: str) -> gym.Env:
+def env_for(algo: str, key: str) -> gym.Env:
     if "/" in key:
         return gym.make(key)
+    if spaces.Discrete in algorithms()[algo].supported_spaces["action"]:
+        return gym.make("CartPole-v1")
     observation, action = DIMENSIONS.get(key.partition("-")[0], (3, 1))
     return SpacesOnlyEnv(spaces.Box(-np.inf, np.inf, (observation,), np.float64), spaces.Box(-1.0, 1.0, (action,), np.float32))
 
@@ -74,7 +77,7 @@ def test_every_entry_makes_its_model(algo: str, key: str) -> None:
     options = {name: value for name, value in hyperparams.items() if name not in (*ZOO_KEYS, "policy")}
     for name, value in options.items():  # 1e-4 without a dot is text to YAML
         assert not isinstance(value, str) or name in ("conservative", "ent_coef", "penalty"), (name, value)
-    model = algorithms()[algo](hyperparams["policy"], env_for(key), seed=0, device="cpu", **options)
+    model = algorithms()[algo](hyperparams["policy"], env_for(algo, key), seed=0, device="cpu", **options)
     for name, value in options.items():
         if name not in ("policy_kwargs", "learning_rate"):
             assert getattr(model, name) == value
@@ -82,8 +85,10 @@ def test_every_entry_makes_its_model(algo: str, key: str) -> None:
 
 @pytest.mark.parametrize("algo", algorithms())
 def test_every_algorithm_has_its_default_its_data_and_its_sampler(algo: str) -> None:
-    keys = entries(algo)
-    assert {"default", "sb3_offline/Pendulum-medium-v0", "sb3_offline/Pendulum-medium-replay-v0"} <= keys.keys()
+    discrete = spaces.Discrete in algorithms()[algo].supported_spaces["action"]
+    task = "CartPole-v1" if discrete else "Pendulum-v1"
+    packaged = {f"sb3_offline/{name}" for name in BUILTIN_TASKS if BUILTIN_TASKS[name] == task}
+    assert {"default", *packaged} <= entries(algo).keys()
     assert algo in SAMPLERS
 
 
@@ -111,7 +116,8 @@ def test_each_converted_number_names_the_published_one(algo: str) -> None:
     )
     for name, value, comment in lines:
         if not comment:  # the packaged data, for which nothing is published
-            assert (name, value) == ("conservative_weight", "1.0" if algo == "cql" else "0.1")
+            weights = {"cql": "1.0", "discrete_cql": "5.0", "discrete_combo": "2.0", "discrete_dromo": "2.0"}
+            assert (name, value) == ("conservative_weight", weights.get(algo, "0.1"))
             continue
         published = float(re.fullmatch(r"(?:published|half of) (\S+)", comment).group(1))  # type: ignore[union-attr]
         ours = published / 2 if name == "conservative_weight" else published - math.log(3 * 10)

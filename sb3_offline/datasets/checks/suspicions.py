@@ -231,7 +231,8 @@ def _observations(statistics: Statistics) -> Iterator[Finding]:
 
 def _rewards(dataset: OfflineDataset) -> Iterator[Finding]:
     rewards, n = dataset.rewards, len(dataset)
-    if rewards.min() == rewards.max():
+    survival = rewards[0] != 0 and dataset.terminations.any()  # one reward a step, as in CartPole: its end is the signal
+    if rewards.min() == rewards.max() and not survival:
         yield _warning(
             "constant_rewards",
             "rewards",

@@ -1,0 +1,60 @@
+"""Model-based SAC: the actor, or its Polyak copy, acts in rollouts."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch as th
+from stable_baselines3.sac.policies import Actor
+
+from sb3_offline.common.buffers import unscale_actions
+from sb3_offline.common.model_based import ModelBasedAlgorithm
+from sb3_offline.common.offline_sac import OfflineSAC, polyak
+
+
+class ModelBasedSAC(ModelBasedAlgorithm, OfflineSAC):
+    """An :class:`OfflineSAC` whose batches mix data with rollouts."""
+
+    actor_target: Actor
+
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        if self.rollout_policy == "target":
+            # kept in the policy, so that it is saved, loaded and moved with it
+            self.actor_target = copy.deepcopy(self.policy.actor).requires_grad_(False)
+            self.actor_target.set_training_mode(False)
+            del self.actor_target.optimizer
+            self.policy.actor_target = self.actor_target
+
+    def rollout_actor(self, generator: th.Generator) -> Callable[[th.Tensor], th.Tensor]:
+        """Who acts in rollouts: observations (B, ...) -> actions (B, action_dim) in environment units."""
+        nets, (low, high) = self.networks(), self._action_bounds
+
+        def act(observations: th.Tensor) -> th.Tensor:
+            shape = (len(observations), 1, len(low))
+            if self.rollout_policy == "uniform":
+                scaled = 2.0 * th.rand(shape, generator=generator, device=self.device) - 1.0
+            else:
+                actor = self.actor_target if self.rollout_policy == "target" else self.actor
+                noise = th.randn(shape, generator=generator, device=self.device)
+                scaled, _ = nets.sample_actor(actor, observations, noise)
+            return unscale_actions(scaled.squeeze(1), low, high)
+
+        return act
+
+    def logged_form(self, actions: th.Tensor) -> th.Tensor:
+        low, high = self._action_bounds
+        return (2.0 * (actions - low) / (high - low) - 1.0).clamp(-1.0, 1.0)
+
+    def baked_in(self) -> tuple[Any, ...]:
+        return (*super().baked_in(), self.model_buffer.size(), self.model_buffer.address)
+
+    def update_targets(self) -> None:
+        super().update_targets()
+        if self.rollout_policy == "target":
+            polyak(self.actor, self.actor_target, self.tau)
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "actor_target"]

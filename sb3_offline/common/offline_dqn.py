@@ -1,0 +1,225 @@
+"""DQN's update on logged data: the Q-network and its target. Every algorithm for discrete actions starts here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch as th
+import torch.nn.functional as F
+from gymnasium import spaces
+from stable_baselines3 import DQN
+from stable_baselines3.common.type_aliases import GymEnv, Schedule
+from stable_baselines3.common.utils import FloatSchedule
+from stable_baselines3.dqn.policies import DQNPolicy
+
+from sb3_offline.common.networks import Batch, Normalizer
+from sb3_offline.common.offline_algorithm import OfflineAlgorithm
+from sb3_offline.common.offline_sac import Logs, minimize, polyak
+from sb3_offline.common.storage import Storage, check_storage
+from sb3_offline.datasets.sources import Source
+
+# What the algorithms for continuous actions take, and why there is none of it here
+CONTINUOUS_ONLY = {
+    "n_action_samples": "sums over discrete actions are exact",
+    "qf_learning_rate": "the Q-network is the only network, and learning_rate is its rate",
+    "ent_coef": "the policy is greedy",
+    "target_entropy": "the policy is greedy",
+    "entropy_backup": "the policy is greedy",
+    "critic_update": "the Q-network is trained by Adam",
+    "semi_gradient": "the Q-network is trained by Adam",
+}
+
+
+class DQNNetworks:
+    """
+    A DQN policy's networks on raw observations. The losses see only this, so an exact table can stand in for the networks.
+
+    :param policy: An SB3 DQN policy.
+    :param normalize: Maps raw observations to what the policy was built for (identity, or VecNormalize's statistics).
+    """
+
+    def __init__(self, policy: DQNPolicy, normalize: Normalizer):
+        self.network = policy
+        self.normalize = normalize
+
+    def q(self, observations: th.Tensor) -> th.Tensor:
+        """Q of every action, (n_critics, B, n_actions); DQN has one critic."""
+        return self.network.q_net(self.normalize(observations)).unsqueeze(0)
+
+    def q_target(self, observations: th.Tensor) -> th.Tensor:
+        """Q of every action by the target network, shaped as :meth:`q`."""
+        return self.network.q_net_target(self.normalize(observations)).unsqueeze(0)
+
+    @th.no_grad()
+    def policy(self, observations: th.Tensor) -> th.Tensor:
+        """pi(a|s), (B, n_actions): the greedy policy of the Q-network."""
+        q = self.q(observations)[0]
+        return one_hot(q.argmax(dim=1), q.shape[1])
+
+
+class OfflineDQN(OfflineAlgorithm, DQN):
+    """
+    Double DQN (van Hasselt et al. 2016) on a fixed dataset, the parent of the algorithms for discrete actions.
+
+    Its TD loss is 1/2 (Q - y)^2 and not DQN's Huber loss, so that a penalty's weight means what it means elsewhere here.
+
+    :param policy: "MlpPolicy" or an SB3 DQN policy class.
+    :param env: A gymnasium env or its id; may be left out when ``dataset`` names its task or its spaces.
+    :param dataset: Anything :func:`sb3_offline.load_dataset` takes; not needed if ``env`` carries its own data.
+    :param learning_rate: Of the Q-network; a number or a schedule.
+    :param batch_size: Transitions a gradient step.
+    :param tau: Polyak coefficient of the target network; 1 copies.
+    :param target_update_interval: Gradient steps between steps of the target network.
+    :param gamma: Discount factor, in [0, 1).
+    :param check_data: Refuse data that cannot be right, and warn of what looks wrong, before training (the data gate).
+    :param storage: Where the data lie during training, see :mod:`sb3_offline.common.storage`.
+    :param tensorboard_log: Folder for TensorBoard.
+    :param policy_kwargs: Passed to the policy, as in SB3 (``net_arch``, ``activation_fn``, ...).
+    :raises ValueError: if the spaces, the data or an option do not fit.
+    """
+
+    supported_spaces: ClassVar = {**OfflineAlgorithm.supported_spaces, "action": (spaces.Discrete,)}
+    action_space: spaces.Discrete
+
+    def __init__(
+        self,
+        policy: str | type[DQNPolicy],
+        env: GymEnv | str | None = None,
+        dataset: Source | None = None,
+        *,
+        learning_rate: float | Schedule = 3e-4,
+        batch_size: int = 256,
+        tau: float = 0.005,
+        target_update_interval: int = 1,
+        gamma: float = 0.99,
+        check_data: bool = True,
+        storage: Storage = "auto",
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: th.device | str = "auto",
+        _init_setup_model: bool = True,
+        **unknown: Any,
+    ):
+        self.check_arguments(unknown)
+        if not 0 <= gamma < 1:
+            raise ValueError(f"gamma must lie in [0, 1), got {gamma}.")
+        if not callable(learning_rate) and learning_rate < 0:
+            raise ValueError(f"learning_rate must not be negative, got {learning_rate}.")
+        if batch_size < 2:
+            raise ValueError(f"batch_size must be at least 2, got {batch_size}.")
+        if target_update_interval < 1:
+            raise ValueError(f"target_update_interval must be at least 1, got {target_update_interval}.")
+        super().__init__(
+            policy,
+            self._resolve_env(env, dataset, loading=not _init_setup_model),
+            learning_rate,
+            buffer_size=1,
+            learning_starts=0,
+            batch_size=batch_size,
+            tau=tau,
+            gamma=gamma,
+            target_update_interval=target_update_interval,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            policy_kwargs=policy_kwargs,
+            verbose=verbose,
+            seed=seed,
+            device=device,
+            _init_setup_model=False,
+            **unknown,
+        )
+        self.check_data = check_data
+        self.storage = check_storage(storage)
+        if _init_setup_model:
+            self._setup_model()
+
+    @classmethod
+    def check_arguments(cls, kwargs: Mapping[str, Any]) -> None:
+        """Also refuse what only continuous actions have."""
+        for name in kwargs:
+            if name in CONTINUOUS_ONLY:
+                raise TypeError(f"{cls.__name__} takes no {name!r}: {CONTINUOUS_ONLY[name]}. Leave it out.")
+        super().check_arguments(kwargs)
+
+    def _resolve_env(self, env: GymEnv | str | None, dataset: Source | None, loading: bool) -> GymEnv:
+        env = super()._resolve_env(env, dataset, loading)
+        start = getattr(getattr(env, "action_space", None), "start", 0)  # no env while loading
+        if start != 0:
+            raise ValueError(
+                f"{type(self).__name__} needs actions that count from 0, as SB3's DQN does; this task's start at {start}. "
+                "Wrap the env (gymnasium.wrappers.TransformAction) and subtract it from the logged actions."
+            )
+        return env
+
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        self.qf_lr_schedule = FloatSchedule(self.learning_rate)  # the Q-network is the critic
+
+    # --- the loss: a pure function of (networks, batch); nothing in it is random ---
+
+    def critic_loss(self, nets: DQNNetworks, batch: Batch, noise: None = None) -> tuple[th.Tensor, Logs]:
+        """1/2 E_{d_f}(Q - y)^2, summed over the critics, plus what children add (:meth:`critic_penalty`)."""
+        y = self.td_target(nets, batch)  # (B,)
+        q = th.take_along_dim(nets.q(batch.observations), batch.actions.unsqueeze(0), dim=-1).squeeze(-1)  # (n_critics, B)
+        td_loss = 0.5 * (q - y).square().mean(dim=1).sum()
+        penalty, logs = self.critic_penalty(nets, batch, noise, q)
+        loss = td_loss + penalty
+        return loss, {"critic_loss": loss, "td_loss": td_loss, "q_data": q[:, : batch.n_real].mean(), **logs}
+
+    @th.no_grad()
+    def td_target(self, nets: DQNNetworks, batch: Batch) -> th.Tensor:
+        """y = r + gamma (1 - done) sum_a pi(a|s') Q'(s', a), (B,); pi is greedy in the online Q, hence "double"."""
+        value = (nets.policy(batch.next_observations) * nets.q_target(batch.next_observations)).sum(dim=-1).amin(dim=0)
+        return batch.rewards + self.gamma * (1.0 - batch.dones) * value
+
+    def critic_penalty(self, nets: DQNNetworks, batch: Batch, noise: None, q: th.Tensor) -> tuple[th.Tensor, Logs]:
+        """
+        What an algorithm adds to the TD loss, already weighted and summed over the critics; nothing here.
+
+        :param q: Q of the batch's own actions, (n_critics, B).
+        """
+        return q.new_zeros(()), {}
+
+    # --- one update ---
+
+    def sample_batch(self) -> Batch:
+        """A batch of d_f; without a model, of the data."""
+        return Batch.of(self.replay_buffer.sample(self.batch_size))
+
+    def update(self) -> None:
+        """One gradient step of the Q-network, and one of its target."""
+        self._update_learning_rate(self.policy.optimizer)
+        loss, logs = self.critic_loss(self.networks(), self.sample_batch())
+        minimize(loss, self.policy.optimizer)
+        self.after_critic_step(logs)
+        self._n_updates += 1
+        if self._n_updates % self.target_update_interval == 0:
+            self.update_targets()
+        self._accumulate(logs)
+
+    def after_critic_step(self, logs: Logs) -> None:
+        """Called with the critic's logs; a learned conservative weight takes its step here."""
+
+    def optimizers(self) -> list[th.optim.Optimizer]:
+        """All that take a step in an update."""
+        return [self.policy.optimizer]
+
+    def networks(self) -> DQNNetworks:
+        """The view of the networks that the losses get."""
+        return DQNNetworks(self.policy, self.normalizer)
+
+    def update_targets(self) -> None:
+        """Polyak step of the target network: theta' <- tau theta + (1 - tau) theta'."""
+        polyak(self.q_net, self.q_net_target, self.tau)
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "qf_lr_schedule"]
+
+
+def one_hot(actions: th.Tensor, n_actions: int) -> th.Tensor:
+    """Actions (n,) or (n, 1) as rows of an identity matrix, (n, n_actions)."""
+    return F.one_hot(actions.flatten(), n_actions).to(th.get_default_dtype())
