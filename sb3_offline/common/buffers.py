@@ -11,6 +11,7 @@ from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
 
+from sb3_offline.common.observations import Observations, map_observations, take_rows, tensors_of, to_tensors
 from sb3_offline.datasets import OfflineDataset
 from sb3_offline.datasets.mapped import blocks
 
@@ -60,26 +61,31 @@ class TensorReplayBuffer(ReplayBuffer):
     @property
     def address(self) -> int:
         """Where the rows lie; changes when they are allocated anew."""
-        return self.observations.data_ptr()  # type: ignore[attr-defined]
+        return tensors_of(self.observations)[0].data_ptr()  # type: ignore[arg-type]
 
-    def write(self, **rows: th.Tensor) -> None:
+    def write(self, **rows: Observations) -> None:
         """
         Append rows; when the buffer is full the oldest are overwritten.
 
-        :param rows: ``observations``, ``actions``, ``next_observations`` (n, ...), ``rewards`` and ``dones`` (n,).
+        :param rows: ``observations``, ``actions``, ``next_observations`` (n, ...), ``rewards`` and ``dones`` (n,); observations
+            of a Dict space by key.
         """
         n = len(rows["rewards"])
         if n > self.buffer_size:  # only the newest rows survive
-            rows = {name: values[-self.buffer_size :] for name, values in rows.items()}
+            rows = {name: take_rows(values, slice(-self.buffer_size, None)) for name, values in rows.items()}
             n = self.buffer_size
         index = (th.arange(n, device=self.device) + self.pos) % self.buffer_size
         for name in _ARRAYS:
             values = rows[name]
             if len(getattr(self, name)) == 0:
-                setattr(self, name, values.new_zeros((self.buffer_size, *values.shape[1:]), device=self.device))
-            getattr(self, name)[index] = values.to(self.device)
+                setattr(self, name, map_observations(values, self._allocate))
+            for column, new in zip(tensors_of(getattr(self, name)), tensors_of(values), strict=True):
+                column[index] = new.to(self.device)
         self.full = self.full or self.pos + n >= self.buffer_size
         self.pos = (self.pos + n) % self.buffer_size
+
+    def _allocate(self, values: th.Tensor) -> th.Tensor:
+        return values.new_zeros((self.buffer_size, *values.shape[1:]), device=self.device)
 
     def sample(self, batch_size: int, env: VecNormalize | None = None) -> ReplayBufferSamples:
         """
@@ -96,7 +102,7 @@ class TensorReplayBuffer(ReplayBuffer):
         return th.randint(self.size(), (batch_size,), generator=self.generator, device=self.device)
 
     def _get_samples(self, batch_inds: th.Tensor, env: VecNormalize | None = None) -> ReplayBufferSamples:  # type: ignore[override]
-        def normalise(observations: th.Tensor) -> th.Tensor:
+        def normalise(observations: Any) -> Any:
             if env is None:
                 return observations
             return th.as_tensor(env.normalize_obs(observations.cpu().numpy()), device=self.device)
@@ -109,8 +115,9 @@ class TensorReplayBuffer(ReplayBuffer):
             rewards=(self.reward_scale * self._rows("rewards", batch_inds) + self.reward_shift).unsqueeze(1),
         )
 
-    def _rows(self, name: str, index: th.Tensor) -> th.Tensor:
-        return getattr(self, name).index_select(0, index)
+    def _rows(self, name: str, index: th.Tensor) -> Any:
+        """A tensor, or of a Dict space's observations one for each key."""
+        return map_observations(getattr(self, name), lambda column: column.index_select(0, index))
 
 
 class OfflineDatasetBuffer(TensorReplayBuffer):
@@ -122,9 +129,9 @@ class OfflineDatasetBuffer(TensorReplayBuffer):
         self.reset()
         for rows in blocks(len(dataset)):
             self.write(
-                observations=th.from_numpy(np.array(dataset.observations[rows])),
+                observations=to_tensors(np.array(dataset.observations[rows])),
                 actions=th.from_numpy(scale_actions(np.array(dataset.actions[rows]), self.action_space)),
-                next_observations=th.from_numpy(np.array(dataset.next_observations[rows])),
+                next_observations=to_tensors(np.array(dataset.next_observations[rows])),
                 rewards=th.from_numpy(np.array(dataset.rewards[rows])),
                 dones=th.from_numpy(dataset.terminations[rows].astype(np.float32)),
             )

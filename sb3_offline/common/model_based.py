@@ -67,6 +67,7 @@ class ModelBasedAlgorithm(OfflineAlgorithm):
         self._check_options()
         super().__init__(*args, **kwargs)
 
+    vectors_only = "a dynamics model learns vectors"
     precision: Precision = "float32"  # of the dynamics too; algorithms without the option stay at that
 
     def _check_options(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch as th
 import torch.nn.functional as F
@@ -16,21 +16,22 @@ from stable_baselines3.td3.policies import ContinuousCritic
 
 from sb3_offline.common.behavior_policy import ACTION_LIMIT
 from sb3_offline.common.critics import Workspace, evaluate
+from sb3_offline.common.observations import Observations, tensors_of
 
-Normalizer = Callable[[th.Tensor], th.Tensor]
+Normalizer = Callable[[Any], Any]
 
 
 class Batch(NamedTuple):
     """
     Transitions from d_f: the first ``n_real`` rows are data, the rest come from the model.
 
-    Observations (B, obs) are raw, actions (B, action_dim) in [-1, 1], rewards and dones (terminations) (B,). ``returns`` (B,)
-    are Monte-Carlo returns-to-go, for the algorithms that use them.
+    Observations (B, obs) are raw, those of a Dict space a dict of them by key; actions (B, action_dim) in [-1, 1], rewards and
+    dones (terminations) (B,). ``returns`` (B,) are Monte-Carlo returns-to-go, for the algorithms that use them.
     """
 
-    observations: th.Tensor
+    observations: Any
     actions: th.Tensor
-    next_observations: th.Tensor
+    next_observations: Any
     rewards: th.Tensor
     dones: th.Tensor
     n_real: int
@@ -86,46 +87,46 @@ class SACNetworks:
         self.normalize = normalize
         self.workspace = Workspace()
 
-    def sample(self, observations: th.Tensor, noise: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+    def sample(self, observations: Observations, noise: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
         """Actions (B, N, action_dim) of the current policy and their log-probabilities (B, N), trunk run once a state."""
         return self.sample_actor(self.policy.actor, observations, noise)
 
-    def sample_actor(self, actor: Actor, observations: th.Tensor, noise: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+    def sample_actor(self, actor: Actor, observations: Observations, noise: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
         """As :meth:`sample`, for another actor (for instance a target actor)."""
         mean, log_std, _ = actor.get_action_dist_params(self.normalize(observations))
         return squashed_gaussian(mean.to(noise.dtype), log_std.to(noise.dtype), noise)
 
-    def log_prob(self, observations: th.Tensor, actions: th.Tensor) -> th.Tensor:
+    def log_prob(self, observations: Observations, actions: th.Tensor) -> th.Tensor:
         """log pi(a|s) (B, N) of given actions (B, N, action_dim) under the current policy."""
         mean, log_std, _ = self.policy.actor.get_action_dist_params(self.normalize(observations))
         return squashed_gaussian_log_prob(mean.to(actions.dtype), log_std.to(actions.dtype), actions)
 
-    def q(self, observations: th.Tensor, actions: th.Tensor) -> th.Tensor:
+    def q(self, observations: Observations, actions: th.Tensor) -> th.Tensor:
         """Q of every critic: actions (B, N, action_dim) -> (n_critics, B, N)."""
         return self._evaluate(self.policy.critic, observations, actions)
 
-    def q_frozen(self, observations: th.Tensor, actions: th.Tensor) -> th.Tensor:
+    def q_frozen(self, observations: Observations, actions: th.Tensor) -> th.Tensor:
         """As :meth:`q`, with gradients to the actions only: nothing is spent on those of the critics."""
         return self._evaluate(self.policy.critic, observations, actions, frozen=True)
 
-    def q_target(self, observations: th.Tensor, actions: th.Tensor) -> th.Tensor:
+    def q_target(self, observations: Observations, actions: th.Tensor) -> th.Tensor:
         """Q of every target critic, shaped as :meth:`q`."""
         return self._evaluate(self.policy.critic_target, observations, actions)
 
     def _evaluate(
-        self, critic: ContinuousCritic, observations: th.Tensor, actions: th.Tensor, frozen: bool = False
+        self, critic: ContinuousCritic, observations: Observations, actions: th.Tensor, frozen: bool = False
     ) -> th.Tensor:
         # features once a state, then repeated beside its N actions
         with th.set_grad_enabled(th.is_grad_enabled() and not frozen):
             features = critic.extract_features(self.normalize(observations), critic.features_extractor)
         n_states, n_actions = actions.shape[:2]
         inputs = th.cat([features.unsqueeze(1).expand(-1, n_actions, -1), actions], dim=-1).flatten(0, 1)
-        twice = observations.requires_grad  # no loss asks for the states' gradients but to differentiate them again
+        twice = any(part.requires_grad for part in tensors_of(observations))  # no loss asks for the states' gradients but to differentiate them again
         values = evaluate(critic.q_networks, inputs, workspace=self.workspace, frozen=frozen, twice=twice)
         return values.view(-1, n_states, n_actions)
 
 
-def identity(observations: th.Tensor) -> th.Tensor:
+def identity(observations: Observations) -> Observations:
     """No normalisation."""
     return observations
 
@@ -134,7 +135,7 @@ def vec_normalizer(env: VecNormalize | None, device: th.device) -> Normalizer:
     """``VecNormalize.normalize_obs`` on the device, with its present statistics."""
     if env is None or not env.norm_obs:
         return identity
-    statistics = cast(RunningMeanStd, env.obs_rms)  # a dict only for Dict observations, which are refused
+    statistics = cast(RunningMeanStd, env.obs_rms)  # a dict only for Dict observations, with which it is refused
     mean = th.as_tensor(statistics.mean, dtype=th.float32, device=device)
     std = th.sqrt(th.as_tensor(statistics.var, dtype=th.float32, device=device) + env.epsilon)
     clip = env.clip_obs

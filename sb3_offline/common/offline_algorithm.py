@@ -25,6 +25,7 @@ from sb3_offline.common.atomic import write_atomically
 from sb3_offline.common.buffers import OfflineDatasetBuffer
 from sb3_offline.common.health import LossWatch, TrainingDivergedError, non_finite_parameter
 from sb3_offline.common.networks import Normalizer, vec_normalizer
+from sb3_offline.common.observations import check_observations, has_images
 from sb3_offline.common.resume import Continuation, open_checkpoint
 from sb3_offline.common.rng import Streams
 from sb3_offline.common.run import Run
@@ -63,8 +64,9 @@ class OfflineAlgorithm(Deployable, SafeFiles):
 
     supported_spaces: ClassVar[Mapping[str, tuple[type[spaces.Space], ...]]] = {
         "action": (spaces.Box,),
-        "observation": (spaces.Box,),
+        "observation": (spaces.Box, spaces.Dict),
     }
+    vectors_only: ClassVar[str | None] = None  # why images and dict observations cannot be learned from, if so
     dataset: Source | None = None  # how to load the data again; kept by save() when it is an id or a path
     dataset_info: DatasetInfo | None = None
     precision: Precision = "float32"  # of matrix products; an instance may have another
@@ -88,6 +90,9 @@ class OfflineAlgorithm(Deployable, SafeFiles):
             raise ValueError(f"reward_scale={reward_scale} must be positive, reward_shift={reward_shift} a finite number.")
         self.reward_scale = reward_scale
         self.reward_shift = reward_shift
+        policy, env = args[:2]
+        if env is not None:  # load() gives none
+            check_observations(type(self).__name__, policy, env, kwargs.get("policy_kwargs") or {}, self.vectors_only)
         super().__init__(*args, **kwargs)
 
     # --- where the data and the spaces come from ---
@@ -127,6 +132,13 @@ class OfflineAlgorithm(Deployable, SafeFiles):
                 "VecNormalize(norm_reward=True) would change the logged rewards' meaning offline. Use norm_reward=False "
                 '(RL-Zoo: normalize: "dict(norm_obs=True, norm_reward=False)").'
             )
+        if normalizer is not None and normalizer.norm_obs:
+            space = normalizer.venv.observation_space
+            if isinstance(space, spaces.Dict) or has_images(space):
+                raise ValueError(
+                    f"VecNormalize(norm_obs=True) serves vectors; this task has {space}. Use norm_obs=False: the policy divides "
+                    "images by 255 itself; scale the vectors of a Dict in the data and in an env wrapper."
+                )
         self.dataset = dataset
         if dataset is None:
             if env is None:

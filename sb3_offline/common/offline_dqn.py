@@ -14,6 +14,7 @@ from stable_baselines3.common.utils import FloatSchedule
 from stable_baselines3.dqn.policies import DQNPolicy
 
 from sb3_offline.common.networks import Batch, Normalizer
+from sb3_offline.common.observations import Observations
 from sb3_offline.common.offline_algorithm import OfflineAlgorithm
 from sb3_offline.common.offline_sac import Logs, minimize, polyak
 from sb3_offline.common.storage import Storage, check_storage
@@ -43,16 +44,16 @@ class DQNNetworks:
         self.network = policy
         self.normalize = normalize
 
-    def q(self, observations: th.Tensor) -> th.Tensor:
+    def q(self, observations: Observations) -> th.Tensor:
         """Q of every action, (n_critics, B, n_actions); DQN has one critic."""
         return self.network.q_net(self.normalize(observations)).unsqueeze(0)
 
-    def q_target(self, observations: th.Tensor) -> th.Tensor:
+    def q_target(self, observations: Observations) -> th.Tensor:
         """Q of every action by the target network, shaped as :meth:`q`."""
         return self.network.q_net_target(self.normalize(observations)).unsqueeze(0)
 
     @th.no_grad()
-    def policy(self, observations: th.Tensor) -> th.Tensor:
+    def policy(self, observations: Observations) -> th.Tensor:
         """pi(a|s), (B, n_actions): the greedy policy of the Q-network."""
         q = self.q(observations)[0]
         return one_hot(q.argmax(dim=1), q.shape[1])
@@ -64,7 +65,7 @@ class OfflineDQN(OfflineAlgorithm, DQN):
 
     Its TD loss is 1/2 (Q - y)^2 and not DQN's Huber loss, so that a penalty's weight means what it means elsewhere here.
 
-    :param policy: "MlpPolicy" or an SB3 DQN policy class.
+    :param policy: "MlpPolicy", "CnnPolicy" (images), "MultiInputPolicy" (dict observations), or an SB3 DQN policy class.
     :param env: A gymnasium env or its id; may be left out when ``dataset`` names its task or its spaces.
     :param dataset: Anything :func:`sb3_offline.load_dataset` takes; not needed if ``env`` carries its own data.
     :param learning_rate: Of the Q-network; a number or a schedule.

@@ -18,7 +18,7 @@ from sb3_offline.common.networks import Batch, SACNetworks
 from sb3_offline.common.normalized_td import normalized_td_step
 from sb3_offline.common.online import OnlineFineTuning
 from sb3_offline.common.online_buffer import OfflineOnlineBuffer
-from sb3_offline.common.policies import OfflineSACPolicy
+from sb3_offline.common.policies import POLICIES, OfflineSACPolicy
 from sb3_offline.common.storage import HostDatasetBuffer, Storage, check_storage
 from sb3_offline.common.updates import (
     Call,
@@ -51,7 +51,8 @@ class OfflineSAC(OnlineFineTuning):
     """
     Soft Actor-Critic (Haarnoja et al. 2018) on a fixed dataset, the parent of the conservative algorithms.
 
-    :param policy: "MlpPolicy" (:class:`~sb3_offline.common.policies.OfflineSACPolicy`) or an SB3 SAC policy class.
+    :param policy: "MlpPolicy" (:class:`~sb3_offline.common.policies.OfflineSACPolicy`), "CnnPolicy" (images),
+        "MultiInputPolicy" (dict observations), or an SB3 SAC policy class.
     :param env: A gymnasium env or its id; may be left out when ``dataset`` names its task or its spaces.
     :param dataset: Anything :func:`sb3_offline.load_dataset` takes; not needed if ``env`` carries its own data.
     :param learning_rate: Of the actor and the temperature; a number or a schedule.
@@ -77,7 +78,7 @@ class OfflineSAC(OnlineFineTuning):
     :raises ValueError: if the spaces, the data or an option do not fit.
     """
 
-    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {**SAC.policy_aliases, "MlpPolicy": OfflineSACPolicy}
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {**SAC.policy_aliases, **POLICIES}
 
     def __init__(
         self,

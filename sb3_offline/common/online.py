@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 import gymnasium as gym
 import numpy as np
+from gymnasium import spaces
 from stable_baselines3 import SAC
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
@@ -14,7 +15,7 @@ from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
 from sb3_offline.common.offline_algorithm import OfflineAlgorithm
 from sb3_offline.common.online_buffer import OfflineOnlineBuffer
-from sb3_offline.common.policies import OfflineSACPolicy
+from sb3_offline.common.policies import POLICIES, OfflineSACPolicy
 from sb3_offline.common.updates import UpdateRunner
 from sb3_offline.datasets import SpacesOnlyEnv
 from sb3_offline.datasets.checks import pass_gate
@@ -71,6 +72,8 @@ class OnlineFineTuning(OfflineAlgorithm, SAC):
                 "total_timesteps and buffer_size must be at least 1 and learning_starts not negative, got "
                 f"{total_timesteps}, {buffer_size} and {learning_starts}."
             )
+        if isinstance(self.observation_space, spaces.Dict):
+            raise ValueError("learn_online keeps no dict observations: go on with SB3's own SAC, to_sac(env).learn(...).")
         self._set_online_rates(learning_rate, qf_learning_rate)
         if env is not None:
             self._set_online_env(gym.make(env) if isinstance(env, str) else env)
@@ -145,7 +148,8 @@ class OnlineFineTuning(OfflineAlgorithm, SAC):
         :param sac_options: Arguments of ``SAC``, in place of this model's (``learning_rate``, ``buffer_size``, ...).
         """
         uses_own = any(self.policy_kwargs.get(name) for name in OfflineSACPolicy.own)
-        plain = self.policy_class is OfflineSACPolicy and not uses_own
+        aliases = {policy: alias for alias, policy in POLICIES.items()}
+        plain = self.policy_class in aliases and not uses_own
         left_out = ("use_sde", *OfflineSACPolicy.own) if plain else ("use_sde",)
         names = ("batch_size", "tau", "gamma", "ent_coef", "target_entropy", "tensorboard_log", "verbose", "seed", "device")
         options: dict[str, Any] = {
@@ -153,7 +157,7 @@ class OnlineFineTuning(OfflineAlgorithm, SAC):
             "policy_kwargs": {name: value for name, value in self.policy_kwargs.items() if name not in left_out},
             **{name: getattr(self, name) for name in names},
         }
-        policy: Any = "MlpPolicy" if plain else self.policy_class
+        policy: Any = aliases[self.policy_class] if plain else self.policy_class  # type: ignore[index]
         sac = SAC(policy, env or self.env, **(options | sac_options))  # type: ignore[arg-type]
         known = sac.policy.state_dict()  # without a target actor
         sac.policy.load_state_dict({name: value for name, value in self.policy.state_dict().items() if name in known})

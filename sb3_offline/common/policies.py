@@ -8,7 +8,13 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.preprocessing import get_action_dim
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor, create_mlp
+from stable_baselines3.common.torch_layers import (
+    BaseFeaturesExtractor,
+    CombinedExtractor,
+    FlattenExtractor,
+    NatureCNN,
+    create_mlp,
+)
 from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.sac.policies import Actor, SACPolicy
 from stable_baselines3.td3.policies import ContinuousCritic
@@ -58,6 +64,7 @@ class OfflineSACPolicy(SACPolicy):
     """
 
     own = ("layer_norm", "ortho_init", "normalize_observations")
+    features: type[BaseFeaturesExtractor] = FlattenExtractor  # unless another one is asked for
 
     def __init__(
         self,
@@ -73,9 +80,10 @@ class OfflineSACPolicy(SACPolicy):
         if normalize_observations:
             if not isinstance(observation_space, spaces.Box) or not np.issubdtype(observation_space.dtype, np.floating):
                 raise ValueError(f"normalize_observations needs a Box of floats; this task has {observation_space}.")
-            if kwargs.get("features_extractor_class", FlattenExtractor) not in (FlattenExtractor, NormalizeExtractor):
+            if kwargs.get("features_extractor_class", self.features) not in (FlattenExtractor, NormalizeExtractor):
                 raise ValueError("normalize_observations is a features extractor: give it or features_extractor_class.")
             kwargs["features_extractor_class"] = NormalizeExtractor
+        kwargs.setdefault("features_extractor_class", self.features)
         super().__init__(observation_space, action_space, lr_schedule, **kwargs)
 
     def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> Actor:
@@ -109,6 +117,25 @@ class OfflineSACPolicy(SACPolicy):
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return super()._get_constructor_parameters() | {name: getattr(self, name) for name in self.own}
+
+
+class OfflineCnnPolicy(OfflineSACPolicy):
+    """For images: SB3's ``CnnPolicy`` while the options are off."""
+
+    features = NatureCNN
+
+
+class OfflineMultiInputPolicy(OfflineSACPolicy):
+    """For dict observations: SB3's ``MultiInputPolicy`` while the options are off."""
+
+    features = CombinedExtractor
+
+
+POLICIES: dict[str, type[OfflineSACPolicy]] = {
+    "MlpPolicy": OfflineSACPolicy,
+    "CnnPolicy": OfflineCnnPolicy,
+    "MultiInputPolicy": OfflineMultiInputPolicy,
+}
 
 
 def orthogonal(module: nn.Module, gain: float) -> None:

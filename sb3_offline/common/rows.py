@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch as th
 
+from sb3_offline.common.observations import map_observations, to_tensors
 from sb3_offline.datasets.mapped import FollowingObservations, blocks
 
 BLOCK_ROWS = 1 << 18  # of a pass over all rows; data below that are treated in one piece
@@ -44,8 +45,8 @@ class HostRows:
     def ndim(self) -> int:
         return self.array.ndim
 
-    def __getitem__(self, index: th.Tensor | slice) -> th.Tensor:
-        """Rows by a slice or by a tensor (B,) of whole numbers, as a tensor on the device."""
+    def __getitem__(self, index: th.Tensor | slice) -> Any:
+        """Rows by a slice or by a tensor (B,) of whole numbers, as a tensor on the device; those of a Dict space by key."""
         if isinstance(index, slice):
             _advise(self.array, "MADV_NORMAL")
             taken = np.array(self.array[index if self.rows is None else self.rows[index]])
@@ -57,7 +58,7 @@ class HostRows:
             order = np.argsort(wanted, kind="stable")  # one pass through the file
             taken = np.empty((len(wanted), *self.array.shape[1:]), self.array.dtype)
             taken[order] = self.array[wanted[order]]
-        return th.from_numpy(self.read(taken)).to(self.device)
+        return map_observations(to_tensors(self.read(taken)), lambda rows: rows.to(self.device))
 
 
 Rows: TypeAlias = th.Tensor | HostRows

@@ -10,6 +10,7 @@ import numpy as np
 import torch as th
 
 from sb3_offline.common.networks import Batch, SACNetworks
+from sb3_offline.common.observations import take_rows
 from sb3_offline.common.offline_sac import Logs, OfflineSAC, SACNoise
 from sb3_offline.common.returns import returns_to_go
 from sb3_offline.cql.conservative import ConservativePenalty
@@ -90,11 +91,11 @@ class CQL(ConservativePenalty, OfflineSAC):
         R = H(mu); log E_{a ~ pi} exp Q for R = -KL(mu, pi), whose mu is pi exp(Q)/Z; or E_{a ~ pi} Q.
         """
         rows = self.penalty_rows(batch)
-        observations = batch.observations[rows]
+        observations = take_rows(batch.observations, rows)
         with th.no_grad():
             actions, log_prob = nets.sample(observations, noise.policy)
             if self.conservative == "logsumexp":  # actions of pi(s') count at s; the uniform density on [-1, 1]^m is .5^m
-                next_actions, next_log_prob = nets.sample(batch.next_observations[rows], noise.next_policy)
+                next_actions, next_log_prob = nets.sample(take_rows(batch.next_observations, rows), noise.next_policy)
                 actions = th.cat([noise.uniform, next_actions, actions], dim=1)
                 uniform_log_prob = log_prob.new_full(noise.uniform.shape[:2], -math.log(2.0) * noise.uniform.shape[2])
                 log_prob = th.cat([uniform_log_prob, next_log_prob, log_prob], dim=1)
@@ -136,7 +137,7 @@ class CQL(ConservativePenalty, OfflineSAC):
         if not self.cloning:
             return super().actor_loss(nets, batch, noise)
         n = batch.n_real
-        loss = -nets.log_prob(batch.observations[:n], batch.actions[:n].unsqueeze(1)).mean()
+        loss = -nets.log_prob(take_rows(batch.observations, slice(n)), batch.actions[:n].unsqueeze(1)).mean()
         with th.no_grad():  # for the temperature
             _, log_prob = nets.sample(batch.observations, noise.action)
         return loss, log_prob.squeeze(-1), {"actor_loss": loss, "entropy": -log_prob.mean()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch as th
 
 from sb3_offline.common.networks import Batch
+from sb3_offline.common.observations import take_rows
 from sb3_offline.common.offline_dqn import DQNNetworks, OfflineDQN
 from sb3_offline.cql.conservative import ConservativePenalty
 
@@ -20,7 +21,7 @@ class DiscreteCQL(ConservativePenalty, OfflineDQN):
 
     def out_of_data_value(self, nets: DQNNetworks, batch: Batch, noise: None) -> th.Tensor:
         """log sum_a exp Q(s, a), or E_{a ~ pi} Q(s, a): (n_critics, S)."""
-        observations = batch.observations[self.penalty_rows(batch)]
+        observations = take_rows(batch.observations, self.penalty_rows(batch))
         q = nets.q(observations)
         if self.conservative == "expectation":
             return (nets.policy(observations) * q).sum(dim=-1)

@@ -82,7 +82,8 @@ class OfflineDataset:
     """Checked transitions in the order in which they were logged.
 
     Box observations and actions are float32 (uint8 images stay uint8), actions are in the environment's own units,
-    Discrete ones are int64 of shape (n,). A row that ends an episode is either a termination (the task ended: no
+    Discrete ones are int64 of shape (n,). Observations of a Dict space are a structured array (n,), whose fields are the keys:
+    ``data.observations["image"]`` is (n, \\*image_shape), ``data.observations[rows]`` takes rows. A row that ends an episode is either a termination (the task ended: no
     value beyond it) or a truncation (it was cut: there is more beyond ``next_observations``), never both.
 
     :param info: spaces, task, reference scores and provenance
@@ -169,7 +170,8 @@ class OfflineDataset:
         digest = hashlib.sha256()
         for name in ARRAY_NAMES:
             array = getattr(self, name)
-            digest.update(f"{name} {array.dtype.str} {array.shape};".encode())
+            kind = array.dtype.str if array.dtype.names is None else array.dtype.descr
+            digest.update(f"{name} {kind} {array.shape};".encode())
             for start in range(0, len(array), _HASHED_ROWS):  # arrays may be larger than memory
                 digest.update(np.ascontiguousarray(array[start : start + _HASHED_ROWS]).data)
         return digest.hexdigest()

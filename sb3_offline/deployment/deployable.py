@@ -12,6 +12,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.preprocessing import get_action_dim, get_flattened_obs_dim
 
 from sb3_offline.common.buffers import scale_actions
+from sb3_offline.common.observations import has_images
 from sb3_offline.common.rng import Streams
 from sb3_offline.datasets import OfflineDataset
 from sb3_offline.deployment.onnx import export_onnx
@@ -102,7 +103,7 @@ class Deployable(OffPolicyAlgorithm):
     def make_ood_detector(self) -> OODDetector:
         """A detector of this task's size, not fitted."""
         for kind, space in (("states", self.observation_space), ("actions", self.action_space)):
-            if not isinstance(space, spaces.Box):
+            if not isinstance(space, spaces.Box) or has_images(space):
                 raise ValueError(f"ood_score needs vectors of numbers as {kind} (a Box space); this task has {space}.")
         return OODDetector(
             get_flattened_obs_dim(self.observation_space),

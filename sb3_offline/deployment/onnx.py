@@ -67,7 +67,7 @@ def export_onnx(model: OfflineAlgorithm, path: str | Path, opset: int = 18) -> P
     Write the deterministic policy as an ONNX file and check it against ``predict`` by onnxruntime.
 
     The input is called ``observation`` (for a Dict space, one input for each key): raw, float32 or the space's own integers,
-    with a free first axis. The output, ``action``, is shaped and scaled as ``predict``'s.
+    with a free first axis; images have their channels first, as in ``model.observation_space``. The output, ``action``, is shaped and scaled as ``predict``'s.
 
     :param path: The file; ``.onnx`` is added where it is missing.
     :return: The path written.
@@ -134,7 +134,8 @@ def _check(model: OfflineAlgorithm, path: Path, names: list[str]) -> None:
     rows = _examples(model.observation_space, names, 3)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     (actions,) = session.run(None, dict(zip(names, rows, strict=True)))
-    observation: Any = rows[0] if names == ["observation"] else dict(zip(names, rows, strict=True))
+    by_key = isinstance(model.observation_space, spaces.Dict)
+    observation: Any = dict(zip(names, rows, strict=True)) if by_key else rows[0]
     normalizer = model.get_vec_normalize_env()
     expected, _ = model.predict(
         observation if normalizer is None else normalizer.normalize_obs(observation), deterministic=True

@@ -14,12 +14,11 @@ import torch as th
 from numpy.typing import ArrayLike
 from torch import nn
 
+from sb3_offline.common.observations import Observations, take_rows
 from sb3_offline.diagnostics.q_function import (
     NonFiniteKernelError,
-    Observations,
     QFunction,
     as_float64,
-    take_rows,
 )
 from sb3_offline.diagnostics.td_linearization import Transitions
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeAlias
 
@@ -16,7 +16,8 @@ from torch import nn
 from torch.func import functional_call, grad, vmap
 from torch.nn.modules.batchnorm import _BatchNorm
 
-Observations: TypeAlias = th.Tensor | Mapping[str, th.Tensor]
+from sb3_offline.common.observations import Observations, map_observations, n_rows, take_rows
+
 Parameters: TypeAlias = dict[str, th.Tensor]
 
 JACOBIAN_BYTES = 256 * 2**20  # default size of one float64 block of the Jacobian
@@ -194,23 +195,6 @@ def _non_finite(blocks: Parameters, parameters: Parameters, first_row: int) -> N
     name = diverged[0] if diverged else next(name for name, bad in bad_rows.items() if bad.any())
     rows = th.stack(list(bad_rows.values())).any(dim=0).nonzero().flatten()
     return NonFiniteKernelError(name, (first_row + rows).tolist(), not diverged)
-
-
-def map_observations(observations: Observations, function: Callable[[th.Tensor], th.Tensor]) -> Observations:
-    """Apply ``function`` to an observation tensor, or to every entry of a dict of them."""
-    if isinstance(observations, Mapping):
-        return {key: function(value) for key, value in observations.items()}
-    return function(observations)
-
-
-def take_rows(observations: Observations, rows: slice | th.Tensor | int) -> Observations:
-    """:return: the chosen rows of a batch of observations; for an int one row, without the batch dimension"""
-    return map_observations(observations, lambda x: x[rows])
-
-
-def n_rows(observations: Observations) -> int:
-    """:return: the batch size"""
-    return len(next(iter(observations.values())) if isinstance(observations, Mapping) else observations)
 
 
 def flatten(values: Parameters) -> th.Tensor:

@@ -14,7 +14,8 @@ import torch as th
 from torch import nn
 from torch.func import jvp
 
-from sb3_offline.diagnostics.q_function import Observations, Parameters, QFunction, as_float64, evaluation_mode
+from sb3_offline.common.observations import Observations
+from sb3_offline.diagnostics.q_function import Parameters, QFunction, as_float64, evaluation_mode
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,8 @@ class PreQN(OfflineAlgorithm, TD3):
     :param check_data: The data gate, as in :class:`~sb3_offline.OfflineSAC`.
     """
 
+    vectors_only = "a Jacobian row for each transition is affordable for vectors"
+
     def __init__(
         self,
         policy: str | type[TD3Policy],

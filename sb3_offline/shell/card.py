@@ -50,9 +50,8 @@ class DataCard:
 
 def make_card(dataset: OfflineDataset) -> DataCard:
     """Look at every row once. ``plane`` is at most 2,000 rows' first two principal components, (n, 2)."""
-    flat = dataset.observations.reshape(len(dataset), -1).astype(np.float64)
     returns, lengths = dataset.episode_returns(), dataset.episode_lengths()
-    eigenvalues, plane = _principal(flat)
+    eigenvalues, plane = _principal(dataset.observations)
     statistics = measure(dataset)
     return DataCard(
         summary=dataset.summary(),
@@ -75,10 +74,11 @@ def make_card(dataset: OfflineDataset) -> DataCard:
     )
 
 
-def _principal(flat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _principal(observations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Eigenvalues of the correlation matrix, and rows spread over the data in its first two directions."""
-    if flat.shape[1] > 512:  # images: no covariance of pixels
+    if flat_rows(observations[:1]).shape[1] > 512:  # images: no covariance of pixels
         return np.ones(1), np.empty((0, 2))
+    flat = flat_rows(observations[:]).astype(np.float64)
     std = flat.std(axis=0)
     scaled = (flat - flat.mean(axis=0)) / np.where(std > 0, std, 1.0)
     eigenvalues, vectors = np.linalg.eigh(scaled.T @ scaled / len(scaled))

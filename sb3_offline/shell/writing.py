@@ -17,6 +17,7 @@ import numpy as np
 from sb3_offline.datasets import OfflineDataset, save_mapped
 from sb3_offline.datasets.checks import ALIASES
 from sb3_offline.datasets.offline_dataset import ARRAY_NAMES
+from sb3_offline.datasets.parts import flat_rows
 from sb3_offline.datasets.sources.folder import FOLDER_SUFFIX, is_folder
 
 _FOREIGN = {meant: alias for alias, meant in ALIASES.items()}  # terminations are D4RL's terminals
@@ -116,18 +117,21 @@ def _episodes(dataset: OfflineDataset) -> list[Any]:
 
     ends = dataset.terminations | dataset.truncations
     ends[-1] = True
-    follows = np.all((dataset.next_observations[:-1] == dataset.observations[1:]).reshape(len(dataset) - 1, -1), axis=1)
+    follows = np.all(flat_rows(dataset.next_observations[:-1]) == flat_rows(dataset.observations[1:]), axis=1)
     ends[:-1] |= ~follows
     episodes: list[Any] = []
     start = 0
     for end in (np.flatnonzero(ends) + 1).tolist():
         rows = slice(start, end)
+        observations: Any = np.concatenate([dataset.observations[rows], dataset.next_observations[end - 1 : end]])
+        if observations.dtype.names is not None:
+            observations = {key: observations[key] for key in observations.dtype.names}
         truncations = dataset.truncations[rows].copy()
         truncations[-1] = not dataset.terminations[end - 1]
         episodes.append(
             EpisodeBuffer(
                 id=len(episodes),
-                observations=np.concatenate([dataset.observations[rows], dataset.next_observations[end - 1 : end]]),
+                observations=observations,
                 actions=dataset.actions[rows],
                 rewards=dataset.rewards[rows],
                 terminations=dataset.terminations[rows],

@@ -10,11 +10,15 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
+from stable_baselines3.common.preprocessing import is_image_space
 
 from sb3_offline.datasets.errors import DatasetError
+from sb3_offline.datasets.images import with_channels_of
 from sb3_offline.datasets.offline_dataset import ARRAY_NAMES, DatasetInfo, OfflineDataset
+from sb3_offline.datasets.parts import join_parts
 
 REQUIRED = ("observations", "actions", "rewards", "terminations")
+_BY_KEY = ("observations", "next_observations")
 ALIASES = {"terminals": "terminations", "timeouts": "truncations"}
 
 #: Names that other libraries use, too far from ours for difflib to see.
@@ -40,13 +44,13 @@ def build_dataset(arrays: Mapping[str, Any], info: DatasetInfo) -> OfflineDatase
     Without ``next_observations`` the following row's observation is taken inside an episode; the last row of an
     episode that was cut has none and is dropped, a terminal row keeps its place with ``valid_next`` False.
 
-    :param arrays: the arrays by name (D4RL's ``terminals`` and ``timeouts`` are accepted), other keys are ignored
+    :param arrays: the arrays by name, observations of a Dict space as a mapping of arrays by key (D4RL's ``terminals`` and ``timeouts`` are accepted), other keys are ignored
     :param info: the spaces to check against
     :raises DatasetError: naming the key, the row and the remedy
     """
     where = info.dataset_id
     named = canonical_names(arrays, where)
-    columns = {name: _as_array(name, value, where) for name, value in named.items()}
+    columns: dict[str, Any] = {name: _as_column(name, value, where) for name, value in named.items()}
     _check_lengths(columns, where)
 
     observations = _fit("observations", columns["observations"], info.observation_space, where)
@@ -141,11 +145,19 @@ def _missing_key(name: str, similar: str | None, arrays: Mapping[str, Any], wher
     return f"{where}: the key {name!r}{alias} is missing. {remedy}"
 
 
+def _as_column(name: str, value: Any, where: str) -> np.ndarray | dict[str, np.ndarray]:
+    """An array, or for observations by key the array of each key."""
+    names = getattr(getattr(value, "dtype", None), "names", None)  # of a structured array
+    if not isinstance(value, Mapping) and names is None:
+        return _as_array(name, value, where)
+    if name not in _BY_KEY:
+        raise DatasetError(f"{where}: {name} is a mapping of arrays; only observations may be one. Give one array.")
+    return {str(key): _as_array(f"{name}[{key!r}]", value[key], where) for key in (value if names is None else names)}
+
+
 def _as_array(name: str, value: Any, where: str) -> np.ndarray:
     if isinstance(value, Mapping):
-        raise DatasetError(
-            f"{where}: {name} is a mapping of arrays. Dict spaces are not supported: concatenate its parts into one."
-        )
+        raise DatasetError(f"{where}: {name} is itself a mapping. SB3 takes no nested Dict spaces: put all keys on one level.")
     try:
         array = np.asarray(value)
     except (ValueError, TypeError, RuntimeError) as error:  # RuntimeError: a torch tensor that requires grad
@@ -160,8 +172,11 @@ def _as_array(name: str, value: Any, where: str) -> np.ndarray:
     return array
 
 
-def _check_lengths(columns: Mapping[str, np.ndarray], where: str) -> None:
-    lengths = {name: len(array) for name, array in columns.items()}
+def _check_lengths(columns: Mapping[str, Any], where: str) -> None:
+    lengths: dict[str, int] = {}
+    for name, column in columns.items():
+        parts = column if isinstance(column, dict) else {}
+        lengths |= {f"{name}[{key!r}]": len(part) for key, part in parts.items()} or {name: len(column)}
     if len(set(lengths.values())) > 1:
         listed = ", ".join(f"{name} {length}" for name, length in lengths.items())
         raise DatasetError(f"{where}: the arrays differ in length: {listed}. Each needs one entry a row.")
@@ -169,9 +184,14 @@ def _check_lengths(columns: Mapping[str, np.ndarray], where: str) -> None:
         raise DatasetError(f"{where}: the data are empty: every array has 0 rows.")
 
 
-def _fit(name: str, array: np.ndarray, space: spaces.Space, where: str) -> np.ndarray:
-    """An array as the type and shape which its space asks for."""
+def _fit(name: str, array: Any, space: spaces.Space, where: str) -> np.ndarray:
+    """An array as the type and shape which its space asks for; a mapping as one structured array."""
+    if isinstance(space, spaces.Dict):
+        return _fit_parts(name, array, space, where)
+    if isinstance(array, dict):
+        raise DatasetError(f"{where}: {name} is a mapping of arrays, but the space is {space}: give one array.")
     if isinstance(space, spaces.Box):
+        array = with_channels_of(space, array)
         array = _shaped(name, array, space, where)
         if space.dtype == np.uint8:
             return _whole_numbers(name, array, space, np.uint8, where)
@@ -184,9 +204,17 @@ def _fit(name: str, array: np.ndarray, space: spaces.Space, where: str) -> np.nd
     if isinstance(space, (spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)):
         return _whole_numbers(name, _shaped(name, array, space, where), space, np.int64, where)
     raise DatasetError(
-        f"{where}: {name} live in {space}; Box, Discrete, MultiDiscrete and MultiBinary spaces are supported. "
-        "Flatten them into one array."
+        f"{where}: {name} live in {space}; Box, Discrete, MultiDiscrete and MultiBinary spaces are supported, and for "
+        "observations a Dict of these, on one level. Flatten them."
     )
+
+
+def _fit_parts(name: str, parts: Any, space: spaces.Dict, where: str) -> np.ndarray:
+    wanted = list(space)
+    if not isinstance(parts, dict) or parts.keys() != set(wanted) or name not in _BY_KEY:
+        found = f"the keys {sorted(parts)}" if isinstance(parts, dict) else "one array"
+        raise DatasetError(f"{where}: {name} live in {space}: a mapping of arrays with the keys {wanted} is needed, not {found}.")
+    return join_parts({key: _fit(f"{name}[{key!r}]", parts[key], space[key], where) for key in wanted})
 
 
 def _shaped(name: str, array: np.ndarray, space: spaces.Space, where: str) -> np.ndarray:
@@ -204,6 +232,8 @@ def _whole_numbers(name: str, array: np.ndarray, space: spaces.Space, dtype: typ
         raise DatasetError(f"{where}: {name} are {array.dtype}, but the space {space} holds whole numbers.")
     low: Any
     high: Any
+    if is_image_space(space) and array.dtype == np.uint8:  # any byte will do; larger whole numbers are not made of it
+        return array
     if isinstance(space, spaces.Box):
         low, high = space.low.astype(np.int64), space.high.astype(np.int64)
     elif isinstance(space, spaces.Discrete):

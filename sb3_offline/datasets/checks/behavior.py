@@ -7,6 +7,7 @@ from gymnasium import spaces
 
 from sb3_offline.datasets.checks.statistics import Statistics
 from sb3_offline.datasets.offline_dataset import OfflineDataset
+from sb3_offline.datasets.parts import flat_rows
 
 _QUERIES, _POOL = 128, 20_000
 _APART = 50  # rows: nearer ones may share their noise, if it is correlated in time
@@ -37,7 +38,7 @@ def action_noise(dataset: OfflineDataset, statistics: Statistics) -> float | Non
     if actions.shape[1] == 0 or len(rows) < 4 * n_neighbors:
         return None
     spread, center = statistics.observations.std[moving], statistics.observations.mean[moving]
-    states = (dataset.observations[rows].reshape(len(rows), -1)[:, moving] - center) / spread
+    states = (flat_rows(dataset.observations[rows])[:, moving] - center) / spread
     queries = np.unique(np.linspace(0, len(rows) - 1, _QUERIES).astype(np.int64))
     residuals = _residuals(states, actions, rows, queries, n_neighbors)
     return float(np.median(np.abs(residuals), axis=0).max()) if len(residuals) else None

@@ -9,6 +9,7 @@ import numpy as np
 from gymnasium import spaces
 
 from sb3_offline.datasets.offline_dataset import OfflineDataset
+from sb3_offline.datasets.parts import flat_rows
 
 _SLICE_BYTES = 1 << 20  # fits the processor's cache
 _BINS = 20
@@ -17,7 +18,7 @@ _PRIME = np.uint64(0x9E3779B97F4A7C15)
 
 @dataclass(frozen=True)
 class Columns:
-    """Of each flattened dimension, over all rows; each (d,) float64."""
+    """Of each flattened dimension, those of a Dict space key after key, over all rows; each (d,) float64."""
 
     mean: np.ndarray
     std: np.ndarray
@@ -63,11 +64,11 @@ def slices(n: int, row_bytes: int) -> Iterator[slice]:
 
 def describe(array: np.ndarray) -> Columns:
     """Mean, spread and range of each flattened dimension of an array (n, ...)."""
-    n, width = len(array), int(np.prod(array.shape[1:]))
+    n, width = len(array), flat_rows(array[:1]).shape[1]
     mean, squares = np.zeros(width), np.zeros(width)
     low, high = np.full(width, np.inf), np.full(width, -np.inf)
     for part in slices(n, 8 * width):
-        values = array[part].reshape(-1, width).astype(np.float64)
+        values = flat_rows(array[part]).astype(np.float64)
         own = values.mean(axis=0)
         shift = own - mean  # Chan et al. 1979: moments of two parts
         squares += np.square(values - own).sum(axis=0) + shift**2 * (part.start * len(values) / part.stop)

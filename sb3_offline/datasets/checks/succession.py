@@ -10,6 +10,7 @@ from sb3_offline.datasets.checks.findings import Finding, name_rows
 from sb3_offline.datasets.checks.statistics import Columns, slices
 from sb3_offline.datasets.checks.surprise import are_jumps
 from sb3_offline.datasets.offline_dataset import OfflineDataset
+from sb3_offline.datasets.parts import flat_rows, parts_of
 
 #: A next observation is the following row's observation if they agree to these parts of a dimension's spread and value.
 _SPREAD_TOLERANCE, _RELATIVE_TOLERANCE = 1e-4, 1e-5
@@ -92,13 +93,14 @@ def _compare(dataset: OfflineDataset, observations: Columns) -> tuple[np.ndarray
     """Of each row but the last, (n - 1,): whether its next observation is the following row's, and whether it is its own."""
     n, width = len(dataset) - 1, len(observations.mean)
     follows, repeats = np.empty(n, dtype=bool), np.empty(n, dtype=bool)
-    exact = dataset.observations.dtype.kind != "f"
-    tolerance = np.zeros(width, np.float32) if exact else (_SPREAD_TOLERANCE * observations.std).astype(np.float32)
-    relative = np.float32(0 if exact else _RELATIVE_TOLERANCE)
+    one_row = parts_of(dataset.observations[:1])
+    rounded = np.concatenate([np.full(part.size, part.dtype.kind == "f") for part in one_row])
+    tolerance = np.where(rounded, _SPREAD_TOLERANCE * observations.std, 0).astype(np.float32)
+    relative = np.where(rounded, _RELATIVE_TOLERANCE, 0).astype(np.float32)
     for part in slices(n, 4 * width):
         following = slice(part.start + 1, part.stop + 1)
-        now, after = (dataset.observations[rows].reshape(-1, width).astype(np.float32) for rows in (part, following))
-        then = dataset.next_observations[part].reshape(-1, width).astype(np.float32)
+        now, after = (flat_rows(dataset.observations[rows]).astype(np.float32) for rows in (part, following))
+        then = flat_rows(dataset.next_observations[part]).astype(np.float32)
         with np.errstate(over="ignore"):  # finite, but far apart
             follows[part] = (np.abs(then - after) <= tolerance + relative * np.abs(after)).all(axis=1)
         repeats[part] = (then == now).all(axis=1)

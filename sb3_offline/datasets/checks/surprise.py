@@ -6,8 +6,9 @@ import numpy as np
 
 from sb3_offline.datasets.checks.statistics import Columns, describe
 from sb3_offline.datasets.offline_dataset import OfflineDataset
+from sb3_offline.datasets.parts import flat_rows
 
-_MAX_ROWS = 20_000
+_MAX_ROWS, _MAX_NUMBERS = 20_000, 1 << 26
 _MAX_DIMENSIONS = 64  # of images only the mean step is predicted
 _QUANTILE = 0.99
 
@@ -21,9 +22,10 @@ def are_jumps(dataset: OfflineDataset, observations: Columns, rows: np.ndarray, 
     :param rows: of the steps in question, at least one
     :param usual_rows: of steps that are known to be the task's own
     """
+    most = min(_MAX_ROWS, max(_MAX_NUMBERS // len(observations.mean), 2))
     if len(usual_rows) == 0:
-        return bool(np.median(np.square(_steps(dataset, observations, _some(rows))).mean(axis=1)) > 1.0)
-    rows, usual_rows = _some(rows), _some(usual_rows)
+        return bool(np.median(np.square(_steps(dataset, observations, _some(rows, most))).mean(axis=1)) > 1.0)
+    rows, usual_rows = _some(rows, most), _some(usual_rows, most)
     actions = describe(dataset.actions)
     features = [_features(dataset, observations, actions, index) for index in (usual_rows, rows)]
     if features[0].shape[1] > len(usual_rows) // 10:  # too many to be fitted: the mean step alone
@@ -36,14 +38,14 @@ def are_jumps(dataset: OfflineDataset, observations: Columns, rows: np.ndarray, 
     return bool(np.median(errors) > np.quantile(usual_errors, _QUANTILE))
 
 
-def _some(rows: np.ndarray) -> np.ndarray:
-    return rows[np.unique(np.linspace(0, len(rows) - 1, _MAX_ROWS).astype(np.int64))]
+def _some(rows: np.ndarray, most: int) -> np.ndarray:
+    return rows[np.unique(np.linspace(0, len(rows) - 1, most).astype(np.int64))]
 
 
 def _steps(dataset: OfflineDataset, observations: Columns, rows: np.ndarray) -> np.ndarray:
     """(n, width) in standard deviations of each dimension."""
     now, then = (
-        array[rows].reshape(len(rows), -1).astype(np.float64) for array in (dataset.observations, dataset.next_observations)
+        flat_rows(array[rows]).astype(np.float64) for array in (dataset.observations, dataset.next_observations)
     )
     return (then - now) / _spread(observations)
 
@@ -52,7 +54,7 @@ def _features(dataset: OfflineDataset, observations: Columns, actions: Columns, 
     parts = [np.ones((len(rows), 1))]
     for array, columns in ((dataset.observations, observations), (dataset.actions, actions)):
         if len(columns.mean) <= _MAX_DIMENSIONS:
-            parts.append((array[rows].reshape(len(rows), -1) - columns.mean) / _spread(columns))
+            parts.append((flat_rows(array[rows]) - columns.mean) / _spread(columns))
     return np.concatenate(parts, axis=1)
 
 

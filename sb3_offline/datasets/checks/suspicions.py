@@ -7,11 +7,13 @@ from collections.abc import Iterator
 
 import numpy as np
 from gymnasium import spaces
+from stable_baselines3.common.preprocessing import is_image_space
 
 from sb3_offline.datasets.checks.behavior import action_noise
 from sb3_offline.datasets.checks.findings import Finding, name_dimensions, name_rows
 from sb3_offline.datasets.checks.statistics import Statistics
 from sb3_offline.datasets.offline_dataset import OfflineDataset
+from sb3_offline.datasets.parts import parts_of
 
 FEW_ROWS = 5000
 #: Ends at one length are suspect if so many episodes have it, that part of all terminated ones, and it is no shorter.
@@ -33,7 +35,7 @@ def check_suspicions(dataset: OfflineDataset, statistics: Statistics) -> Iterato
     yield from _rows(dataset, statistics)
     yield from _episodes(dataset)
     yield from _actions(dataset, statistics)
-    yield from _observations(statistics)
+    yield from _observations(dataset, statistics)
     yield from _rewards(dataset)
 
 
@@ -54,7 +56,7 @@ def _rows(dataset: OfflineDataset, statistics: Statistics) -> Iterator[Finding]:
             "A dynamics model (COMBO, DROMO) will be poor: prefer CQL, or bring more data.",
             "rows wanted",
         )
-    measured = isinstance(dataset.observation_space, spaces.Box)  # states that can be counted come back
+    measured = isinstance(dataset.observation_space, spaces.Box | spaces.Dict)  # states that can be counted come back
     if measured and len(repeated) > DUPLICATE_SHARE * n:
         yield _warning(
             "duplicates",
@@ -197,9 +199,14 @@ def _scaling(space: spaces.Box, statistics: Statistics) -> Iterator[Finding]:
                 )
 
 
-def _observations(statistics: Statistics) -> Iterator[Finding]:
+def _observations(dataset: OfflineDataset, statistics: Statistics) -> Iterator[Finding]:
     columns = statistics.observations
-    constant = columns.constant
+    space = dataset.observation_space
+    members = space.values() if isinstance(space, spaces.Dict) else [space]
+    pixels = [is_image_space(member) for member in members]  # many never change, and their spread says nothing
+    sizes = [part.size for part in parts_of(dataset.observations[:1])]
+    numbers = ~np.repeat(pixels, sizes)
+    constant = columns.constant & numbers
     if constant.any():
         yield _warning(
             "constant_observations",
@@ -211,7 +218,7 @@ def _observations(statistics: Statistics) -> Iterator[Finding]:
             "Leave them out, or make sure that they are constant in the task, too.",
             "dimensions",
         )
-    moving = np.flatnonzero(~constant)
+    moving = np.flatnonzero(~columns.constant & numbers)
     if len(moving) < 2:
         return
     spread = columns.std[moving]

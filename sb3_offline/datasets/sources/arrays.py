@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
-from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
+from stable_baselines3.common.buffers import ReplayBuffer
 
 from sb3_offline.datasets.checks import ACTION_TOLERANCE
 from sb3_offline.datasets.errors import DatasetError
@@ -38,13 +38,11 @@ def open_offline_dataset(dataset: OfflineDataset) -> RawSource:
 
 
 def open_replay_buffer(buffer: ReplayBuffer) -> RawSource:
-    """A filled SB3 replay buffer.
+    """A filled SB3 replay buffer, also of dict observations.
 
-    :raises DatasetError: for dict observations, and for the memory-saving variant, which overwrites the observation
+    :raises DatasetError: for the memory-saving variant, which overwrites the observation
         after each episode's end and does not tell a time limit from a termination
     """
-    if isinstance(buffer, DictReplayBuffer):
-        raise DatasetError("ReplayBuffer: dict observations are not supported. Flatten them with FlattenObservation.")
     if buffer.optimize_memory_usage:
         raise DatasetError(
             "ReplayBuffer: with optimize_memory_usage=True the observation after each episode's end is lost. "
@@ -59,12 +57,14 @@ def open_replay_buffer(buffer: ReplayBuffer) -> RawSource:
     )
 
 
-def _replay_arrays(buffer: ReplayBuffer) -> dict[str, np.ndarray]:
+def _replay_arrays(buffer: ReplayBuffer) -> dict[str, Any]:
     """The buffer's rows in the order of time, one environment's stream after the other."""
     # A full ring's oldest row is the one that would be overwritten next.
     order = np.roll(np.arange(buffer.buffer_size), -buffer.pos) if buffer.full else np.arange(buffer.pos)
 
-    def streams(values: np.ndarray) -> np.ndarray:  # (size, n_envs, ...) -> (n_envs * rows, ...)
+    def streams(values: Any) -> Any:  # (size, n_envs, ...) -> (n_envs * rows, ...)
+        if isinstance(values, dict):
+            return {key: streams(part) for key, part in values.items()}
         return np.concatenate([values[order, index] for index in range(buffer.n_envs)])
 
     dones, timeouts = streams(buffer.dones) > 0.5, streams(buffer.timeouts) > 0.5

@@ -27,6 +27,7 @@ from sb3_offline.datasets.sources.raw import Arrays, RawSource, collect_metadata
 HDF5_SUFFIXES = (".hdf5", ".h5")
 _PICKLE_SUFFIXES = (".pkl", ".pickle", ".pt", ".pth", ".joblib", ".zip")
 _ARRAY_KEYS = (*ARRAY_NAMES, *ALIASES)
+_BY_KEY = ("observations", "next_observations")  # may be arrays by key
 _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError)  # of what zipfile unpacks
 #: HDF5's own filters and h5py's lzf. Any other is a plugin: a shared library, which HDF5 would load for the file's sake.
 _FILTERS = {
@@ -108,9 +109,26 @@ def open_npz(path: Path, dataset_id: str) -> RawSource:
 
     def read() -> Arrays:
         with _npz(path) as file:
-            return {key: _npz_member(path, file, key) if key in _ARRAY_KEYS else None for key in file.files}
+            known = {key: _npz_member(path, file, key) if _is_array_key(key) else None for key in file.files}
+            return _by_key(known)
 
     return raw_from_metadata(dataset_id, read, metadata)
+
+
+def _is_array_key(key: str) -> bool:
+    return key in _ARRAY_KEYS or key.partition("/")[0] in _BY_KEY
+
+
+def _by_key(arrays: dict[str, Any]) -> dict[str, Any]:
+    """``observations/image`` and the like, gathered into one mapping of arrays for each name."""
+    gathered: dict[str, Any] = {}
+    for key, array in arrays.items():
+        name, _, part = key.partition("/")
+        if part and name in _BY_KEY and name not in arrays:
+            gathered.setdefault(name, {})[part] = array
+        else:
+            gathered[key] = array
+    return gathered
 
 
 @contextmanager
@@ -178,9 +196,12 @@ def _open_hdf5(path: Path) -> RawSource:
 
     def read() -> Arrays:
         with _hdf5(path) as file:
-            arrays = {key: _hdf5_dataset(path, file, key) for key in file if key in _ARRAY_KEYS}
+            keys = [key for key in file if key in _ARRAY_KEYS]
+            groups = [key for key in keys if key in _BY_KEY and _is_group(file, key)]
+            keys = [key for key in keys if key not in groups] + [f"{key}/{part}" for key in groups for part in file[key]]
+            arrays = {key: _hdf5_dataset(path, file, key) for key in keys}
             _check_size(path, *arrays.values())
-            return {key: arrays[key][()] if key in arrays else None for key in file}
+            return _by_key({key: None for key in file if key not in groups} | {key: array[()] for key, array in arrays.items()})
 
     raw = raw_from_metadata(path.name, read, metadata)
     task = re.match(r"(hopper|halfcheetah|walker2d)[-_]", path.name.lower())
@@ -222,7 +243,7 @@ def _is_group(file: h5py.File, key: str) -> bool:
 def _hdf5_dataset(path: Path, file: h5py.File, key: str) -> h5py.Dataset:
     item = file[key]
     if not isinstance(item, h5py.Dataset):
-        raise DatasetError(f"{path}: {key} is a group, not an array. Dict spaces are not supported.")
+        raise DatasetError(f"{path}: {key} is a group, not an array. Only observations may be a group, of arrays by key.")
     if item.is_virtual or item.external:
         raise DatasetError(f"{path}: {key} lies in another file. A data file must hold its own data: copy them into one.")
     filters = item.id.get_create_plist()

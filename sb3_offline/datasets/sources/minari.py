@@ -86,29 +86,40 @@ def _score(value: Any) -> float | None:
     return None if value is None else float(value)
 
 
-def _read_episodes(dataset: MinariDataset) -> dict[str, np.ndarray]:
-    columns: dict[str, list[np.ndarray]] = {name: [] for name in ("observations", "next_observations", "actions")}
+def _read_episodes(dataset: MinariDataset) -> dict[str, Any]:
+    columns: dict[str, list[Any]] = {name: [] for name in ("observations", "next_observations", "actions")}
     columns |= {name: [] for name in ("rewards", "terminations", "truncations")}
     try:
         for episode in dataset.iterate_episodes():
             if len(episode) == 0:
                 continue
-            if not isinstance(episode.observations, np.ndarray) or not isinstance(episode.actions, np.ndarray):
+            parts = episode.observations.values() if isinstance(episode.observations, dict) else [episode.observations]
+            if not all(isinstance(part, np.ndarray) for part in (*parts, episode.actions)):
                 raise DatasetError(
                     f"{dataset.id}: {dataset.observation_space} observations and {dataset.action_space} actions are "
-                    "not single arrays. Flatten them into one Box before collecting."
+                    "neither single arrays nor one Dict of them (SB3 takes no nested spaces). Flatten them before collecting."
                 )
             truncations = np.array(episode.truncations, dtype=bool)
             truncations[-1] |= not episode.terminations[-1]  # an episode ends where Minari ends it
-            columns["observations"].append(episode.observations[:-1])
-            columns["next_observations"].append(episode.observations[1:])
+            for name, steps in (("observations", slice(None, -1)), ("next_observations", slice(1, None))):
+                columns[name].append(_steps(episode.observations, steps))
             columns["actions"].append(episode.actions)
             columns["rewards"].append(episode.rewards)
             columns["terminations"].append(episode.terminations)
             columns["truncations"].append(truncations)
     except (OSError, KeyError, RuntimeError) as error:
         raise DatasetError(f"{dataset.id}: the Minari data are damaged or cut short ({error}).") from error
-    return {name: np.concatenate(parts) if parts else np.empty(0) for name, parts in columns.items()}
+    return {name: _concatenate(parts) for name, parts in columns.items()}
+
+
+def _steps(values: Any, steps: slice) -> Any:
+    return {key: part[steps] for key, part in values.items()} if isinstance(values, dict) else values[steps]
+
+
+def _concatenate(parts: list[Any]) -> Any:
+    if parts and isinstance(parts[0], dict):
+        return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+    return np.concatenate(parts) if parts else np.empty(0)
 
 
 def _import_minari(dataset_id: str) -> ModuleType:

@@ -20,6 +20,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from sb3_offline.datasets.checks import build_dataset
 from sb3_offline.datasets.envs import env_from_spec, find_spec
 from sb3_offline.datasets.errors import DatasetError
+from sb3_offline.datasets.images import other_layout
 from sb3_offline.datasets.offline_dataset import ARRAY_NAMES, DatasetInfo, OfflineDataset
 from sb3_offline.datasets.references import REFERENCE_SCORES
 from sb3_offline.datasets.sources.arrays import open_arrays, open_offline_dataset, open_replay_buffer
@@ -228,10 +229,12 @@ def _one_space(kind: str, given: spaces.Space | None, own: spaces.Space | None, 
 
 
 def _same_space(one: spaces.Space, other: spaces.Space, *, bounds: bool) -> bool:
-    """Equal but for float precision; an observation's bounds may differ, an action's may not."""
+    """Equal but for float precision and the place of an image's channels; an observation's bounds may differ, an action's not."""
+    if isinstance(one, spaces.Dict) and isinstance(other, spaces.Dict):
+        return one.keys() == other.keys() and all(_same_space(one[key], other[key], bounds=bounds) for key in one)
     if not isinstance(one, spaces.Box) or not isinstance(other, spaces.Box):
         return one == other
-    if one.shape != other.shape or (one.dtype == np.uint8) != (other.dtype == np.uint8):
+    if one.shape not in (other.shape, other_layout(other)) or (one.dtype == np.uint8) != (other.dtype == np.uint8):
         return False
     return not bounds or (np.allclose(one.low, other.low) and np.allclose(one.high, other.high))
 

@@ -1,0 +1,96 @@
+"""A batch of observations: one tensor, or for a Dict space a tensor for each key; and what an algorithm can learn from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+import gymnasium as gym
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.preprocessing import is_image_space
+from stable_baselines3.common.torch_layers import NatureCNN
+from stable_baselines3.common.vec_env import VecEnv
+
+Observations: TypeAlias = th.Tensor | Mapping[str, th.Tensor]
+
+_NATURE_CNN_SIDE = 36  # pixels: the least that its three convolutions leave something of
+
+
+def map_observations(observations: Observations, function: Callable[[th.Tensor], th.Tensor]) -> Observations:
+    """Apply ``function`` to an observation tensor, or to every entry of a dict of them."""
+    if isinstance(observations, Mapping):
+        return {key: function(value) for key, value in observations.items()}
+    return function(observations)
+
+
+def take_rows(observations: Observations, rows: slice | th.Tensor | int) -> Observations:
+    """:return: the chosen rows of a batch of observations; for an int one row, without the batch dimension"""
+    return map_observations(observations, lambda x: x[rows])
+
+
+def n_rows(observations: Observations) -> int:
+    """:return: the batch size"""
+    return len(tensors_of(observations)[0])
+
+
+def tensors_of(observations: Observations) -> list[th.Tensor]:
+    """The tensor of each key, or the only one."""
+    return list(observations.values()) if isinstance(observations, Mapping) else [observations]
+
+
+def to_tensors(rows: np.ndarray) -> Observations:
+    """Rows of a data set as a tensor that shares their memory, or as a copy of each field of a structured array."""
+    if rows.dtype.names is None:
+        return th.from_numpy(rows)
+    return {key: th.from_numpy(rows[key].copy()) for key in rows.dtype.names}
+
+
+def has_images(space: spaces.Space) -> bool:
+    """Whether the space is one of uint8 images, or a Dict with one of them."""
+    return any(map(is_image_space, space.values())) if isinstance(space, spaces.Dict) else is_image_space(space)
+
+
+def check_observations(
+    name: str, policy: Any, env: gym.Env | VecEnv, policy_kwargs: Mapping[str, Any], vectors_only: str | None
+) -> None:
+    """
+    Refuse a policy that does not fit the observations, and images and dicts where only vectors can be learned from.
+
+    :param name: the algorithm's, for the messages
+    :param policy: as given: an alias or a class
+    :param vectors_only: why the algorithm takes vectors alone, if so
+    :raises ValueError: with the reason, and what would do
+    """
+    space = env.observation_space
+    is_dict, image = isinstance(space, spaces.Dict), has_images(space)
+    by_name = policy in ("CnnPolicy", "MultiInputPolicy")
+    if vectors_only is not None and (by_name or is_dict or image):
+        what = repr(policy) if by_name else "dict observations" if is_dict else "images"
+        raise ValueError(
+            f"{name} takes no {what}: {vectors_only}. OfflineSAC, CQL and DiscreteCQL learn from images and dicts."
+        )
+    if is_dict:
+        nested = [key for key, member in space.items() if isinstance(member, spaces.Dict | spaces.Tuple)]  # type: ignore[attr-defined]
+        if nested:
+            raise ValueError(f"{name}: {nested} of {space} are nested spaces, which SB3 does not take. Put all keys on one level.")
+        if policy in ("MlpPolicy", "CnnPolicy"):
+            raise ValueError(f"{policy!r} takes one array, and this task has {space}: use 'MultiInputPolicy'.")
+    elif policy == "MultiInputPolicy":
+        raise ValueError(f"'MultiInputPolicy' takes a Dict space, and this task has {space}: use 'MlpPolicy' or 'CnnPolicy'.")
+    elif policy == "CnnPolicy" and "features_extractor_class" not in policy_kwargs:
+        _check_nature_cnn(space, policy_kwargs.get("normalize_images", True))
+
+
+def _check_nature_cnn(space: spaces.Space, normalize_images: bool) -> None:
+    if not is_image_space(space, check_channels=False, normalized_image=not normalize_images):
+        raise ValueError(
+            f"'CnnPolicy' takes images, a uint8 Box of shape (height, width, channels) from 0 to 255; this task has {space}. "
+            "Use 'MlpPolicy', or for images that are scaled already policy_kwargs=dict(normalize_images=False)."
+        )
+    if sorted(space.shape or ())[1] < _NATURE_CNN_SIDE:
+        raise ValueError(
+            f"{NatureCNN.__name__} needs images of at least {_NATURE_CNN_SIDE} x {_NATURE_CNN_SIDE} pixels; this task has "
+            f"{space}. Give policy_kwargs=dict(features_extractor_class=...) with a smaller network."
+        )
