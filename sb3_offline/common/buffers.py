@@ -11,7 +11,7 @@ from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_offline.common.observations import Observations, map_observations, take_rows, tensors_of, to_tensors
+from sb3_offline.common.observations import map_observations, take_rows, tensors_of, to_tensors
 from sb3_offline.datasets import OfflineDataset
 from sb3_offline.datasets.mapped import blocks
 
@@ -63,12 +63,12 @@ class TensorReplayBuffer(ReplayBuffer):
         """Where the rows lie; changes when they are allocated anew."""
         return tensors_of(self.observations)[0].data_ptr()  # type: ignore[arg-type]
 
-    def write(self, **rows: Observations) -> None:
+    def write(self, **rows: Any) -> None:
         """
         Append rows; when the buffer is full the oldest are overwritten.
 
-        :param rows: ``observations``, ``actions``, ``next_observations`` (n, ...), ``rewards`` and ``dones`` (n,); observations
-            of a Dict space by key.
+        :param rows: ``observations``, ``actions``, ``next_observations`` (n, ...), ``rewards`` and ``dones`` (n,);
+            observations of a Dict space are a dict of tensors.
         """
         n = len(rows["rewards"])
         if n > self.buffer_size:  # only the newest rows survive

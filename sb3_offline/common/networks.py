@@ -91,7 +91,7 @@ class SACNetworks:
         """Actions (B, N, action_dim) of the current policy and their log-probabilities (B, N), trunk run once a state."""
         return self.sample_actor(self.policy.actor, observations, noise)
 
-    def sample_actor(self, actor: Actor, observations: Observations, noise: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+    def sample_actor(self, actor: Actor, observations: Any, noise: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
         """As :meth:`sample`, for another actor (for instance a target actor)."""
         mean, log_std, _ = actor.get_action_dist_params(self.normalize(observations))
         return squashed_gaussian(mean.to(noise.dtype), log_std.to(noise.dtype), noise)
@@ -121,7 +121,9 @@ class SACNetworks:
             features = critic.extract_features(self.normalize(observations), critic.features_extractor)
         n_states, n_actions = actions.shape[:2]
         inputs = th.cat([features.unsqueeze(1).expand(-1, n_actions, -1), actions], dim=-1).flatten(0, 1)
-        twice = any(part.requires_grad for part in tensors_of(observations))  # no loss asks for the states' gradients but to differentiate them again
+        twice = any(
+            part.requires_grad for part in tensors_of(observations)
+        )  # no loss asks for the states' gradients but to differentiate them again
         values = evaluate(critic.q_networks, inputs, workspace=self.workspace, frozen=frozen, twice=twice)
         return values.view(-1, n_states, n_actions)
 

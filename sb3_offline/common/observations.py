@@ -74,7 +74,9 @@ def check_observations(
     if is_dict:
         nested = [key for key, member in space.items() if isinstance(member, spaces.Dict | spaces.Tuple)]  # type: ignore[attr-defined]
         if nested:
-            raise ValueError(f"{name}: {nested} of {space} are nested spaces, which SB3 does not take. Put all keys on one level.")
+            raise ValueError(
+                f"{name}: {nested} of {space} are nested spaces, which SB3 does not take. Put all keys on one level."
+            )
         if policy in ("MlpPolicy", "CnnPolicy"):
             raise ValueError(f"{policy!r} takes one array, and this task has {space}: use 'MultiInputPolicy'.")
     elif policy == "MultiInputPolicy":

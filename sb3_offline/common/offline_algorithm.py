@@ -136,8 +136,8 @@ class OfflineAlgorithm(Deployable, SafeFiles):
             space = normalizer.venv.observation_space
             if isinstance(space, spaces.Dict) or has_images(space):
                 raise ValueError(
-                    f"VecNormalize(norm_obs=True) serves vectors; this task has {space}. Use norm_obs=False: the policy divides "
-                    "images by 255 itself; scale the vectors of a Dict in the data and in an env wrapper."
+                    f"VecNormalize(norm_obs=True) is for vectors here; this task has {space}. Use norm_obs=False: the policy "
+                    "divides images by 255 itself; scale the vectors of a Dict in the data and in an env wrapper."
                 )
         self.dataset = dataset
         if dataset is None:

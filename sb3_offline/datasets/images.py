@@ -8,8 +8,8 @@ from stable_baselines3.common.preprocessing import is_image_space, is_image_spac
 
 
 def other_layout(space: spaces.Box) -> tuple[int, ...] | None:
-    """The shape of the same image with its channels at the other end; None if the space is not one of uint8 images."""
-    if not is_image_space(space):
+    """The shape of the same image with its channels, the shortest axis, at the other end; None of what is no uint8 image."""
+    if not is_image_space(space) or np.argmin(space.shape) == 1:
         return None
     first, second, third = space.shape
     return (second, third, first) if is_image_space_channels_first(space) else (third, first, second)

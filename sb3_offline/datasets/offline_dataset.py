@@ -82,9 +82,11 @@ class OfflineDataset:
     """Checked transitions in the order in which they were logged.
 
     Box observations and actions are float32 (uint8 images stay uint8), actions are in the environment's own units,
-    Discrete ones are int64 of shape (n,). Observations of a Dict space are a structured array (n,), whose fields are the keys:
-    ``data.observations["image"]`` is (n, \\*image_shape), ``data.observations[rows]`` takes rows. A row that ends an episode is either a termination (the task ended: no
+    Discrete ones are int64 of shape (n,). A row that ends an episode is either a termination (the task ended: no
     value beyond it) or a truncation (it was cut: there is more beyond ``next_observations``), never both.
+
+    Observations of a Dict space are one structured array (n,) whose fields are the keys: ``observations["image"]`` is
+    (n, \\*image_shape), and ``observations[rows]`` takes rows of all keys.
 
     :param info: spaces, task, reference scores and provenance
     :param observations: (n, \\*obs_shape)

@@ -67,7 +67,8 @@ def export_onnx(model: OfflineAlgorithm, path: str | Path, opset: int = 18) -> P
     Write the deterministic policy as an ONNX file and check it against ``predict`` by onnxruntime.
 
     The input is called ``observation`` (for a Dict space, one input for each key): raw, float32 or the space's own integers,
-    with a free first axis; images have their channels first, as in ``model.observation_space``. The output, ``action``, is shaped and scaled as ``predict``'s.
+    with a free first axis; images have their channels first, as in ``model.observation_space``. The output, ``action``, is
+    shaped and scaled as ``predict``'s.
 
     :param path: The file; ``.onnx`` is added where it is missing.
     :return: The path written.

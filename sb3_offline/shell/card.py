@@ -10,6 +10,7 @@ import numpy as np
 from sb3_offline.datasets import OfflineDataset
 from sb3_offline.datasets.checks import Finding, check_dataset
 from sb3_offline.datasets.checks.statistics import Statistics, measure
+from sb3_offline.datasets.parts import flat_rows
 
 _BINS = 20
 

@@ -104,7 +104,7 @@ def test_types(episodes: Arrays, task_spaces: Spaces) -> None:
     refused(dict(episodes, observations=np.array([[0, 1]] * 7, dtype=object)), task_spaces, "has dtype object")
     refused(dict(episodes, rewards=["a"] * 7), task_spaces, "rewards has dtype <U1, not numbers")
     refused(dict(episodes, observations=[[1.0]] * 6 + [[1.0, 2.0]]), task_spaces, "not one rectangular array")
-    refused(dict(episodes, observations={"a": 1}), task_spaces, "observations is a mapping of arrays")
+    refused(dict(episodes, observations={"a": np.zeros(7)}), task_spaces, "observations is a mapping of arrays, but")
     refused(dict(episodes, terminations=np.array([0, 0, 0.5, 0, 0, 1, 0])), task_spaces, "first in row 2")
 
 

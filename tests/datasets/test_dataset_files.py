@@ -211,7 +211,10 @@ def test_hdf5_group_and_text_instead_of_an_array(tmp_path: Path, task_spaces: Sp
         load_dataset(path, **task_spaces)
     del arrays["observations"]
     path = write_hdf5(tmp_path / "log.h5", {**arrays, "observations/camera": np.zeros((8, 2))})
-    with pytest.raises(DatasetError, match="observations is a group"):
+    with pytest.raises(DatasetError, match="observations is a mapping of arrays, but the space is Box"):
+        load_dataset(path, **task_spaces)
+    path = write_hdf5(tmp_path / "log.h5", {**arrays, "observations/camera/left": np.zeros((8, 2))})
+    with pytest.raises(DatasetError, match="observations/camera is a group, not an array"):
         load_dataset(path, **task_spaces)
 
 

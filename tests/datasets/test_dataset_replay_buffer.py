@@ -84,7 +84,7 @@ def test_what_cannot_be_read_is_refused() -> None:
     saving = ReplayBuffer(4, OBSERVATIONS, ACTIONS, "cpu", optimize_memory_usage=True, handle_timeout_termination=False)
     with pytest.raises(DatasetError, match="optimize_memory_usage=True"):
         load_dataset(saving)
-    with pytest.raises(DatasetError, match="dict observations"):
+    with pytest.raises(DatasetError, match="the data are empty"):
         load_dataset(DictReplayBuffer(4, spaces.Dict(a=OBSERVATIONS), ACTIONS, device="cpu"))
     unscaled = ReplayBuffer(4, OBSERVATIONS, ACTIONS, device="cpu")
     unscaled.add(np.zeros((1, 1)), np.zeros((1, 1)), np.array([[1.5, 0.0]]), np.zeros(1), np.zeros(1), [{}])

@@ -44,7 +44,8 @@ def build_dataset(arrays: Mapping[str, Any], info: DatasetInfo) -> OfflineDatase
     Without ``next_observations`` the following row's observation is taken inside an episode; the last row of an
     episode that was cut has none and is dropped, a terminal row keeps its place with ``valid_next`` False.
 
-    :param arrays: the arrays by name, observations of a Dict space as a mapping of arrays by key (D4RL's ``terminals`` and ``timeouts`` are accepted), other keys are ignored
+    :param arrays: the arrays by name (D4RL's ``terminals`` and ``timeouts`` are accepted), other keys are ignored;
+        observations of a Dict space are a mapping of arrays by key
     :param info: the spaces to check against
     :raises DatasetError: naming the key, the row and the remedy
     """
@@ -213,7 +214,9 @@ def _fit_parts(name: str, parts: Any, space: spaces.Dict, where: str) -> np.ndar
     wanted = list(space)
     if not isinstance(parts, dict) or parts.keys() != set(wanted) or name not in _BY_KEY:
         found = f"the keys {sorted(parts)}" if isinstance(parts, dict) else "one array"
-        raise DatasetError(f"{where}: {name} live in {space}: a mapping of arrays with the keys {wanted} is needed, not {found}.")
+        raise DatasetError(
+            f"{where}: {name} live in {space}: a mapping of arrays with the keys {wanted} is needed, not {found}."
+        )
     return join_parts({key: _fit(f"{name}[{key!r}]", parts[key], space[key], where) for key in wanted})
 
 

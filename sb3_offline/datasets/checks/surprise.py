@@ -44,9 +44,7 @@ def _some(rows: np.ndarray, most: int) -> np.ndarray:
 
 def _steps(dataset: OfflineDataset, observations: Columns, rows: np.ndarray) -> np.ndarray:
     """(n, width) in standard deviations of each dimension."""
-    now, then = (
-        flat_rows(array[rows]).astype(np.float64) for array in (dataset.observations, dataset.next_observations)
-    )
+    now, then = (flat_rows(array[rows]).astype(np.float64) for array in (dataset.observations, dataset.next_observations))
     return (then - now) / _spread(observations)
 
 

@@ -201,7 +201,9 @@ def _open_hdf5(path: Path) -> RawSource:
             keys = [key for key in keys if key not in groups] + [f"{key}/{part}" for key in groups for part in file[key]]
             arrays = {key: _hdf5_dataset(path, file, key) for key in keys}
             _check_size(path, *arrays.values())
-            return _by_key({key: None for key in file if key not in groups} | {key: array[()] for key, array in arrays.items()})
+            return _by_key(
+                {key: None for key in file if key not in groups} | {key: array[()] for key, array in arrays.items()}
+            )
 
     raw = raw_from_metadata(path.name, read, metadata)
     task = re.match(r"(hopper|halfcheetah|walker2d)[-_]", path.name.lower())

@@ -229,7 +229,7 @@ def _one_space(kind: str, given: spaces.Space | None, own: spaces.Space | None, 
 
 
 def _same_space(one: spaces.Space, other: spaces.Space, *, bounds: bool) -> bool:
-    """Equal but for float precision and the place of an image's channels; an observation's bounds may differ, an action's not."""
+    """Equal but for float precision and where images have their channels; an action's bounds must agree, too."""
     if isinstance(one, spaces.Dict) and isinstance(other, spaces.Dict):
         return one.keys() == other.keys() and all(_same_space(one[key], other[key], bounds=bounds) for key in one)
     if not isinstance(one, spaces.Box) or not isinstance(other, spaces.Box):
