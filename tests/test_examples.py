@@ -28,6 +28,7 @@ PAGES = (
     "docs/deployment.md",
     "docs/when_things_go_wrong.md",
     "docs/large_data.md",
+    "docs/images_and_dicts.md",
     "docs/performance.md",
 )
 # What makes a page's code quick without changing what it shows

@@ -233,14 +233,7 @@ def robot(pictures: dict[str, np.ndarray]) -> Any:
     }
     kwargs = {"net_arch": [16], "features_extractor_kwargs": {"cnn_output_dim": 8}}
     data = continuous(pictures) | arrays
-    model = CQL(
-        "MultiInputPolicy",
-        Spaces(ROBOT),
-        dataset=continuous(pictures) | arrays,
-        policy_kwargs=kwargs,
-        n_action_samples=2,
-        **QUICK,
-    )
+    model = CQL("MultiInputPolicy", Spaces(ROBOT), dataset=data, policy_kwargs=kwargs, n_action_samples=2, **QUICK)
     return model.learn(3), {key: part[:5] for key, part in arrays["observations"].items()}
 
 

@@ -15,6 +15,7 @@ from stable_baselines3.common.buffers import DictReplayBuffer
 from sb3_offline.common.storage import HostDatasetBuffer, make_dataset_buffer
 from sb3_offline.datasets import DatasetError, load_dataset, save_mapped
 from sb3_offline.datasets.checks import check_dataset
+from sb3_offline.datasets.checks.statistics import hash_rows
 
 N, SIDE = 12, 4
 IMAGE = spaces.Box(0, 255, (SIDE, SIDE, 3), np.uint8)
@@ -209,6 +210,16 @@ def test_the_gate_looks_at_every_key() -> None:
     rounded = arrays["next_observations"]["speed"] * np.float32(1 + 1e-6)
     arrays["next_observations"] = arrays["next_observations"] | {"speed": rounded}
     assert "broken" not in checks_of(arrays)
+
+
+def test_long_rows_are_told_apart_to_the_bit() -> None:
+    images = np.random.default_rng(2).integers(0, 256, (30, 40, 40, 3)).astype(np.uint8)  # more than a slice of rows
+    flags, numbers = np.zeros(30, dtype=bool), np.zeros((30, 2), np.float32)
+    images[20], numbers[20] = images[10], -0.0  # row 20 repeats row 10
+    images[25] = images[11]
+    images[25, 39, 39, 2] ^= 1
+    hashes = hash_rows(images, numbers, flags).tolist()
+    assert [hashes.count(value) for value in hashes] == [2 if row in (10, 20) else 1 for row in range(30)]
 
 
 def test_pixels_that_never_change_are_no_finding_but_numbers_are() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from hashlib import blake2b
 
 import numpy as np
 from gymnasium import spaces
@@ -12,6 +13,7 @@ from sb3_offline.datasets.offline_dataset import OfflineDataset
 from sb3_offline.datasets.parts import flat_rows
 
 _SLICE_BYTES = 1 << 20  # fits the processor's cache
+_WIDE_ROW = 4096  # bytes
 _BINS = 20
 _PRIME = np.uint64(0x9E3779B97F4A7C15)
 
@@ -83,6 +85,9 @@ def hash_rows(*arrays: np.ndarray) -> np.ndarray:
     hashes = np.full(n, n, dtype=np.uint64)
     width = sum(array.itemsize * int(np.prod(array.shape[1:])) for array in arrays)
     for part in slices(n, width):
+        if width > _WIDE_ROW:
+            hashes[part] = _digests([_raw(array[part]) for array in arrays])
+            continue
         state = hashes[part]
         for array in arrays:
             for word in _words(array[part]):
@@ -92,12 +97,23 @@ def hash_rows(*arrays: np.ndarray) -> np.ndarray:
     return hashes
 
 
-def _words(rows: np.ndarray) -> np.ndarray:
-    """The bytes of each row as 32-bit words, (words, n)."""
+def _digests(columns: list[np.ndarray]) -> np.ndarray:
+    """Of each row over all columns (n, bytes): for long rows faster than a pass for each of their words."""
+    rows = zip(*columns, strict=True)
+    return np.frombuffer(b"".join(blake2b(b"".join(row), digest_size=8).digest() for row in rows), np.uint64)
+
+
+def _raw(rows: np.ndarray) -> np.ndarray:
+    """The bytes of each row, (n, bytes)."""
     flat = np.ascontiguousarray(rows.reshape(len(rows), -1))
     if flat.dtype.kind == "f":
         flat = flat + flat.dtype.type(0)
-    raw = flat.view(np.uint8)
+    return flat.view(np.uint8)
+
+
+def _words(rows: np.ndarray) -> np.ndarray:
+    """The bytes of each row as 32-bit words, (words, n)."""
+    raw = _raw(rows)
     missing = -raw.shape[1] % 4
     if missing:
         raw = np.pad(raw, ((0, 0), (0, missing)))
