@@ -12,6 +12,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from tqdm import tqdm
 
 from sb3_offline.datasets import OfflineDataset, load_dataset
+from sb3_offline.datasets.images import other_layout
 from sb3_offline.shell.models import RandomPolicy, SavedModel
 
 Step = dict[str, Any]
@@ -41,9 +42,10 @@ def collect(
         raise ValueError(f"--random-share must lie in [0, 1], got {random_share}.")
     if not isinstance(env.observation_space, (spaces.Box, spaces.Discrete)):
         raise ValueError(f"Observations in {env.observation_space} cannot be kept as one array: flatten them first.")
-    if saved is not None and saved.model.observation_space.shape != env.observation_space.shape:
+    seen: Any = None if saved is None else saved.model.observation_space
+    if seen is not None and env.observation_space.shape not in (seen.shape, other_layout(seen)):
         raise ValueError(
-            f"The model sees {saved.model.observation_space}, but the environment shows {env.observation_space}: name the "
+            f"The model sees {seen}, but the environment shows {env.observation_space}: name the "
             "task that it was trained on by --env."
         )
     rows: dict[str, list[Any]] = {}

@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from gymnasium.wrappers import TimeLimit
+from stable_baselines3 import DQN
+from stable_baselines3.common.callbacks import CheckpointCallback
 from stable_baselines3.common.torch_layers import CombinedExtractor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
@@ -262,6 +265,26 @@ def test_save_and_load_and_go_on(robot: Any, tmp_path: Path) -> None:
     loaded.load_replay_buffer(tmp_path / "data.npz")
     loaded.learn(1)
     assert th.equal(loaded.replay_buffer.observations["camera"], model.replay_buffer.observations["camera"])
+
+
+def test_a_resumed_run_ends_with_the_same_weights(tmp_path: Path) -> None:
+    arrays = by_key(vectors() | {"actions": np.arange(120) % 3})
+    env = Spaces(TWO)
+    env.action_space = spaces.Discrete(3)
+    model = DiscreteCQL("MultiInputPolicy", env, dataset=arrays, policy_kwargs={"net_arch": [8]}, **QUICK)
+    model.learn(8, callback=CheckpointCallback(5, str(tmp_path)))
+    resumed = DiscreteCQL.resume(tmp_path / "rl_model_5_steps.resume", env=env, dataset=arrays).learn()
+    assert resumed.num_timesteps == 8
+    assert same_weights(model, resumed)
+
+
+def test_the_buffer_of_sb3s_own_run_on_images() -> None:
+    options: dict[str, Any] = {"policy_kwargs": SMALL_CNN, "device": "cpu"}
+    dqn = DQN("CnnPolicy", TimeLimit(LitSide(), 20), buffer_size=60, learning_starts=100, **options).learn(52)
+    model = DiscreteCQL("CnnPolicy", LitSide(), dataset=dqn.replay_buffer, batch_size=8, **options).learn(1)
+    held: Any = model.replay_buffer.observations
+    assert held.shape == (52, 1, SIDE, SIDE)  # SB3's buffers have the channels first, the environment has them last
+    np.testing.assert_array_equal(held.numpy(), dqn.replay_buffer.observations[:52, 0])  # type: ignore[union-attr]
 
 
 def test_export_is_predict(robot: Any, tmp_path: Path) -> None:
