@@ -16,10 +16,10 @@ from collections.abc import Callable
 
 answers, sys.stdout = sys.stdout, sys.stderr  # d3rlpy prints too
 
-import d3rlpy  # type: ignore  # noqa: E402
+import d3rlpy  # noqa: E402
 import numpy as np  # noqa: E402
 import torch as th  # noqa: E402
-from d3rlpy.models.encoders import VectorEncoderFactory  # type: ignore  # noqa: E402
+from d3rlpy.models.encoders import VectorEncoderFactory  # noqa: E402
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 

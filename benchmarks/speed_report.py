@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,7 +31,7 @@ class Goal(NamedTuple):
 
 class Section(NamedTuple):
     title: str
-    part: dict[str, Any]  # says how it was measured
+    note: str  # how it was measured
     columns: Cells
     rows: list[Cells]
 
@@ -96,12 +97,14 @@ def sections(record: dict[str, Any]) -> Iterator[Section]:
     """All that the record holds, as text."""
     reached = goals(record)
     if reached:
-        yield Section("Goals", {}, ("what", "goal", "measured", "reached"), [_goal_row(goal) for goal in reached])
+        trial = any(part["repeats"] < LEAST_REPEATS for part in record.values())
+        note = f"{'From a trial, no evidence. ' if trial else ''}They were set for two cores that do nothing else."
+        yield Section("Goals", note, ("what", "goal", "measured", "reached"), [_goal_row(goal) for goal in reached])
     for suffix, where in (("", ""), ("_cuda", " on the GPU")):
         for part, (title, columns, rows_of) in _SECTIONS.items():
             figures = record.get(f"{part}{suffix}")
             if figures is not None:
-                yield Section(f"{title}{where}", figures, columns, rows_of(figures))
+                yield Section(f"{title}{where}", how(figures), columns, rows_of(figures))
 
 
 def _goal_row(goal: Goal) -> Cells:
@@ -184,7 +187,8 @@ def how(part: dict[str, Any]) -> str:
     clock = "" if part["clock"] == "wall" else ", by the process's own time"
     peers = "".join(f", {name} {part['peer_versions'][name]}" for name in ("d3rlpy",) if part.get("peer_versions"))
     trial = "A trial, no evidence: " if part["repeats"] < LEAST_REPEATS else ""
-    return f"{trial}{chip}, torch {machine['versions']['torch']}{peers}; medians of {part['repeats']}{clock}."
+    loop = f" learn's loop adds {1e6 * part['loop']['seconds_per_step']:.0f} us a step." if "loop" in part else ""
+    return f"{trial}{chip}, torch {machine['versions']['torch']}{peers}; medians of {part['repeats']}{clock}.{loop}"
 
 
 def _rate(row: dict[str, Any]) -> str:
@@ -204,9 +208,9 @@ def _floor(row: dict[str, Any]) -> str:
 
 
 def print_tables(record: dict[str, Any]) -> None:
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 140)
     for section in sections(record):
-        table = Table(*section.columns, title=section.title, caption=how(section.part) if section.part else None)
+        table = Table(*section.columns, title=section.title, caption=section.note)
         for row in section.rows:
             table.add_row(*(cell.replace("**", "") for cell in row))
         console.print(table)
@@ -216,8 +220,7 @@ def write_page(record: dict[str, Any], path: Path) -> None:
     """The page that the documentation includes."""
     lines = ["<!-- written by python -m benchmarks.speed -->"]
     for section in sections(record):
-        lines += ["", f"**{section.title}**", ""]
-        lines += [how(section.part), ""] if section.part else []
+        lines += ["", f"**{section.title}**", "", section.note, ""]
         lines += [_line(section.columns), _line(["---"] * len(section.columns)), *map(_line, section.rows)]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
@@ -227,7 +230,7 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def draw(record: dict[str, Any], path: Path) -> None:
-    """Updates a second as bars, on a logarithmic axis, with the arithmetic's bound as a line at each."""
+    """Updates a second on a logarithmic axis, with the bound of the arithmetic beside each."""
     part = record.get("updates") or record.get("updates_cuda")
     if part is None:
         return
@@ -240,7 +243,8 @@ def draw(record: dict[str, Any], path: Path) -> None:
     labels = [", ".join(_names(row)) for row in rows]
     colors = ["0.6" if row["flops"] is None and row["execution"] == "eager" else "C0" for row in rows]
     figure, axes = plt.subplots(figsize=(8, 0.32 * len(rows) + 1.2))
-    axes.barh(range(len(rows)), [row["per_second"] for row in rows], color=colors)
+    axes.scatter([row["per_second"] for row in rows], range(len(rows)), color=colors)
+    axes.grid(axis="y", alpha=0.3)
     for height, row in enumerate(rows):
         if row["floor_seconds"] is not None:
             axes.plot([1 / row["floor_seconds"]] * 2, [height - 0.4, height + 0.4], color="C3")
