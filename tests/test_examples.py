@@ -34,7 +34,7 @@ PAGES = (
 QUICK = {
     "5_000": "20",
     "1_000": "10",
-    "learn(200)": "learn(5)",
+    "learn(200": "learn(5",
     "learn(100)": "learn(5)",
     "learn_online(1000": "learn_online(20",
     "fit_ood_detector()": "fit_ood_detector(n_steps=10)",

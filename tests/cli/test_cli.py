@@ -77,7 +77,6 @@ def test_card_figures() -> None:
         "few transitions (200 of 5,000 rows wanted)",
         "repeat an earlier transition (20 of 200 rows)",
         "observations, dimension 2: never change (1 of 3 dimensions)",
-        "rewards: all 1 (200 of 200 rows)",
         "actions, dimension 0: stay between 0.1 and 2, a small part of the action space (2 of 20 bins",
     ):
         assert expected in text
