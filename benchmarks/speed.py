@@ -22,7 +22,7 @@ from typing import Any
 import torch as th
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks import speed_dynamics, speed_storage, speed_updates
+from benchmarks import speed_costs, speed_dynamics, speed_storage, speed_updates
 from benchmarks.peers import D3RLPY_FOLDER, environment_python, install_d3rlpy
 from benchmarks.run import RESULTS, machine
 from benchmarks.speed_report import draw, print_tables, write_page
@@ -69,7 +69,7 @@ def find_d3rlpy(arguments: argparse.Namespace) -> Path | None:
 def updates_part(arguments: argparse.Namespace) -> dict[str, Any]:
     device, clock, turns = arguments.device, arguments.clock, (arguments.repeats, arguments.block, arguments.updates)
     figures = speed_updates.updates(arguments.algorithms, device, find_d3rlpy(arguments), clock, *turns)
-    return {**figures, "loop": speed_updates.loop_overhead(clock, repeats=arguments.repeats)}
+    return {**figures, "loop": speed_costs.loop_overhead(clock, repeats=arguments.repeats)}
 
 
 def dynamics_part(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -80,7 +80,7 @@ def dynamics_part(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def memory_part(arguments: argparse.Namespace) -> dict[str, Any]:
     names, how = arguments.algorithms, (arguments.threads, arguments.device)
-    return {"processes": {name: speed_updates.peak_memory(name, *how) for name in names}}
+    return {"processes": {name: speed_costs.peak_memory(name, *how) for name in names}}
 
 
 def storage_part(arguments: argparse.Namespace) -> dict[str, Any]:

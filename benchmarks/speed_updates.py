@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import statistics
-import subprocess
-import sys
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,20 +13,17 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3 import SAC
-from stable_baselines3.common.callbacks import BaseCallback
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.peers import d3rlpy_peer
 from benchmarks.reference_cql import ReferenceCQL, make_reference
-from benchmarks.speed_dynamics import CLOCKS, MODES, product_rate, seconds
-from benchmarks.speed_storage import own_memory
+from benchmarks.speed_dynamics import MODES, product_rate, seconds
+from benchmarks.turns import Contender, take_turns
 from sb3_offline import COMBO, CQL, DROMO, MOPO
 from sb3_offline.common.model_based import ModelBasedAlgorithm
 from sb3_offline.common.offline_sac import OfflineSAC
 from sb3_offline.common.updates import Execution, Precision, available_precision
 from sb3_offline.datasets import DatasetInfo, OfflineDataset, SpacesOnlyEnv
-
-Say = Callable[[str], None]
 
 OBSERVATION_DIM, ACTION_DIM, EPISODE, N_ROWS, BATCH_SIZE, WIDTH = 11, 3, 1000, 100_000, 256, 256
 
@@ -99,81 +91,6 @@ def make_model(
         for _ in range(model.rollout_retain - 1):  # a full model buffer, as most of a run has
             model.rollout_model()
     return model
-
-
-# --- taking turns ---
-
-
-@dataclass
-class Contender:
-    """
-    One of those that take turns.
-
-    :param peer: d3rlpy's algorithm that it is held against.
-    :param run: n -> the seconds of n updates.
-    :param refresh: The seconds of a round of rollouts, of which there is one in ``rollout_freq`` updates.
-    :param flops: Of the matrix products of an update, and of a second at this machine's best.
-    """
-
-    name: str
-    work: str
-    peer: str
-    precision: str
-    execution: str
-    run: Callable[[int], float]
-    refresh: Callable[[], float] | None = None
-    rollout_freq: int = 1
-    flops: float | None = None
-    peak: float | None = None
-    block: int = 0
-    update_times: list[float] = field(default_factory=list)
-    refresh_times: list[float] = field(default_factory=list)
-
-    @property
-    def key(self) -> str:
-        return f"{self.name} {self.precision} {self.execution}"
-
-    def warm_up(self, block_seconds: float, n_updates: int | None) -> None:
-        """Allocate and capture; then find how many updates a turn has."""
-        self.run(5)
-        self.block = n_updates or max(3, round(block_seconds / (self.run(3) / 3)))
-
-    def take_turn(self) -> None:
-        self.update_times.append(self.run(self.block) / self.block)
-        if self.refresh is not None:
-            self.refresh_times.append(self.refresh())
-
-    def figures(self) -> dict[str, Any]:
-        """Medians over the turns; ``per_second`` is end to end, a round of rollouts spread over ``rollout_freq`` updates."""
-        update = statistics.median(self.update_times)
-        rollouts = statistics.median(self.refresh_times) / self.rollout_freq if self.refresh_times else 0.0
-        floor = None if self.flops is None or self.peak is None else self.flops / self.peak
-        return {
-            **{name: getattr(self, name) for name in ("name", "work", "peer", "precision", "execution", "block", "flops")},
-            "update_seconds": update,
-            "rollout_seconds_per_update": rollouts,
-            "per_second": 1.0 / (update + rollouts),
-            "floor_seconds": floor,
-            "raw": {"updates": self.update_times, "rollouts": self.refresh_times},
-        }
-
-
-def take_turns(
-    contenders: Sequence[Contender],
-    repeats: int,
-    block_seconds: float,
-    n_updates: int | None,
-    say: Callable[[str], None] = print,
-) -> list[dict[str, Any]]:
-    """All of them, one after the other, ``repeats`` times: what else the machine does meets all alike."""
-    for contender in contenders:
-        contender.warm_up(block_seconds, n_updates)
-        say(f"{contender.key}: {contender.block} updates a turn")
-    for repeat in range(repeats):
-        for contender in contenders:
-            contender.take_turn()
-        say(f"turn {repeat + 1} of {repeats} done")
-    return [contender.figures() for contender in contenders]
 
 
 # --- who takes part ---
@@ -283,61 +200,6 @@ def _train(model: SAC, device: str, n: int) -> float:
     return timed(lambda: model.train(n, BATCH_SIZE), device)
 
 
-# --- what else an update costs ---
-
-
-class LoopClock(BaseCallback):
-    """Seconds between the start and the end of training."""
-
-    def __init__(self, clock: str):
-        super().__init__()
-        self.now = CLOCKS[clock]
-        self.seconds = 0.0
-
-    def _on_training_start(self) -> None:
-        self.seconds = -self.now()
-
-    def _on_step(self) -> bool:
-        return True
-
-    def _on_training_end(self) -> None:
-        self.seconds += self.now()
-
-
-def loop_overhead(clock: str, steps: int = 3000, repeats: int = 5) -> dict[str, Any]:
-    """
-    Seconds that ``learn`` spends on a step beside the update: callbacks, a log line each 1000 steps, TensorBoard, the progress
-    bar. The update is replaced by what it does with its logs, so this is a little more than the overhead.
-    """
-    data = random_data(2000)
-    taken = []
-    with tempfile.TemporaryDirectory() as folder:
-        for _ in range(repeats):
-            model = make_model("OfflineSAC", data, "float32", "eager", "cpu", tensorboard_log=folder)
-            logs = {name: th.zeros(()) for name in model._log_sums}
-            model.update = partial(model._accumulate, logs)  # type: ignore[method-assign]
-            loop = LoopClock(clock)
-            model.learn(steps, callback=[loop], progress_bar=True)
-            taken.append(loop.seconds / steps)
-    return {"seconds_per_step": statistics.median(taken), "steps": steps, "repeats": repeats, "raw": taken}
-
-
-def peak_memory(name: str, threads: int, device: str) -> dict[str, float]:
-    """MB of a process that trains this algorithm alone: resident now, at most, and on the device at most."""
-    command = [sys.executable, "-m", "benchmarks.speed_updates", name, str(threads), device]
-    answer = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    return json.loads(answer.strip().splitlines()[-1])
-
-
-def _memory_child(name: str, threads: str, device: str) -> None:
-    th.set_num_threads(int(threads))
-    model = make_model(name, random_data(), "float32", ways(device)[-1], device)
-    for _ in range(20):
-        model.update()
-    on_device = th.cuda.max_memory_allocated() / 2**20 if device == "cuda" else 0.0
-    print(json.dumps({**own_memory(), "device": on_device}))
-
-
 def sweep(device: str, repeats: int = 5, block_seconds: float = 1.0, n_updates: int | None = None) -> list[dict[str, Any]]:
     """CQL (3x256, N=10, batch 256) with one of these changed at a time: batch size, width, N."""
     data, best, execution = random_data(), peaks(device), ways(device)[-1]
@@ -356,7 +218,3 @@ def sweep(device: str, repeats: int = 5, block_seconds: float = 1.0, n_updates: 
                     model = make_model("CQL", data, precision, execution, device, **options)
                     contenders.append(contender_of("CQL", model, f"{what} {shown}", device, best.get(precision)))
     return take_turns(contenders, repeats, block_seconds, n_updates, say=partial(print, flush=True))
-
-
-if __name__ == "__main__":
-    _memory_child(*sys.argv[1:])

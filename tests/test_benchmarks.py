@@ -17,8 +17,9 @@ from benchmarks.data_size import curves, draw
 from benchmarks.peers import Peer
 from benchmarks.reference_cql import ReferenceCQL, make_reference
 from benchmarks.run import Run, main
-from benchmarks.speed_updates import Contender, count_flops, make_model, random_data, take_turns
+from benchmarks.speed_updates import count_flops, make_model, random_data
 from benchmarks.table import read
+from benchmarks.turns import Contender, take_turns
 from sb3_offline import load_dataset
 
 DATA = "sb3_offline/Pendulum-medium-v0"
