@@ -157,13 +157,13 @@ def batch_flops() -> float:
     return 2.0 * N_MEMBERS * BATCH_SIZE * (3 * sum(products) - products[0])
 
 
-def product_rate(precision: Precision) -> float:
-    """FLOP/s of the hidden layers' product alone, the best of 30."""
-    rows, weights = th.randn(N_MEMBERS, BATCH_SIZE, WIDTH), th.randn(N_MEMBERS, WIDTH, WIDTH)
+def product_rate(precision: Precision, members: int = N_MEMBERS, n_rows: int = BATCH_SIZE, width: int = WIDTH) -> float:
+    """FLOP/s of a hidden layer's product alone, the best of 30."""
+    rows, weights = th.randn(members, n_rows, width), th.randn(members, width, width)
     if precision == "bf16":
         rows, weights = rows.bfloat16(), weights.bfloat16()
     best = min(seconds(lambda: th.bmm(rows, weights)) for _ in range(30))
-    return 2.0 * N_MEMBERS * BATCH_SIZE * WIDTH * WIDTH / best
+    return 2.0 * members * n_rows * width * width / best
 
 
 def seconds(work: Callable[[], Any]) -> float:

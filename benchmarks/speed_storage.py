@@ -93,6 +93,17 @@ def memory(folder: Path, storage: Storage, n_updates: int = 100) -> dict[str, fl
     return json.loads(answer.strip().splitlines()[-1])
 
 
+def measure(n_rows: int, n_updates: int = 100, repeats: int = 5) -> dict[str, Any]:
+    """All figures of data with so many rows, written for it to a temporary folder."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "random.mmap"
+        write_random(folder, n_rows)
+        figure = updates(folder, n_updates, repeats)
+        mapped, held = (memory(folder, storage, n_updates) for storage in STORAGES)
+        size = sum(file.stat().st_size for file in folder.iterdir()) / 2**20
+    return {**figure, "mmap_memory_mb": mapped, "memory_memory_mb": held, "disk_mb": size}
+
+
 def own_memory() -> dict[str, float]:
     """This process's resident memory in MB: anonymous, of files, and its peak."""
     lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
@@ -117,18 +128,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     set_clock(arguments.clock)
     table = Table("rows", "mmap /s", "memory /s", "ratio", "RssAnon MB", "RssFile MB", "in memory: RssAnon MB", "MB on disk")
-    figures = []
-    for n_rows in arguments.rows:
-        with tempfile.TemporaryDirectory() as temporary:
-            folder = Path(temporary) / "random.mmap"
-            write_random(folder, n_rows)
-            figure = updates(folder, arguments.updates, arguments.repeats)
-            mapped, held = (memory(folder, storage, arguments.updates) for storage in STORAGES)
-            size = sum(file.stat().st_size for file in folder.iterdir()) / 2**20
-        figures.append({**figure, "mmap_memory_mb": mapped, "memory_memory_mb": held, "disk_mb": size})
+    figures = [measure(n_rows, arguments.updates, arguments.repeats) for n_rows in arguments.rows]
+    for figure in figures:
+        mapped, held = figure["mmap_memory_mb"], figure["memory_memory_mb"]
         rates = [f"{figure['mmap_per_second']:.0f}", f"{figure['memory_per_second']:.0f}", f"{figure['ratio']:.2f}"]
-        sizes = [f"{value:.0f}" for value in (mapped["RssAnon"], mapped["RssFile"], held["RssAnon"], size)]
-        table.add_row(f"{n_rows:,}", *rates, *sizes)
+        sizes = [f"{value:.0f}" for value in (mapped["RssAnon"], mapped["RssFile"], held["RssAnon"], figure["disk_mb"])]
+        table.add_row(f"{figure['rows']:,}", *rates, *sizes)
     Console().print(table)
     record = {"machine": machine(), "clock": arguments.clock, "sizes": figures}
     arguments.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import json
+import math
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch as th
 
+from benchmarks import speed_report
 from benchmarks.data_size import curves, draw
+from benchmarks.peers import Peer
+from benchmarks.reference_cql import ReferenceCQL, make_reference
 from benchmarks.run import Run, main
+from benchmarks.speed_updates import count_flops, make_model, random_data
 from benchmarks.table import read
+from benchmarks.turns import Contender, take_turns
 from sb3_offline import load_dataset
 
 DATA = "sb3_offline/Pendulum-medium-v0"
@@ -68,3 +77,113 @@ def test_curves_of_scores(tmp_path: Path) -> None:
 
     pixels = image.imread(tmp_path / "figure.png")
     assert np.ptp(pixels[..., 0]) > 0.5  # something is drawn
+
+
+# --- speed ---
+
+
+def test_flops_of_an_update_by_hand() -> None:
+    """SAC with 8 hidden units, 16 rows of 11+3 dims: an actor has 136 weights, each of the two critics 120."""
+    options: dict[str, Any] = {"policy_kwargs": {"net_arch": [8]}, "batch_size": 16}
+    model = make_model("OfflineSAC", random_data(2000), "float32", "eager", "cpu", **options)
+    actor, critics = 11 * 8 + 8 * 3 + 8 * 3, 2 * (14 * 8 + 8)
+    target = actor + critics
+    critic_step = critics + critics + 2 * 8  # forward; gradients of the weights, and of the hidden units
+    actor_step = actor + critics + critics + actor + 2 * (8 * 3)  # forward; back through the critics to the actions, the actor
+    assert count_flops(model.update) == 2 * 16 * (target + critic_step + actor_step)
+
+
+def test_a_peer_is_asked_and_answers(tmp_path: Path) -> None:
+    script = tmp_path / "peer.py"
+    script.write_text(
+        "import json, sys\n"
+        "print(json.dumps({'torch': '1.0'}), flush=True)\n"
+        "for line in sys.stdin:\n"
+        "    name, n = line.split()\n"
+        "    if name == 'unknown': sys.exit('no such algorithm')\n"
+        "    print(json.dumps({'CQL': 0.5, 'SAC': 0.25}[name] * int(n)), flush=True)\n"
+    )
+    with Peer([sys.executable, str(script)]) as peer:
+        assert peer.versions == {"torch": "1.0"}
+        assert [peer.seconds("CQL", 4), peer.seconds("SAC", 4), peer.seconds("CQL", 1)] == [2.0, 1.0, 0.5]
+        with pytest.raises(RuntimeError, match="no such algorithm"):
+            peer.seconds("unknown", 1)
+    assert peer.process.poll() is not None
+
+
+def test_turns_are_taken_and_rollouts_spread() -> None:
+    """Ten milliseconds an update and 5 s of rollouts in 1000 updates: 1 / (0.010 + 0.005) updates a second."""
+    asked: list[tuple[str, int]] = []
+
+    def contender(name: str, seconds: float) -> Contender:
+        def run(n: int) -> float:
+            asked.append((name, n))
+            return n * seconds
+
+        return Contender(name, "", "CQL", "float32", "eager", run)
+
+    quick, slow = contender("quick", 0.010), contender("slow", 1.0)
+    quick.refresh, quick.rollout_freq = lambda: 5.0, 1000
+    quick.flops, quick.peak = 6e9, 2e12
+    figures = take_turns([quick, slow], repeats=2, block_seconds=2.0, n_updates=None, say=lambda _: None)
+    assert asked[4:] == [("quick", 200), ("slow", 3)] * 2  # after two warm-ups each; three updates at the least
+    assert [row["per_second"] for row in figures] == pytest.approx([1 / 0.015, 1.0])
+    assert figures[0]["floor_seconds"] == pytest.approx(0.003)
+    assert figures[1]["floor_seconds"] is None
+
+
+def test_soft_maximum_of_the_reference() -> None:
+    """Q = c everywhere and policy densities e^-0.7 make it c + log((2^3 + 2 e^0.7) / 3): uniform density is 2^-3."""
+    data = random_data(2000)
+    model: Any = make_reference(ReferenceCQL, data, [8], "cpu")
+    for network in model.critic.q_networks:
+        for parameter in network.parameters():
+            th.nn.init.zeros_(parameter)
+    model.critic.q_networks[1][-1].bias.data.fill_(2.0)
+    model.actor.action_log_prob = lambda states: (th.zeros(len(states), 3), th.full((len(states),), -0.7))
+    batch = model.replay_buffer.sample(16)
+    found = [value.item() for value in model.soft_maxima(batch)]
+    expected = math.log((2**3 + 2 * math.exp(0.7)) / 3)
+    assert found == pytest.approx([expected, expected + 2.0], rel=1e-5)
+    rows = (data.observations[:, None] == batch.observations.numpy()[None]).all(axis=-1).argmax(axis=0)
+    np.testing.assert_array_equal(data.next_observations[rows], batch.next_observations.numpy())
+
+
+def record(repeats: int) -> dict[str, Any]:
+    def row(name: str, precision: str, per_second: float) -> dict[str, Any]:
+        figures = {"per_second": per_second, "update_seconds": 1 / per_second, "floor_seconds": 0.002, "flops": None}
+        return {"name": name, "work": "2x256", "peer": "CQL", "precision": precision, "execution": "eager", **figures}
+
+    rows = [row("d3rlpy CQL", "float32", 10.0), row("CQL", "float32", 12.0), row("CQL", "bf16", 19.0)]
+    how = {"device": "cpu", "clock": "wall", "repeats": repeats, "peer_versions": {"d3rlpy": "2.8.1"}}
+    machine = {"cpu": "some chip", "threads": 2, "gpu": None, "versions": {"torch": "2.13.0"}}
+    rows.append(row("OfflineSAC", "float32", 100.0))
+    loop = {"seconds_per_step": 0.0004}
+    sizes = [{"rows": 10_000_000, "mmap_per_second": 40.0, "memory_per_second": 50.0, "ratio": 0.8}]
+    sizes[0]["mmap_memory_mb"] = {"RssAnon": 1200.0, "RssFile": 900.0}  # type: ignore[assignment]
+    return {
+        "updates": {**how, "machine": machine, "rows": rows, "loop": loop},
+        "storage": {**how, "machine": machine, "sizes": sizes},
+    }
+
+
+def test_goals_and_the_page(tmp_path: Path) -> None:
+    found = {goal.what: (goal.value, goal.reached) for goal in speed_report.goals(record(5))}
+    assert found == {
+        "CQL, float32, times d3rlpy CQL": (pytest.approx(1.2), True),
+        "CQL, bf16, times d3rlpy CQL": (pytest.approx(1.9), False),  # 2 was asked for
+        "learn's loop beside the cheapest update (OfflineSAC), %": (pytest.approx(4.0), False),  # at most 3
+        "10 million rows: mapped, times in memory": (0.8, True),
+        "10 million rows: RssAnon, MB": (1200.0, False),
+    }
+    pages = []
+    for repeats in (4, 5):
+        speed_report.write_page(record(repeats), tmp_path / "table.md")
+        pages.append((tmp_path / "table.md").read_text(encoding="utf-8"))
+    assert "| CQL (2x256) | float32 | 12.0 | 83.33 | 2.00 | 1.20 (CQL) |  |" in pages[1]
+    assert ["A trial" in page for page in pages] == [True, False]
+    pytest.importorskip("matplotlib")
+    speed_report.draw(record(5), tmp_path / "speed.png")
+    from matplotlib import image
+
+    assert np.ptp(image.imread(tmp_path / "speed.png")[..., 0]) > 0.5  # something is drawn

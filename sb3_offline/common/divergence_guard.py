@@ -12,8 +12,10 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.utils import FloatSchedule
 
+from sb3_offline.common.health import CHECK_FREQ, non_finite_parameter
 from sb3_offline.common.offline_sac import OfflineSAC
 from sb3_offline.common.schedules import ScaledSchedule
+from sb3_offline.mopo import MOPO
 
 GuardAction = Literal["warn", "stop", "lower_lr", "restore"]
 N_PROBE = 256
@@ -73,16 +75,15 @@ class DivergenceGuard(BaseCallback):
         model, buffer = self.model, self.model.replay_buffer
         generator = th.Generator(device=model.device).manual_seed(0)
         rows = th.randint(buffer.size(), (N_PROBE,), generator=generator, device=model.device)
-        self._observations, self._actions = (th.as_tensor(x)[rows] for x in (buffer.observations, buffer.actions))
+        self._observations, self._actions = (buffer._rows(name, rows) for name in ("observations", "actions"))
         shape = (N_PROBE, 1, self._actions.shape[1])
         self._normals = th.randn(shape, generator=generator, device=model.device)
         self._uniform = 2.0 * th.rand(shape, generator=generator, device=model.device) - 1.0
-        self._bound = self.bound_factor * value_bound(model)
         self._first_weight = self._learned_weight()
         self._good = self._snapshot()
 
     def _on_step(self) -> bool:
-        if self.n_calls % self.check_freq != 0:
+        if self.n_calls % self.check_freq != 0 and not self._about_to_fail():
             return True
         figures = self.figures()
         for name, value in figures.items():
@@ -96,9 +97,15 @@ class DivergenceGuard(BaseCallback):
             return self._act(figures)
         return True
 
+    def _about_to_fail(self) -> bool:
+        """Whether ``learn`` will find a NaN at this step, and stop: the guard comes first."""
+        if self.num_timesteps % CHECK_FREQ != 0:
+            return False
+        return self.model._loss_watch.first_failure() is not None or non_finite_parameter(self.model) is not None
+
     def figures(self) -> dict[str, float]:
         """What is watched, and ``severity``: the largest share of a limit."""
-        nets = self.model.networks()
+        nets, bound = self.model.networks(), self.bound_factor * value_bound(self.model)
         with th.no_grad():
             policy, _ = nets.sample(self._observations, self._normals)
             q_data = nets.q(self._observations, self._actions.unsqueeze(1)).squeeze(-1)  # (n_critics, N_PROBE)
@@ -109,9 +116,9 @@ class DivergenceGuard(BaseCallback):
             "q_data_abs": float(q_data.abs().mean(dim=1).max()),
             "ood_gap": float(gaps[gaps.abs().argmax()]),
             "critic_loss": loss,
-            "q_bound": self._bound,
+            "q_bound": bound,
         }
-        shares = [figures["q_data_abs"] / self._bound, abs(figures["ood_gap"]) / (2 * self._bound)]
+        shares = [figures["q_data_abs"] / bound, abs(figures["ood_gap"]) / (2 * bound)]
         weight = self._learned_weight()
         if weight is not None and self._first_weight is not None:
             figures["conservative_weight"] = weight
@@ -171,6 +178,9 @@ def value_bound(model: OfflineSAC) -> float:
     rows = th.arange(buffer.size(), device=model.device)
     rewards = model.reward_scale * buffer._rows("rewards", rows) + model.reward_shift
     largest = max(float(rewards.abs().max()), 1e-6)
+    if isinstance(model, MOPO) and model.model_buffer.size() > 0:  # imagined rewards are r - alpha (u - delta)
+        u = model.model_buffer.uncertainties[: model.model_buffer.size()]
+        largest += float((model.penalty_coefficient * (u - model.penalty_target)).abs().max())
     f, beta = getattr(model, "real_ratio", None), getattr(model, "conservative_weight", 0.0)
     if f is not None and getattr(model, "target_gap", None) is None:
         largest += beta * max(1.0 / f, 1.0 / (1.0 - f))

@@ -17,6 +17,7 @@ from sb3_offline.common.networks import Batch
 from sb3_offline.common.offline_algorithm import OfflineAlgorithm
 from sb3_offline.common.updates import Precision
 from sb3_offline.datasets import OfflineDataset
+from sb3_offline.datasets.checks import pass_gate
 from sb3_offline.dynamics import DynamicsConfig, EpochStats, Rollout, TerminationFn, resolve_termination, rollout
 from sb3_offline.dynamics.actions import encoded_action_dim
 from sb3_offline.dynamics.cache import cache_folder, cache_key, load_dynamics, save_dynamics
@@ -122,6 +123,8 @@ class ModelBasedAlgorithm(OfflineAlgorithm):
         :raises ValueError: if the data is too small to hold any of it out.
         """
         dataset = self.load_dataset() if dataset is None else dataset
+        if self.check_data:  # once for equal data
+            pass_gate(dataset)
         config = DynamicsConfig.from_kwargs(self.dynamics_kwargs)
         cached: Path | None = None
         if self.dynamics_cache and self.seed is not None:  # a random seed never comes back
@@ -190,8 +193,14 @@ class ModelBasedAlgorithm(OfflineAlgorithm):
 
     # --- rollouts ---
 
+    @property
+    def rollout_is_due(self) -> bool:
+        """Every ``rollout_freq`` gradient steps; online, timesteps count the environment's."""
+        step = self._n_updates if self._run is None else self.num_timesteps
+        return step % self.rollout_freq == 0
+
     def before_update(self, callback: BaseCallback) -> None:
-        if self.num_timesteps % self.rollout_freq == 0 or self.model_buffer.size() == 0:
+        if self.rollout_is_due or self.model_buffer.size() == 0:
             callback.on_rollout_start()
             self.rollout_model()
             callback.on_rollout_end()

@@ -340,6 +340,8 @@ class OfflineAlgorithm(Deployable, SafeFiles):
         if self.ep_info_buffer:
             self.logger.record("rollout/ep_rew_mean", safe_mean([info["r"] for info in self.ep_info_buffer]))
         self.logger.record("time/fps", int((self.num_timesteps - self._num_timesteps_at_start) / elapsed))
+        if self._run is None and (failure := self._loss_watch.first_failure()) is not None:  # no learn() looks, online
+            raise TrainingDivergedError(f"{type(self).__name__} diverged: {failure[0]} is NaN or infinite. Lower the rates.")
         self.logger.record("time/time_elapsed", int(elapsed), exclude="tensorboard")
         self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")

@@ -16,7 +16,7 @@ from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 from sb3_offline.common.offline_algorithm import OfflineAlgorithm
 from sb3_offline.common.online_buffer import OfflineOnlineBuffer
 from sb3_offline.common.policies import POLICIES, OfflineSACPolicy
-from sb3_offline.common.updates import UpdateRunner
+from sb3_offline.common.updates import UpdateRunner, plain_optimizer_state
 from sb3_offline.datasets import SpacesOnlyEnv
 from sb3_offline.datasets.checks import pass_gate
 
@@ -39,7 +39,7 @@ class OnlineFineTuning(OfflineAlgorithm, SAC):
         offline_ratio: float = 0.5,
         learning_rate: float | Schedule | None = None,
         qf_learning_rate: float | Schedule | None = None,
-        buffer_size: int = 100_000,
+        buffer_size: int | None = None,
         learning_starts: int = 200,
         train_freq: int | tuple[int, str] = 1,
         gradient_steps: int = 1,
@@ -59,7 +59,7 @@ class OnlineFineTuning(OfflineAlgorithm, SAC):
         :param offline_ratio: Share of the real rows of a batch that is drawn from the data, in [0, 1).
         :param learning_rate: Online rate of actor and temperature; if not given, the value at which its schedule ends.
         :param qf_learning_rate: Online rate of the critics, likewise.
-        :param buffer_size: Online transitions that are kept beside the data.
+        :param buffer_size: Online transitions that are kept beside the data: 100,000, or what the first call gave.
         :param learning_starts: Environment steps before the first update.
         :param log_interval: Episodes between log lines.
         :return: The model.
@@ -67,14 +67,15 @@ class OnlineFineTuning(OfflineAlgorithm, SAC):
         """
         if not 0 <= offline_ratio < 1:
             raise ValueError(f"offline_ratio must lie in [0, 1), got {offline_ratio}; learn() uses the data alone.")
-        if total_timesteps < 1 or buffer_size < 1 or learning_starts < 0:
+        if total_timesteps < 1 or (buffer_size is not None and buffer_size < 1) or learning_starts < 0:
             raise ValueError(
                 "total_timesteps and buffer_size must be at least 1 and learning_starts not negative, got "
                 f"{total_timesteps}, {buffer_size} and {learning_starts}."
             )
         if isinstance(self.observation_space, spaces.Dict):
             raise ValueError("learn_online keeps no dict observations: go on with SB3's own SAC, to_sac(env).learn(...).")
-        self._set_online_rates(learning_rate, qf_learning_rate)
+        if self._continuation is not None:
+            raise ValueError("A resumed run must be finished by learn() before it can go on online.")
         if env is not None:
             self._set_online_env(gym.make(env) if isinstance(env, str) else env)
         if self.env is None and self.dataset_info is not None:  # after load(env=None)
@@ -87,14 +88,18 @@ class OnlineFineTuning(OfflineAlgorithm, SAC):
                 pass_gate(dataset)
             self._prepare_vec_normalize(dataset)
             self.prepare(dataset, progress_bar)
+        self._set_online_rates(learning_rate, qf_learning_rate)
+        if isinstance(self.replay_buffer, OfflineOnlineBuffer) and buffer_size not in (None, self.replay_buffer.capacity):
+            raise ValueError(f"buffer_size stays {self.replay_buffer.capacity}, as the first learn_online gave it.")
         if not isinstance(self.replay_buffer, OfflineOnlineBuffer):
             self.replay_buffer = OfflineOnlineBuffer(  # type: ignore[assignment]
-                self.replay_buffer, buffer_size, offline_ratio, self.gamma
+                self.replay_buffer, buffer_size or 100_000, offline_ratio, self.gamma
             )
         self.replay_buffer.offline_ratio = offline_ratio  # type: ignore[attr-defined]
         self._runner = None  # of the data alone
         self.learning_starts, self.train_freq, self.gradient_steps = learning_starts, train_freq, gradient_steps
         self._convert_train_freq()
+        self.replay_buffer.episode_start = self.replay_buffer.n_online  # type: ignore[attr-defined]  # a cut one has no return
         self._last_obs = None  # offline training never stepped the environment: begin with a fresh episode
         if self.seed is not None:
             self.set_random_seed(self.seed + self.num_timesteps)  # SB3 draws actions from torch's global generator
@@ -147,6 +152,10 @@ class OnlineFineTuning(OfflineAlgorithm, SAC):
         :param env: The environment; the model's own if not given.
         :param sac_options: Arguments of ``SAC``, in place of this model's (``learning_rate``, ``buffer_size``, ...).
         """
+        if getattr(self, "actor_regularizer", "entropy") == "svpg":
+            raise ValueError("to_sac() moves one actor; actor_regularizer='svpg' trains several that make one policy.")
+        if "learning_rate" not in sac_options and self.lr_schedule(0.0) == 0:
+            raise ValueError("The learning rate's schedule has fallen to 0: give to_sac(learning_rate=...).")
         uses_own = any(self.policy_kwargs.get(name) for name in OfflineSACPolicy.own)
         aliases = {policy: alias for alias, policy in POLICIES.items()}
         plain = self.policy_class in aliases and not uses_own
@@ -169,5 +178,5 @@ class OnlineFineTuning(OfflineAlgorithm, SAC):
             sac.log_ent_coef.data.copy_(self.log_ent_coef.data)
             optimizers.append((sac.ent_coef_optimizer, self.ent_coef_optimizer))
         for theirs, ours in optimizers:
-            theirs.load_state_dict(ours.state_dict())
+            theirs.load_state_dict(plain_optimizer_state(ours.state_dict()))
         return sac

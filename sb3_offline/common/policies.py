@@ -88,10 +88,14 @@ class OfflineSACPolicy(SACPolicy):
 
     def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> Actor:
         actor = super().make_actor(features_extractor)
+        self.init_actor(actor)
+        return actor
+
+    def init_actor(self, actor: Actor) -> None:
+        """The first weights of an actor, where they are not torch's own."""
         if self.ortho_init:
             orthogonal(actor.latent_pi, 2**0.5)
             orthogonal(nn.ModuleList([actor.mu, actor.log_std]), 0.01)  # type: ignore[list-item]
-        return actor
 
     def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> ContinuousCritic:
         critic = super().make_critic(features_extractor)

@@ -21,6 +21,7 @@ import torch as th
 from stable_baselines3.common.type_aliases import GymEnv
 
 import sb3_offline
+from sb3_offline.common.archives import FileRefused
 from sb3_offline.common.checksum import DamagedFileError, read_checked, read_label
 from sb3_offline.common.rng import Streams
 from sb3_offline.common.tensorboard import hyperparameters
@@ -100,7 +101,10 @@ def open_checkpoint(
         )
     env = gym.make(env) if isinstance(env, str) else env
     portable = io.BytesIO(state["model"].numpy().tobytes())
-    model = cls.load(portable, env=env, device=about["device"], **load_options)
+    try:
+        model = cls.load(portable, env=env, device=about["device"], **load_options)
+    except FileRefused as error:
+        raise FileRefused(f"{continuation.path}: {error} They go to resume() as to load().") from error
     _check_options(continuation, model)
     _warn_of_another_machine(continuation, model.device)
     normalizer = model.get_vec_normalize_env()

@@ -149,7 +149,7 @@ class SafeFiles(OffPolicyAlgorithm):
         """
         Write the logged data, and what was collected online, as an npz file that ``dataset=`` takes; never a pickle.
 
-        :param path: the file, ``.npz`` if it has no suffix, or a stream
+        :param path: the file, ``.npz`` if it has no suffix or ``.pkl``, or a stream
         """
         online = self.replay_buffer is not None and hasattr(self.replay_buffer, "timeouts")
         source = self.replay_buffer if online else self.load_dataset()  # type: ignore[attr-defined]
@@ -159,6 +159,8 @@ class SafeFiles(OffPolicyAlgorithm):
             arrays["truncations"] = arrays["truncations"].copy()
             arrays["truncations"][-1] |= not arrays["terminations"][-1]  # online rows do not follow the data's last
             arrays = {name: np.concatenate([arrays[name], rows]) for name, rows in self.replay_buffer.online_rows().items()}
+        if isinstance(path, (str, pathlib.Path)) and str(path).endswith(".pkl"):  # CheckpointCallback's name for it
+            path = pathlib.Path(path).with_suffix(".npz")
         file: Any = open_path(path, "w", suffix="npz")
         np.savez_compressed(file, **arrays)
         if isinstance(path, (str, pathlib.Path)):
@@ -171,8 +173,8 @@ class SafeFiles(OffPolicyAlgorithm):
         :param trust: also read SB3's replay buffers, which are pickled: only those whose writer you trust
         :raises ValueError: if it is no data file, or pickled
         """
-        is_file = isinstance(path, (str, pathlib.Path))
-        if is_file and pathlib.Path(str(path)).suffix in (".npz", ".hdf5", ".h5"):
+        file = pathlib.Path(path) if isinstance(path, (str, pathlib.Path)) else None
+        if file is not None and (file.is_dir() or file.suffix in (".npz", ".hdf5", ".h5")):
             open_dataset(str(path), observation_space=self.observation_space, action_space=self.action_space)
             self.dataset = str(path)
         elif is_trusted(trust):

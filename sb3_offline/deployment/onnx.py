@@ -87,7 +87,7 @@ def export_onnx(model: OfflineAlgorithm, path: str | Path, opset: int = 18) -> P
     space = model.observation_space
     names = list(space.spaces) if isinstance(space, spaces.Dict) else ["observation"]
     examples = _examples(space, names, 2)
-    graph = DeterministicPolicy(model).eval()
+    graph = DeterministicPolicy(model).to(model.device).eval()
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}") as folder, _quiet():
         draft = Path(folder) / path.name
         th.onnx.export(

@@ -95,6 +95,8 @@ class OODDetector(nn.Module):
         self, observations: th.Tensor, actions: th.Tensor, raw_actions: th.Tensor, dynamics: EnsembleDynamics | None
     ) -> th.Tensor:
         """The share of the data that each measure finds less strange than (s, a): (3, B) in [0, 1]."""
+        if not bool(self.quantiles[2].any()):  # fitted when there were no dynamics to compare with
+            dynamics = None
         measures = self.measures(observations, actions, raw_actions, dynamics).contiguous()
         below = th.searchsorted(self.quantiles.to(measures), measures)  # quantiles that are smaller
         ranks = (below - 1).clamp(min=0) / (N_QUANTILES - 1)

@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch as th
 import torch.nn.functional as F
@@ -110,8 +110,7 @@ class SVPG(Entropy):
         policy.actor = with_particles(policy, self.n_particles)
 
     def step(self, actor: Actor, loss: th.Tensor, observations: th.Tensor) -> Logs:
-        assert isinstance(actor, ParticleActor)
-        particles, n_rows = actor.particle_parameters(), len(observations)
+        particles, n_rows = cast(ParticleActor, actor).particle_parameters(), len(observations)
         # the loss is a mean over all rows, of which a particle has some: back to the mean over its own
         gradients = flat_gradient(loss, [p for own in particles for p in own]).view(len(particles), -1)
         shares = gradients.new_tensor([len(range(i, n_rows, self.n_particles)) / n_rows for i in range(self.n_particles)])
@@ -174,7 +173,7 @@ Gaussian = tuple[th.Tensor, th.Tensor]
 def distribution(actor: Actor, observations: th.Tensor) -> Gaussian:
     """Mean and log std, (B, action_dim) each, before tanh, which changes neither the KL nor the Fisher matrix."""
     mean, log_std, _ = actor.get_action_dist_params(observations)
-    return mean, log_std
+    return mean.float(), log_std.float()  # the KL of a step is far below bfloat16's resolution
 
 
 def gaussian_kl(old: Gaussian, new: Gaussian) -> th.Tensor:

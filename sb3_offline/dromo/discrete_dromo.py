@@ -92,11 +92,12 @@ class DiscreteDROMO(DiscreteCOMBO):
         observations = self.replay_buffer.observations
         self.visitation.fit(observations, generator=self.streams.cpu("visitation"))
         if not self.strict and not bool(self.behavior_policy.fitted):
+            every_row = th.arange(self.replay_buffer.size(), device=self.device)
             fit_behavior_policy(
                 self.behavior_policy,
                 th.optim.Adam(self.behavior_policy.parameters(), lr=1e-3),
                 observations,
-                one_hot(th.as_tensor(self.replay_buffer.actions), int(self.action_space.n)),
+                one_hot(self.replay_buffer._rows("actions", every_row), int(self.action_space.n)),
                 generator=self.streams.cpu("behavior"),
                 progress_bar=progress_bar,
                 **{k: v for k, v in self.behavior_kwargs.items() if k != "hidden_sizes"},

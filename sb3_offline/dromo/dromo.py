@@ -88,6 +88,8 @@ class DROMO(COMBO):
         actor_rule(actor_regularizer, actor_kwargs or {})
         if actor_regularizer == "svpg" and kwargs.get("bc_warmup_steps", 0) > 0:
             raise ValueError("bc_warmup_steps clones into one actor; actor_regularizer='svpg' has many: leave one out.")
+        if auto_real_ratio and kwargs.get("execution") == "compile":
+            raise ValueError("auto_real_ratio moves f, which torch.compile takes for a constant: execution='eager'.")
         self.robustness = robustness
         self.robust_weight = size if robustness == "std" else None
         self.chi2_radius = chi2_radius
@@ -237,7 +239,7 @@ class DROMO(COMBO):
 
     def before_update(self, callback: BaseCallback) -> None:
         super().before_update(callback)
-        if self.auto_real_ratio and self.num_timesteps % self.rollout_freq == 0:
+        if self.auto_real_ratio and self.rollout_is_due:
             self.real_ratio = next_real_ratio(self)
             self.logger.record("train/real_ratio", self.real_ratio)
 

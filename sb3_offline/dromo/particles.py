@@ -8,6 +8,8 @@ import torch as th
 from stable_baselines3.sac.policies import Actor, SACPolicy
 from torch import nn
 
+from sb3_offline.common.policies import OfflineSACPolicy
+
 
 class ParticleActor(Actor):
     """
@@ -45,6 +47,9 @@ def with_particles(policy: SACPolicy, n_particles: int) -> ParticleActor:
         raise ValueError("actor_regularizer='svpg' needs share_features_extractor=False: each particle has its own.")
     kwargs = [policy._update_features_extractor(policy.actor_kwargs) for _ in range(n_particles)]
     actor = ParticleActor(n_particles, kwargs).to(policy.device)
+    if isinstance(policy, OfflineSACPolicy):
+        for other in actor.others:
+            policy.init_actor(cast(Actor, other))
     actor.load_state_dict(policy.actor.state_dict(), strict=False)  # the first is the actor that was there
     rate = policy.actor.optimizer.param_groups[0]["lr"]
     actor.optimizer = policy.optimizer_class(actor.parameters(), lr=rate, **policy.optimizer_kwargs)  # type: ignore[call-arg]

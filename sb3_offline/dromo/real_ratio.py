@@ -55,5 +55,8 @@ def next_real_ratio(model: DROMO) -> float:
         return data._replace(next_observations=sample.next_observations, rewards=rewards, dones=ended.float())
 
     y_model = th.stack([target(imagined()) for _ in range(N_DRAWS)])
-    best = optimal_real_ratio(*bias_and_variance(target(data), y_model))
+    finite = y_model.isfinite().all(dim=0)  # as in rollouts, rows that left the finite numbers do not count
+    if not bool(finite.any()):
+        return model.real_ratio
+    best = optimal_real_ratio(*bias_and_variance(target(data)[finite], y_model[:, finite]))
     return model.real_ratio + RATE * (best - model.real_ratio)

@@ -66,7 +66,8 @@ def chi2_worst_weights(values: th.Tensor, p: th.Tensor, radius: th.Tensor) -> th
         low, high = th.where(above, low, eta), th.where(above, eta, high)
     tilted = p * (z - low).clamp(min=0)
     tilted = tilted / tilted.sum(dim=-1, keepdim=True)
-    q = th.where(radius >= 1.0 / top_mass - 1.0, at_top / top_mass, tilted)
+    at_its_top = (radius >= 1.0 / top_mass - 1.0) | (std == 0)  # p may sum to a little less than 1
+    q = th.where(at_its_top, at_top / top_mass, tilted)
     return th.where(radius == 0, p.expand_as(q), q)
 
 

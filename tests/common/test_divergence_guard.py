@@ -7,6 +7,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
@@ -14,9 +15,10 @@ from stable_baselines3 import SAC
 from stable_baselines3.common.callbacks import ConvertCallback
 from stable_baselines3.common.utils import LinearSchedule
 
-from sb3_offline import COMBO, CQL, DivergenceGuard
+from sb3_offline import COMBO, CQL, MOPO, DivergenceGuard, load_dataset
 from sb3_offline.common.divergence_guard import value_bound
 from sb3_offline.common.health import TrainingDivergedError
+from sb3_offline.datasets import save_mapped
 from tests.conftest import FAST, FAST_MODEL_BASED
 
 Arrays = dict[str, np.ndarray]
@@ -164,3 +166,37 @@ def test_bad_arguments_are_refused() -> None:
             DivergenceGuard(**options)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="not SAC"):
         SAC("MlpPolicy", "Pendulum-v1", device="cpu").learn(1, callback=DivergenceGuard())
+
+
+def test_guard_comes_before_the_nan_check_of_learn(pendulum_arrays: Arrays) -> None:
+    """learn stops at a NaN every 100 steps; a guard that looks every 1000 has its say first."""
+    model = make(pendulum_arrays)
+
+    def poison(local: dict[str, Any], _: Any) -> bool:
+        if local["self"].num_timesteps == 50:
+            local["self"].critic.q_networks[0][0].weight.data.fill_(float("nan"))
+        return True
+
+    with pytest.warns(UserWarning, match="restored"):
+        model.learn(120, callback=[ConvertCallback(poison), DivergenceGuard("restore", check_freq=1000)])
+    assert model.num_timesteps == 120
+
+
+def test_mapped_data_can_be_watched(pendulum_arrays: Arrays, tmp_path: Path) -> None:
+    save_mapped(load_dataset(pendulum_arrays, **spaces_of("Pendulum-v1")), tmp_path / "data.mmap")
+    guard = DivergenceGuard("warn", check_freq=2)
+    CQL("MlpPolicy", env="Pendulum-v1", dataset=tmp_path / "data.mmap", storage="mmap", **FAST).learn(4, callback=guard)
+    assert guard.events == []
+
+
+def test_bound_knows_mopos_penalty(pendulum_arrays: Arrays) -> None:
+    """r - 100 u: the largest |100 u| of the imagined rows is added to R_max."""
+    model = MOPO("MlpPolicy", env="Pendulum-v1", dataset=pendulum_arrays, penalty_weight=100.0, **FAST_MODEL_BASED).learn(1)
+    largest = float(np.abs(pendulum_arrays["rewards"]).max())
+    u = model.model_buffer.uncertainties[: model.model_buffer.size()].abs().max()
+    assert value_bound(model) == pytest.approx((largest + 100.0 * float(u)) / 0.01, rel=1e-5)
+
+
+def spaces_of(env_id: str) -> dict[str, Any]:
+    env = gym.make(env_id)
+    return {"observation_space": env.observation_space, "action_space": env.action_space}

@@ -253,3 +253,25 @@ def test_to_sac_of_an_algorithm_with_a_target_actor(pendulum_arrays: Arrays) -> 
     expected, _ = model.predict(observations(), deterministic=True)
     np.testing.assert_array_equal(sac.predict(observations(), deterministic=True)[0], expected)
     assert float(sac.ent_coef_tensor) == pytest.approx(0.1)
+
+
+def test_rollouts_keep_their_rate_in_updates(pendulum_arrays: Arrays) -> None:
+    """300 updates of a rollout each 100: three, though the 300 environment steps come in bursts of 75."""
+    model = COMBO("MlpPolicy", env="Pendulum-v1", dataset=pendulum_arrays, **(FAST_MODEL_BASED | {"rollout_freq": 100})).learn(
+        100
+    )
+    count, rollout = [], model.rollout_model
+    model.rollout_model = lambda: (count.append(model._n_updates), rollout())  # type: ignore[method-assign,assignment,func-returns-value]
+    model.learn_online(300, learning_starts=0, train_freq=75, gradient_steps=75)
+    assert count == [100, 200, 300]
+
+
+def test_an_episode_that_was_cut_has_no_return(pendulum_arrays: Arrays) -> None:
+    model = make(pendulum_arrays, calibrated=True).learn(2)
+    model.learn_online(50, learning_starts=1000)
+    model.learn_online(200, learning_starts=1000)
+    returns = model.replay_buffer.returns[1000:]
+    assert returns[:50].isneginf().all()
+    rewards = model.replay_buffer.rewards[1050:1250]
+    total = float((rewards * 0.99 ** th.arange(200)).sum()) / (1.0 - 0.99**200)  # a cut episode, as if it went on alike
+    assert float(returns[50]) == pytest.approx(total, rel=1e-4)

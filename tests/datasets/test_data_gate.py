@@ -388,7 +388,7 @@ def test_sparse_rewards(zeros: int, warned: bool) -> None:
 
 @pytest.mark.parametrize(
     ("scale", "advice"),
-    [(101.0, "multiply them by 0.01"), (99.0, None), (0.0101, None), (0.0099, "multiply them by 100"), (3e5, "by 1e-05")],
+    [(101.0, "reward_scale=0.01"), (99.0, None), (0.0101, None), (0.0099, "reward_scale=100"), (3e5, "reward_scale=1e-05")],
 )
 def test_reward_scale(scale: float, advice: str | None) -> None:
     data = sound()

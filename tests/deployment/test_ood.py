@@ -77,3 +77,12 @@ def test_rows_that_do_not_fit_are_refused(pendulum_arrays: dict[str, np.ndarray]
         model.ood_score(np.zeros((2, 3)), np.zeros((2, 2)))
     with pytest.raises(ValueError, match="2 observations, but 3 actions"):
         model.ood_score(np.zeros((2, 3)), np.zeros((3, 1)))
+
+
+def test_dynamics_that_came_after_the_fit_have_no_say(pendulum_arrays: dict[str, np.ndarray]) -> None:
+    model = COMBO("MlpPolicy", "Pendulum-v1", dataset=pendulum_arrays, **FAST_MODEL_BASED)
+    model.fit_ood_detector(**FIT)
+    rows = pendulum_arrays["observations"][:50], pendulum_arrays["actions"][:50]
+    before = model.ood_score(*rows)
+    model.learn(1)
+    np.testing.assert_array_equal(model.ood_score(*rows), before)

@@ -34,6 +34,8 @@ def assert_equal_weights(one: Any, other: Any) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"auto_real_ratio": True, "execution": "compile"}, "takes for a constant"),
+        ({"actor_regularizer": "svpg", "bc_warmup_steps": 5}, "leave one out"),
         ({"robustness": "kl"}, "must be one of std, chi2, wasserstein"),
         ({"robustness": "chi2"}, "needs chi2_radius"),
         ({"robustness": "wasserstein", **WITHOUT_PI_BETA}, "needs wasserstein_radius"),

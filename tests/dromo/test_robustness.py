@@ -72,3 +72,9 @@ def test_gradient_of_the_sup_is_its_weights() -> None:
 def test_strata_weigh_f_and_1_minus_f() -> None:
     weights = stratified_weights(th.zeros(5, 2), th.zeros(5, 3), 0.8)
     th.testing.assert_close(weights, th.tensor([0.4, 0.4, 0.2 / 3, 0.2 / 3, 0.2 / 3]))
+
+
+def test_equal_values_keep_their_weights_whatever_rounding_does() -> None:
+    p = th.tensor([0.06] * 5 + [0.14] * 5)
+    q = chi2_worst_weights(th.ones(10), p, 1e-8)
+    th.testing.assert_close(q, p)

@@ -264,5 +264,5 @@ def _rewards(dataset: OfflineDataset) -> Iterator[Finding]:
             n - zeros,
             n,
             f"{size}: {scale:.3g} in root mean square where not zero, about {100 * scale:.2g} for Q at gamma=0.99",
-            f"At this scale {harm}: multiply them by {factor:g}, e.g. `sb3-offline convert --reward-scale {factor:g}`.",
+            f"At this scale {harm}: give the algorithm reward_scale={factor:g}, unless it has it already.",
         )
