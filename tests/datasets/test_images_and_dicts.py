@@ -16,6 +16,8 @@ from sb3_offline.common.storage import HostDatasetBuffer, make_dataset_buffer
 from sb3_offline.datasets import DatasetError, load_dataset, save_mapped
 from sb3_offline.datasets.checks import check_dataset
 from sb3_offline.datasets.checks.statistics import hash_rows
+from sb3_offline.shell.card import make_card
+from sb3_offline.shell.writing import write_dataset
 
 N, SIDE = 12, 4
 IMAGE = spaces.Box(0, 255, (SIDE, SIDE, 3), np.uint8)
@@ -154,6 +156,18 @@ def test_minari_dicts_are_read_and_nested_ones_refused(tmp_path: Path, monkeypat
     assert data.observations["image"].dtype == np.uint8
     with pytest.raises(DatasetError, match="SB3 takes no nested spaces"):
         load_dataset("test/nested-v0")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_is_converted_reads_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("minari")
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    data = load_dataset(steps(), **TASK)
+    for target in (str(tmp_path / "log.npz"), str(tmp_path / "log.h5"), "test/robot-v0"):
+        write_dataset(data, target)
+        assert load_dataset(target, **TASK).fingerprint() == data.fingerprint()
+    card = make_card(data)
+    assert len(card.statistics.observations.mean) == SIDE * SIDE * 3 + 2 + 1
 
 
 def test_rows_are_cut_chosen_and_joined() -> None:
