@@ -140,9 +140,10 @@ def collect(
     }
     write_dataset(data, output, card)
     summary = data.summary()
+    algo = "discrete_cql" if type(data.info.action_space).__name__ == "Discrete" else "cql"
     Console().print(
         f"{output}: {summary['transitions']:,} transitions, {summary['episodes']} episodes, mean return "
-        f"{summary['mean_return']:.1f}. Train on it: sb3-offline train --algo cql --env {env} --dataset {output}",
+        f"{summary['mean_return']:.1f}. Train on it: sb3-offline train --algo {algo} --env {env} --dataset {output}",
         markup=False,
         soft_wrap=True,
     )

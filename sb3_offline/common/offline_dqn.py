@@ -17,6 +17,7 @@ from sb3_offline.common.networks import Batch, Normalizer
 from sb3_offline.common.observations import Observations
 from sb3_offline.common.offline_algorithm import OfflineAlgorithm
 from sb3_offline.common.offline_sac import Logs, minimize, polyak
+from sb3_offline.common.schedules import check_rate
 from sb3_offline.common.storage import Storage, check_storage
 from sb3_offline.datasets.sources import Source
 
@@ -108,8 +109,7 @@ class OfflineDQN(OfflineAlgorithm, DQN):
         self.check_arguments(unknown)
         if not 0 <= gamma < 1:
             raise ValueError(f"gamma must lie in [0, 1), got {gamma}.")
-        if not callable(learning_rate) and learning_rate < 0:
-            raise ValueError(f"learning_rate must not be negative, got {learning_rate}.")
+        check_rate("learning_rate", learning_rate)
         if batch_size < 2:
             raise ValueError(f"batch_size must be at least 2, got {batch_size}.")
         if target_update_interval < 1:

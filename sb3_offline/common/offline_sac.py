@@ -19,6 +19,7 @@ from sb3_offline.common.normalized_td import normalized_td_step
 from sb3_offline.common.online import OnlineFineTuning
 from sb3_offline.common.online_buffer import OfflineOnlineBuffer
 from sb3_offline.common.policies import POLICIES, OfflineSACPolicy
+from sb3_offline.common.schedules import check_rate
 from sb3_offline.common.storage import HostDatasetBuffer, Storage, check_storage
 from sb3_offline.common.updates import (
     Call,
@@ -114,8 +115,7 @@ class OfflineSAC(OnlineFineTuning):
         if not 0 <= gamma < 1:
             raise ValueError(f"gamma must lie in [0, 1), got {gamma}.")
         for name, rate in (("learning_rate", learning_rate), ("qf_learning_rate", qf_learning_rate)):
-            if not callable(rate) and rate < 0:
-                raise ValueError(f"{name} must not be negative, got {rate}.")
+            check_rate(name, rate)
         if batch_size < 2:
             raise ValueError(f"batch_size must be at least 2, got {batch_size}.")
         if critic_update not in ("adam", "normalized_td"):

@@ -156,6 +156,8 @@ class OnlineFineTuning(OfflineAlgorithm, SAC):
             raise ValueError("to_sac() moves one actor; actor_regularizer='svpg' trains several that make one policy.")
         if "learning_rate" not in sac_options and self.lr_schedule(0.0) == 0:
             raise ValueError("The learning rate's schedule has fallen to 0: give to_sac(learning_rate=...).")
+        if env is None and self.env is None:
+            raise ValueError("This model was loaded without an environment: give to_sac(env=...).")
         uses_own = any(self.policy_kwargs.get(name) for name in OfflineSACPolicy.own)
         aliases = {policy: alias for alias, policy in POLICIES.items()}
         plain = self.policy_class in aliases and not uses_own

@@ -79,7 +79,7 @@ class Run:
             name, file = type(self.model).__name__, sibling(path)
             self.interrupt.stop(
                 f"{name} stopped at step {self.model.num_timesteps:,} and is saved: {path}. To go on exactly there: "
-                f'{name}.resume("{file}", env=..., dataset=...).learn()'
+                f'{name}.resume("{file}").learn(), with env= or dataset= where you gave objects instead of ids or paths.'
             )
         self._write_siblings()
 

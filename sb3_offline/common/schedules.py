@@ -41,6 +41,13 @@ class ScaledSchedule:
         return self.factor * self.schedule(progress_remaining)
 
 
+def check_rate(name: str, rate: object) -> None:
+    """:raises ValueError: for what is neither a schedule nor a number that is not negative."""
+    if not callable(rate) and not (isinstance(rate, (int, float)) and rate >= 0):
+        hint = " RL-Zoo's texts are for its YAML files: here it is CosineSchedule(1e-4)." if isinstance(rate, str) else ""
+        raise ValueError(f"{name} must be a schedule, or a number that is not negative, got {rate!r}.{hint}")
+
+
 def parse_cosine(text: str) -> CosineSchedule | None:
     """``cosine_1e-4`` as RL-Zoo writes schedules in YAML files; None for other text."""
     name, _, initial = text.partition("_")

@@ -37,8 +37,10 @@ class ConservativePenalty(OfflineAlgorithm):
     ):
         if conservative_weight is not None and target_gap is not None:
             raise ValueError("Give conservative_weight (fixed) or target_gap (the weight is learned), not both.")
-        if conservative_weight is not None and conservative_weight < 0:
-            raise ValueError(f"conservative_weight must not be negative, got {conservative_weight}.")
+        if conservative_weight is not None and not (
+            isinstance(conservative_weight, (int, float)) and conservative_weight >= 0
+        ):
+            raise ValueError(f"conservative_weight must be a number that is not negative, got {conservative_weight!r}.")
         if conservative not in self.regularizers:
             raise ValueError(f"conservative must be one of {', '.join(self.regularizers)}, got {conservative!r}.")
         self.conservative_weight = 2.5 if conservative_weight is None else conservative_weight

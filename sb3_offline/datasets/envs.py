@@ -78,17 +78,24 @@ _TRANSPARENT = (
 
 
 def task_of(env: gym.Env | VecEnv) -> EnvSpec | None:
-    """The spec of the task that an env is, or None if it has none, or if a wrapper may have changed the task."""
+    """The spec of the task that an env is, with its time limit; None if it has none or a wrapper may change the task."""
     if isinstance(env, VecEnv):
         inner = env.unwrapped
         if not isinstance(inner, DummyVecEnv) or inner.observation_space != env.observation_space:
             return None
         env = inner.envs[0]
+    limit: int | None = None
     while isinstance(env, gym.Wrapper):
         if not isinstance(env, _TRANSPARENT):  # RL-Zoo has its own TimeLimit
             return None
+        if limit is None:  # the outermost one cuts first
+            limit = getattr(env, "_max_episode_steps", None)
         env = env.env
-    return env.spec
+    if env.spec is None:
+        return None
+    spec = copy.deepcopy(env.spec)  # a bare task's: it knows nothing of what is around it
+    spec.max_episode_steps, spec.order_enforce = limit, True
+    return spec
 
 
 def env_from_spec(spec: EnvSpec, dataset_id: str, **kwargs: Any) -> gym.Env:

@@ -18,6 +18,7 @@ from sb3_offline.common.offline_sac import Logs
 from sb3_offline.common.visitation import VisitationMode, make_visitation
 from sb3_offline.common.visits import CountScale
 from sb3_offline.datasets import OfflineDataset
+from sb3_offline.dromo.options import split_behavior_kwargs
 from sb3_offline.dromo.robustness import smoothing, spread_logs
 
 
@@ -69,11 +70,12 @@ class DiscreteDROMO(DiscreteCOMBO):
         self.visitation_mode: VisitationMode = visitation or ("constant" if strict else "simhash")
         self.count_scale = count_scale
         self.behavior_kwargs = dict(behavior_kwargs or {})
+        split_behavior_kwargs(behavior_kwargs, ("hidden_sizes",))
         super().__init__(*args, rollout_policy=rollout_policy, **kwargs)
 
     def _setup_model(self) -> None:
         super()._setup_model()
-        architecture = {k: v for k, v in self.behavior_kwargs.items() if k == "hidden_sizes"}
+        architecture, _ = split_behavior_kwargs(self.behavior_kwargs, ("hidden_sizes",))
         observation_dim = get_flattened_obs_dim(self.observation_space)
         self.behavior_policy = DiscreteBehaviorPolicy(
             observation_dim,
@@ -92,6 +94,7 @@ class DiscreteDROMO(DiscreteCOMBO):
         observations = self.replay_buffer.observations
         self.visitation.fit(observations, generator=self.streams.cpu("visitation"))
         if not self.strict and not bool(self.behavior_policy.fitted):
+            _, options = split_behavior_kwargs(self.behavior_kwargs, ("hidden_sizes",))
             every_row = th.arange(self.replay_buffer.size(), device=self.device)
             fit_behavior_policy(
                 self.behavior_policy,
@@ -100,7 +103,7 @@ class DiscreteDROMO(DiscreteCOMBO):
                 one_hot(self.replay_buffer._rows("actions", every_row), int(self.action_space.n)),
                 generator=self.streams.cpu("behavior"),
                 progress_bar=progress_bar,
-                **{k: v for k, v in self.behavior_kwargs.items() if k != "hidden_sizes"},
+                **options,
             )
 
     def networks(self) -> DiscreteDROMONetworks:

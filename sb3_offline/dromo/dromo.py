@@ -20,7 +20,7 @@ from sb3_offline.cql.cql import CQLNoise
 from sb3_offline.datasets import OfflineDataset
 from sb3_offline.dromo.actor_rules import ActorRegularizer, actor_rule
 from sb3_offline.dromo.networks import DROMONetworks, DROMONoise
-from sb3_offline.dromo.options import check_lipschitz, check_size, refuse_contradictions
+from sb3_offline.dromo.options import check_lipschitz, check_size, refuse_contradictions, split_behavior_kwargs
 from sb3_offline.dromo.real_ratio import next_real_ratio
 from sb3_offline.dromo.robustness import (
     Robustness,
@@ -103,6 +103,7 @@ class DROMO(COMBO):
         self.actor_regularizer = actor_regularizer
         self.actor_kwargs = dict(actor_kwargs or {})
         self.behavior_kwargs = dict(behavior_kwargs or {})
+        split_behavior_kwargs(behavior_kwargs)
         super().__init__(*args, rollout_policy=rollout_policy, **kwargs)
 
     # --- set up ---
@@ -115,7 +116,7 @@ class DROMO(COMBO):
     def _setup_model(self) -> None:
         super()._setup_model()
         observation_dim, exact = get_flattened_obs_dim(self.observation_space), self.visitation_mode == "exact"
-        architecture = {k: v for k, v in self.behavior_kwargs.items() if k in ("n_components", "hidden_sizes")}
+        architecture, _ = split_behavior_kwargs(self.behavior_kwargs)
         self.behavior_policy = BehaviorPolicy(
             observation_dim, get_action_dim(self.action_space), generator=self.streams.cpu("behavior"), **architecture
         ).to(self.device)
@@ -133,7 +134,7 @@ class DROMO(COMBO):
             return  # n(s) and pi_beta are not asked; COMBO, to the bit, without a robust term
         self.visitation.fit(observations, generator=self.streams.cpu("visitation"))
         if not self.strict and not bool(self.behavior_policy.fitted):
-            options = {k: v for k, v in self.behavior_kwargs.items() if k not in ("n_components", "hidden_sizes")}
+            _, options = split_behavior_kwargs(self.behavior_kwargs)
             fit_behavior_policy(
                 self.behavior_policy,
                 th.optim.Adam(self.behavior_policy.parameters(), lr=1e-3),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Any
 
 
@@ -55,6 +56,25 @@ def refuse_contradictions(
         raise ValueError(f"behavior_kwargs fits pi_beta, of which {user} draws no actions: leave it out.")
     if robustness != "std" and conservative_weight == 0:
         raise ValueError(f"robustness={robustness!r} is weighed by beta: with conservative_weight=0 it does nothing.")
+
+
+def split_behavior_kwargs(
+    kwargs: Mapping[str, Any] | None, architecture: tuple[str, ...] = ("n_components", "hidden_sizes")
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """
+    What goes to pi_beta's network, and what to its fit.
+
+    :param architecture: Names of the network's options.
+    :raises TypeError: for an unknown name, with the nearest known one.
+    """
+    known = (*architecture, "n_steps", "batch_size", "holdout_fraction", "eval_every", "patience")
+    for name in kwargs or {}:
+        if name not in known:
+            nearest = get_close_matches(name, known, n=1)
+            hint = f"Did you mean {nearest[0]!r}?" if nearest else f"It takes: {', '.join(known)}."
+            raise TypeError(f"behavior_kwargs takes no {name!r}. {hint}")
+    given = dict(kwargs or {})
+    return {k: v for k, v in given.items() if k in architecture}, {k: v for k, v in given.items() if k not in architecture}
 
 
 def check_lipschitz(lipschitz_weight: float, lipschitz_bound: float | None) -> None:

@@ -175,7 +175,7 @@ def test_actions_that_do_not_start_at_zero() -> None:
         ({"conservative_wieght": 1.0}, TypeError, "Did you mean 'conservative_weight'"),
         ({"conservative_weight": 1.0, "target_gap": 1.0}, ValueError, "not both"),
         ({"gamma": 1.0}, ValueError, r"gamma must lie in \[0, 1\)"),
-        ({"learning_rate": -1.0}, ValueError, "learning_rate must not be negative"),
+        ({"learning_rate": -1.0}, ValueError, "learning_rate must be a schedule, or a number"),
         ({"batch_size": 1}, ValueError, "batch_size"),
         ({"target_update_interval": 0}, ValueError, "target_update_interval"),
     ],

@@ -76,6 +76,11 @@ BALLS = [
 ]
 
 
+def test_unknown_behavior_kwargs_are_refused_at_once(pendulum_arrays: Arrays) -> None:
+    with pytest.raises(TypeError, match=r"behavior_kwargs takes no 'steps'\. Did you mean 'n_steps'"):
+        make(pendulum_arrays, behavior_kwargs={"steps": 3})
+
+
 @pytest.mark.parametrize("ball", BALLS)
 def test_radius_0_is_combo_to_the_bit(pendulum_arrays: Arrays, ball: dict[str, Any]) -> None:
     dromo = make(pendulum_arrays, rollout_policy="current", **ball).learn(25)

@@ -260,7 +260,7 @@ def test_odd_numbers_of_steps_are_refused(pendulum_arrays: Arrays, steps: float)
 
 
 def test_negative_rates_are_refused(pendulum_arrays: Arrays) -> None:
-    with pytest.raises(ValueError, match="qf_learning_rate must not be negative"):
+    with pytest.raises(ValueError, match="qf_learning_rate must be a schedule, or a number"):
         make(CQL, pendulum_arrays, qf_learning_rate=-1.0)
 
 
@@ -297,3 +297,16 @@ def test_corrupted_zip(tmp_path: Path) -> None:
     (tmp_path / "model.zip").write_bytes(b"not a zip file")
     with pytest.raises(ValueError, match="zip"):
         CQL.load(tmp_path / "model.zip")
+
+
+def test_the_task_given_as_env_keeps_its_time_limit(pendulum_arrays: dict[str, np.ndarray], tmp_path: Path) -> None:
+    """The data name no task: after load the task is made anew, and episodes still end."""
+    CQL("MlpPolicy", "Pendulum-v1", dataset=pendulum_arrays, **fast_options(CQL)).learn(1).save(tmp_path / "model")
+    loaded = CQL.load(tmp_path / "model", device="cpu")
+    assert loaded.dataset_info is not None
+    env = loaded.dataset_info.make_env()
+    env.reset(seed=0)
+    steps = 0
+    while not env.step(env.action_space.sample())[3]:
+        steps += 1
+    assert steps == 199

@@ -192,7 +192,12 @@ def test_trials_share_one_fit_and_refuse_a_useless_one(tmp_path: Path) -> None:
     options = {"hidden_sizes": (16,), "n_members": 2, "max_epochs": 2, "weight_decay": 1e-5}
 
     def model(seed: int, **more: object) -> COMBO:
-        settings = {"dynamics_kwargs": options | more, "policy_kwargs": {"net_arch": [8]}, "device": "cpu"}
+        settings = {
+            "dynamics_kwargs": options | more,
+            "policy_kwargs": {"net_arch": [8]},
+            "device": "cpu",
+            "check_data": False,
+        }
         return COMBO("MlpPolicy", ENV, seed=seed, dynamics_cache=False, **settings)  # type: ignore[arg-type]
 
     first, second, other = model(0), model(1), model(2, batch_size=128)
