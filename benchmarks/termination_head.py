@@ -20,6 +20,17 @@ from sb3_offline.dynamics.world import Columns, split_episodes
 HELD_OUT_EVERY = 5  # every fifth episode
 
 
+def columns_of(rows: Columns) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
+    return rows.observations, rows.actions, rows.next_observations
+
+
+def recall_at(probability: th.Tensor, truth: th.Tensor, precision: float) -> float:
+    """The largest recall that any threshold reaches at this precision or better: what the classifier could do."""
+    hits = truth[probability.argsort(descending=True)].cumsum(0)
+    reached = hits / th.arange(1, len(hits) + 1) >= precision
+    return float(hits[reached].max() / truth.sum())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", default="offline/hopper/medium-replay-v0")
@@ -30,7 +41,7 @@ def main() -> None:
     seen, unseen = split_episodes(dataset, HELD_OUT_EVERY)
     device = th.device("cpu")
     train, test = Columns.of(dataset, seen, device), Columns.of(dataset, unseen, device)
-    truth = rule(test.observations, test.actions, test.next_observations)
+    truth = rule(*columns_of(test))
     path = RESULTS / "termination_head" / f"{dataset.info.dataset_id.replace('/', '.')}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
@@ -40,14 +51,14 @@ def main() -> None:
         generator = th.Generator().manual_seed(seed)
         head = TerminationHead(train.observations.shape[1], train.actions.shape[1], generator=generator)
         start = time.perf_counter()
-        columns = (train.observations, train.actions, train.next_observations, train.terminations)
-        fit_termination_head(head, *columns, generator=generator)
-        called = head(test.observations, test.actions, test.next_observations)
+        fit_termination_head(head, *columns_of(train), train.terminations, generator=generator)
+        called = head(*columns_of(test))
         hits = int((called & truth).sum())
         figures = {
             "seed": seed,
             "recall": hits / int(truth.sum()),
             "precision": hits / max(int(called.sum()), 1),
+            "recall_at_precision_90": recall_at(head.probability(*columns_of(test)), truth, precision=0.9),
             "ends": int(truth.sum()),
             "logged_ends": int(test.terminations.sum()),
             "seconds": round(time.perf_counter() - start, 1),
