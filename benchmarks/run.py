@@ -165,7 +165,7 @@ def run_one(run: Run, arguments: argparse.Namespace, path: Path) -> dict[str, An
         "eval_every": arguments.eval_every,
         "n_episodes": arguments.episodes,
         "options": options,
-        "command": "python -m benchmarks.run " + " ".join(sys.argv[1:]),
+        "command": "python -m benchmarks.run " + " ".join(sys.argv[1:]).replace(str(arguments.out), arguments.out.name),
         "machine": machine(),
     }
     append(partial, {"config": config})
