@@ -147,10 +147,11 @@ class _ReLUNetwork(th.autograd.Function):
     def forward(ctx: Any, workspace: Workspace, low: th.dtype, keep: bool, inputs: th.Tensor, *parameters: th.Tensor) -> Any:
         weights, biases = parameters[::2], parameters[1::2]
         activations = [inputs.to(low)]
-        for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
+        low_weights = [weight.to(low) for weight in weights]
+        for weight, bias in zip(low_weights[:-1], biases[:-1], strict=True):
             x = activations[-1]
             out = workspace.take(len(x), len(bias), x)
-            th.addmm(bias.to(low), x, weight.to(low).t(), out=out).relu_()
+            th.addmm(bias.to(low), x, weight.t(), out=out).relu_()
             activations.append(out)
         hidden = activations[-1]
         if low != inputs.dtype:  # Q itself is not rounded
@@ -159,7 +160,7 @@ class _ReLUNetwork(th.autograd.Function):
         values = th.addmm(biases[-1], hidden, weights[-1].t())
         if keep:
             ctx.workspace, ctx.given_back = workspace, False
-            ctx.save_for_backward(*activations, *weights)
+            ctx.save_for_backward(*activations, *low_weights)
         else:
             for buffer in activations[1:]:
                 workspace.give(buffer)
@@ -177,7 +178,7 @@ class _ReLUNetwork(th.autograd.Function):
         gradients: list[th.Tensor | None] = []
         g: Any = gradient
         for layer in reversed(range(n_layers)):
-            x, weight, above = activations[layer], weights[layer].to(low), g.to(low)
+            x, weight, above = activations[layer], weights[layer], g.to(low)
             if ctx.needs_input_grad[4 + 2 * layer]:
                 # the few inputs of the first layer come first in its product: that is faster
                 product = above.t() @ x if layer > 0 else (x.t() @ above).t().contiguous()
