@@ -27,7 +27,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from benchmarks.run import RESULTS, machine
-from sb3_offline.common.updates import Precision
+from sb3_offline.common.precision import Precision
 from sb3_offline.dynamics import EnsembleDynamics, rollout
 from sb3_offline.dynamics.rules import never_ended
 from sb3_offline.dynamics.training import train_batches

@@ -8,8 +8,7 @@ import numpy as np
 import torch as th
 
 from sb3_offline.common.model_based_sac import ModelBasedSAC
-from sb3_offline.common.networks import Batch, SACNetworks
-from sb3_offline.common.offline_sac import Logs
+from sb3_offline.common.networks import Batch, Logs, SACNetworks
 from sb3_offline.cql.conservative import Conservatism
 from sb3_offline.cql.cql import CQL, CQLNoise
 from sb3_offline.datasets import OfflineDataset

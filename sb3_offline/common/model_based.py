@@ -15,7 +15,7 @@ from sb3_offline.common.buffers import ModelRolloutBuffer
 from sb3_offline.common.interrupt import deferred_interrupts
 from sb3_offline.common.networks import Batch
 from sb3_offline.common.offline_algorithm import OfflineAlgorithm
-from sb3_offline.common.updates import Precision
+from sb3_offline.common.precision import Precision
 from sb3_offline.datasets import OfflineDataset
 from sb3_offline.datasets.checks import pass_gate
 from sb3_offline.dynamics import DynamicsConfig, EpochStats, Rollout, TerminationFn, resolve_termination, rollout

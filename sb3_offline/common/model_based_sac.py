@@ -11,7 +11,8 @@ from stable_baselines3.sac.policies import Actor
 
 from sb3_offline.common.buffers import unscale_actions
 from sb3_offline.common.model_based import ModelBasedAlgorithm
-from sb3_offline.common.offline_sac import OfflineSAC, polyak
+from sb3_offline.common.offline_sac import OfflineSAC
+from sb3_offline.common.optimizers import polyak
 
 
 class ModelBasedSAC(ModelBasedAlgorithm, OfflineSAC):

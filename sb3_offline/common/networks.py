@@ -19,6 +19,7 @@ from sb3_offline.common.critics import Workspace, evaluate
 from sb3_offline.common.observations import Observations, tensors_of
 
 Normalizer = Callable[[Any], Any]
+Logs = dict[str, th.Tensor]  # what a loss tells the logger, scalars on the device
 
 
 class Batch(NamedTuple):

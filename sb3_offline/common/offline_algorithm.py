@@ -1,4 +1,4 @@
-"""What every offline algorithm shares, whatever it learns: where the data comes from, the learn loop, save and load."""
+"""What every offline algorithm shares, whatever it learns: its constructor, the learn loop, save and load."""
 
 from __future__ import annotations
 
@@ -10,33 +10,32 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-import gymnasium as gym
 import numpy as np
 import torch as th
-from gymnasium import spaces
 from stable_baselines3.common.callbacks import CallbackList
+from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.running_mean_std import RunningMeanStd
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import safe_mean
-from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
-import sb3_offline
 from sb3_offline.common.atomic import write_atomically
 from sb3_offline.common.buffers import OfflineDatasetBuffer
+from sb3_offline.common.data_backed import DataBacked
 from sb3_offline.common.health import LossWatch, TrainingDivergedError, non_finite_parameter
 from sb3_offline.common.networks import Normalizer, vec_normalizer
-from sb3_offline.common.observations import check_observations, has_images
+from sb3_offline.common.observations import check_observations
+from sb3_offline.common.precision import Precision
 from sb3_offline.common.resume import Continuation, open_checkpoint
 from sb3_offline.common.rng import Streams
 from sb3_offline.common.run import Run
 from sb3_offline.common.saving import SafeFiles
+from sb3_offline.common.schedules import check_rate
 from sb3_offline.common.signature import check_arguments, merge_signature
-from sb3_offline.common.storage import Storage, make_dataset_buffer
+from sb3_offline.common.storage import Storage, check_storage, make_dataset_buffer
 from sb3_offline.common.tensorboard import open_run
-from sb3_offline.common.updates import Precision
-from sb3_offline.datasets import DatasetInfo, OfflineDataset, SpacesOnlyEnv, open_dataset
+from sb3_offline.common.time_estimate import TimeEstimate
+from sb3_offline.datasets import OfflineDataset
 from sb3_offline.datasets.checks import pass_gate
-from sb3_offline.datasets.envs import task_of
 from sb3_offline.datasets.mapped import blocks
 from sb3_offline.datasets.sources import Source
 from sb3_offline.deployment import Deployable
@@ -44,31 +43,32 @@ from sb3_offline.deployment import Deployable
 SelfOffline = TypeVar("SelfOffline", bound="OfflineAlgorithm")
 
 DEFAULT_TIMESTEPS = 100_000
-_NO_DATA = (
-    "No data to learn from. Give one of: dataset=... (a packaged or Minari id, an .hdf5 or .npz file, a dict of arrays, a "
-    "filled SB3 ReplayBuffer); an env whose unwrapped.get_dataset() returns its data, such as "
-    'gym.make("sb3_offline/Pendulum-medium-replay-v0"); or a dataset\'s id as env.'
-)
 
 
-class OfflineAlgorithm(Deployable, SafeFiles):
+class OfflineAlgorithm(DataBacked, Deployable, SafeFiles):
     """
     An SB3 off-policy algorithm that learns from a fixed dataset; one timestep is one gradient step.
 
     A child says what one gradient step is (:meth:`update`) and may prepare more than the buffer (:meth:`prepare`).
 
+    :param policy: "MlpPolicy", "CnnPolicy" (images), "MultiInputPolicy" (dict observations), or a policy class.
+    :param env: A gymnasium env or its id; may be left out when ``dataset`` names its task or its spaces.
+    :param dataset: Anything :func:`sb3_offline.load_dataset` takes; not needed if ``env`` carries its own data.
+    :param learning_rate: A number or a schedule.
+    :param batch_size: Transitions a gradient step.
+    :param gamma: Discount factor, in [0, 1).
     :param reward_scale: Learn from ``reward_scale * r + reward_shift``, in logged, imagined and online rewards alike. Data,
         dynamics and evaluation keep the task's own rewards.
     :param reward_shift: A constant a step: where episodes can terminate it pays for (or against) staying alive.
+    :param storage: Where the data lie during training: "device", "memory", "mmap" (a folder of .npy files, read row by row)
+        or "auto", see :mod:`sb3_offline.common.storage`.
+    :param check_data: Refuse data that cannot be right, and warn of what looks wrong, before training (the data gate).
+    :param tensorboard_log: Folder for TensorBoard.
+    :param policy_kwargs: Passed to the policy, as in SB3 (``net_arch``, ``activation_fn``, ...).
+    :raises ValueError: if the spaces, the data or an option do not fit.
     """
 
-    supported_spaces: ClassVar[Mapping[str, tuple[type[spaces.Space], ...]]] = {
-        "action": (spaces.Box,),
-        "observation": (spaces.Box, spaces.Dict),
-    }
     vectors_only: ClassVar[str | None] = None  # why images and dict observations cannot be learned from, if so
-    dataset: Source | None = None  # how to load the data again; kept by save() when it is an id or a path
-    dataset_info: DatasetInfo | None = None
     precision: Precision = "float32"  # of matrix products; an instance may have another
     storage: Storage = "auto"  # where the data lie during training; an instance has its own
     check_data: bool = True  # whether learn passes the data through the gate (sb3_offline.datasets.checks)
@@ -85,102 +85,63 @@ class OfflineAlgorithm(Deployable, SafeFiles):
         """Refuse unknown and online-only arguments (:func:`check_arguments`)."""
         check_arguments(cls, dict(kwargs))
 
-    def __init__(self, *args: Any, reward_scale: float = 1.0, reward_shift: float = 0.0, **kwargs: Any):
+    def __init__(
+        self,
+        policy: str | type[BasePolicy],
+        env: GymEnv | str | None = None,
+        dataset: Source | None = None,
+        *,
+        learning_rate: float | Schedule,
+        batch_size: int = 256,
+        gamma: float = 0.99,
+        reward_scale: float = 1.0,
+        reward_shift: float = 0.0,
+        storage: Storage = "auto",
+        check_data: bool = True,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: th.device | str = "auto",
+        _init_setup_model: bool = True,
+        **of_the_sb3_algorithm: Any,
+    ):
+        self.check_arguments(of_the_sb3_algorithm)
+        check_rate("learning_rate", learning_rate)
+        if batch_size < 2:
+            raise ValueError(f"batch_size must be at least 2, got {batch_size}.")
+        if not 0 <= gamma < 1:
+            raise ValueError(f"gamma must lie in [0, 1), got {gamma}.")
         if not (0 < reward_scale < math.inf and math.isfinite(reward_shift)):
             raise ValueError(f"reward_scale={reward_scale} must be positive, reward_shift={reward_shift} a finite number.")
         self.reward_scale = reward_scale
         self.reward_shift = reward_shift
-        policy, env = args[:2]
+        self.storage = check_storage(storage)
+        self.check_data = check_data
+        policy_kwargs = dict(policy_kwargs or {})  # SB3 writes into it
+        env = self._resolve_env(env, dataset, loading=not _init_setup_model)
         if env is not None:  # load() gives none
-            check_observations(type(self).__name__, policy, env, kwargs.get("policy_kwargs") or {}, self.vectors_only)
-        super().__init__(*args, **kwargs)
-
-    # --- where the data and the spaces come from ---
-
-    def _resolve_env(self, env: GymEnv | str | None, dataset: Source | None, loading: bool) -> GymEnv:
-        """
-        Find the spaces, the task and the data: explicit ``dataset``, else the env's own, else the env as a dataset's id.
-
-        :param loading: True inside SB3's ``load``, which knows the spaces already and may have no env.
-        :raises ValueError: if neither gives spaces, or if they do not fit each other or this algorithm.
-        """
-        if loading and env is None:
-            return None  # type: ignore[return-value]
-        env = self._find_env(env, dataset)
-        for kind, space in (("action", env.action_space), ("observation", env.observation_space)):
-            if not isinstance(space, self.supported_spaces[kind]):
-                names = " or ".join(supported.__name__ for supported in self.supported_spaces[kind])
-                others = ", ".join(_algorithms_for(kind, space))
-                hint = f" {others} can learn from it." if others else ""
-                raise ValueError(f"{type(self).__name__} needs {kind}s in a {names} space; this task has {space}.{hint}")
-        return env
-
-    def _find_env(self, env: GymEnv | str | None, dataset: Source | None) -> GymEnv:
-        if isinstance(env, str) and env not in gym.registry and dataset is None:
-            env, dataset = None, env  # a dataset's id given as env
-        if isinstance(env, str):
-            name, env = env, gym.make(env)
-            if dataset is None and hasattr(env.unwrapped, "get_dataset"):
-                dataset = name  # remembered by save(), as any id
-        if isinstance(env, VecEnv) and env.num_envs != 1:
-            raise ValueError(
-                f"{type(self).__name__} got {env.num_envs} environments. Give one: offline training never steps it."
-            )
-        normalizer = unwrap_vec_normalize(env) if isinstance(env, VecEnv) else None
-        if normalizer is not None and normalizer.norm_reward:
-            raise ValueError(
-                "VecNormalize(norm_reward=True) would change the logged rewards' meaning offline. Use norm_reward=False "
-                '(RL-Zoo: normalize: "dict(norm_obs=True, norm_reward=False)").'
-            )
-        if normalizer is not None and normalizer.norm_obs:
-            space = normalizer.venv.observation_space
-            if isinstance(space, spaces.Dict) or has_images(space):
-                raise ValueError(
-                    f"VecNormalize(norm_obs=True) is for vectors here; this task has {space}. Use norm_obs=False: the policy "
-                    "divides images by 255 itself; scale the vectors of a Dict in the data and in an env wrapper."
-                )
-        self.dataset = dataset
-        if dataset is None:
-            if env is None:
-                raise ValueError(_NO_DATA)
-            return env
-        info = open_dataset(
-            dataset,
-            observation_space=None if env is None else env.observation_space,
-            action_space=None if env is None else env.action_space,
-            env_spec=None if env is None else task_of(env),
-        ).info
-        self.dataset_info = info
-        return self._env_of(info) if env is None else env
-
-    def _env_of(self, info: DatasetInfo) -> gym.Env:
-        """The dataset's own task where it can be made here, else an env that only has its spaces."""
-        if info.env_spec is not None:
-            try:
-                return info.make_env()
-            except Exception as error:
-                print(f"{type(self).__name__}: training without a simulator ({info.env_spec.id} cannot be made: {error})")
-        return SpacesOnlyEnv(info.observation_space, info.action_space)
-
-    def load_dataset(self) -> OfflineDataset:
-        """
-        Read the data that this model was given, or that its env offers.
-
-        :raises ValueError: if there is none (after ``load`` from a file, pass ``env=`` or set ``model.dataset``).
-        """
-        source = self.dataset
-        if source is None and self.env is not None and self.env.has_attr("get_dataset"):
-            source = self.env.env_method("get_dataset")[0]
-        if source is None:
-            raise ValueError(_NO_DATA)
-        task = None if self.env is None else task_of(self.env)
-        if task is None and self.dataset_info is not None:
-            task = self.dataset_info.env_spec
-        dataset = open_dataset(
-            source, observation_space=self.observation_space, action_space=self.action_space, env_spec=task
-        ).load()
-        self.dataset_info = dataset.info
-        return dataset
+            check_observations(type(self).__name__, policy, env, policy_kwargs, self.vectors_only)
+        super().__init__(  # type: ignore[call-arg]  # SAC, TD3 and DQN take _init_setup_model
+            policy=policy,
+            env=env,
+            learning_rate=learning_rate,
+            batch_size=batch_size,
+            gamma=gamma,
+            buffer_size=1,
+            learning_starts=0,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            policy_kwargs=policy_kwargs,
+            verbose=verbose,
+            seed=seed,
+            device=device,
+            _init_setup_model=False,
+            **of_the_sb3_algorithm,
+        )
+        if _init_setup_model:
+            self._setup_model()
 
     # --- set up ---
 
@@ -289,7 +250,7 @@ class OfflineAlgorithm(Deployable, SafeFiles):
         dones, infos = np.zeros(1, dtype=bool), [{}]  # type: ignore[var-annotated]
         self.policy.set_training_mode(True)
         callback.on_training_start(locals(), globals())
-        estimate = _TimeEstimate(type(self).__name__, total_timesteps - self.num_timesteps) if announce else None
+        estimate = TimeEstimate(type(self).__name__, total_timesteps - self.num_timesteps) if announce else None
         with Run(self, dataset, callback, continuation) as run:
             while self.num_timesteps < total_timesteps:
                 self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
@@ -406,30 +367,3 @@ class OfflineAlgorithm(Deployable, SafeFiles):
         if not isinstance(self.dataset, (str, Path)):
             excluded.append("dataset")  # arrays stay where they are; an id or a path travels with the model
         return excluded
-
-
-def _algorithms_for(kind: str, space: spaces.Space) -> list[str]:
-    """The names of the library's algorithms whose actions or observations (``kind``) may live in ``space``."""
-    exported = (getattr(sb3_offline, name) for name in sb3_offline.__all__)
-    algorithms = (item for item in exported if isinstance(item, type) and issubclass(item, OfflineAlgorithm))
-    return sorted(cls.__name__ for cls in algorithms if isinstance(space, cls.supported_spaces[kind]))
-
-
-class _TimeEstimate:
-    """Says once, when the first updates have been timed, how long training will take."""
-
-    def __init__(self, name: str, steps: int, after: int = 100):
-        self.name, self.steps, self.after = name, steps, after
-        self.done, self.start = 0, time.perf_counter()
-
-    def print_once(self) -> bool:
-        self.done += 1
-        if self.done == 10:  # the first updates pay for allocations
-            self.start = time.perf_counter()
-        if self.done < min(self.after, self.steps):
-            return False
-        rate = (self.done - 10) / max(time.perf_counter() - self.start, 1e-9)
-        if self.done > 10:
-            minutes = self.steps / rate / 60
-            print(f"{self.name}: {self.steps:,} gradient steps at {rate:.0f} a second, about {minutes:.1f} minutes.")
-        return True

@@ -13,12 +13,10 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from stable_baselines3.common.utils import FloatSchedule
 from stable_baselines3.dqn.policies import DQNPolicy
 
-from sb3_offline.common.networks import Batch, Normalizer
+from sb3_offline.common.networks import Batch, Logs, Normalizer
 from sb3_offline.common.observations import Observations
 from sb3_offline.common.offline_algorithm import OfflineAlgorithm
-from sb3_offline.common.offline_sac import Logs, minimize, polyak
-from sb3_offline.common.schedules import check_rate
-from sb3_offline.common.storage import Storage, check_storage
+from sb3_offline.common.optimizers import minimize, polyak
 from sb3_offline.datasets.sources import Source
 
 # What the algorithms for continuous actions take, and why there is none of it here
@@ -86,57 +84,16 @@ class OfflineDQN(OfflineAlgorithm, DQN):
 
     def __init__(
         self,
-        policy: str | type[DQNPolicy],
-        env: GymEnv | str | None = None,
-        dataset: Source | None = None,
-        *,
+        *args: Any,
         learning_rate: float | Schedule = 3e-4,
-        batch_size: int = 256,
         tau: float = 0.005,
         target_update_interval: int = 1,
-        gamma: float = 0.99,
-        check_data: bool = True,
-        storage: Storage = "auto",
-        stats_window_size: int = 100,
-        tensorboard_log: str | None = None,
-        policy_kwargs: dict[str, Any] | None = None,
-        verbose: int = 0,
-        seed: int | None = None,
-        device: th.device | str = "auto",
-        _init_setup_model: bool = True,
-        **unknown: Any,
+        **kwargs: Any,
     ):
-        self.check_arguments(unknown)
-        if not 0 <= gamma < 1:
-            raise ValueError(f"gamma must lie in [0, 1), got {gamma}.")
-        check_rate("learning_rate", learning_rate)
-        if batch_size < 2:
-            raise ValueError(f"batch_size must be at least 2, got {batch_size}.")
         if target_update_interval < 1:
             raise ValueError(f"target_update_interval must be at least 1, got {target_update_interval}.")
-        super().__init__(
-            policy,
-            self._resolve_env(env, dataset, loading=not _init_setup_model),
-            learning_rate,
-            buffer_size=1,
-            learning_starts=0,
-            batch_size=batch_size,
-            tau=tau,
-            gamma=gamma,
-            target_update_interval=target_update_interval,
-            stats_window_size=stats_window_size,
-            tensorboard_log=tensorboard_log,
-            policy_kwargs=policy_kwargs,
-            verbose=verbose,
-            seed=seed,
-            device=device,
-            _init_setup_model=False,
-            **unknown,
-        )
-        self.check_data = check_data
-        self.storage = check_storage(storage)
-        if _init_setup_model:
-            self._setup_model()
+        kwargs |= {"learning_rate": learning_rate, "tau": tau, "target_update_interval": target_update_interval}
+        super().__init__(*args, **kwargs)
 
     @classmethod
     def check_arguments(cls, kwargs: Mapping[str, Any]) -> None:

@@ -10,33 +10,23 @@ import numpy as np
 import torch as th
 from stable_baselines3 import SAC
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, Schedule
+from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.utils import FloatSchedule
-from stable_baselines3.sac.policies import SACPolicy
 
-from sb3_offline.common.networks import Batch, SACNetworks
+from sb3_offline.common.networks import Batch, Logs, SACNetworks
 from sb3_offline.common.normalized_td import normalized_td_step
 from sb3_offline.common.online import OnlineFineTuning
 from sb3_offline.common.online_buffer import OfflineOnlineBuffer
+from sb3_offline.common.optimizers import minimize, plain_optimizer_state, polyak, set_learning_rate
 from sb3_offline.common.policies import POLICIES, OfflineSACPolicy
+from sb3_offline.common.precision import Precision
 from sb3_offline.common.schedules import check_rate
-from sb3_offline.common.storage import HostDatasetBuffer, Storage, check_storage
-from sb3_offline.common.updates import (
-    Call,
-    Execution,
-    Precision,
-    UpdateRunner,
-    call_plainly,
-    check_execution,
-    plain_optimizer_state,
-    set_learning_rate,
-)
+from sb3_offline.common.storage import HostDatasetBuffer
+from sb3_offline.common.updates import Call, Execution, UpdateRunner, call_plainly, check_execution
 from sb3_offline.datasets import OfflineDataset
-from sb3_offline.datasets.sources import Source
 from sb3_offline.diagnostics.q_function import QFunction
 from sb3_offline.diagnostics.td_linearization import Transitions
 
-Logs = dict[str, th.Tensor]
 CriticUpdate = Literal["adam", "normalized_td"]
 
 
@@ -83,77 +73,35 @@ class OfflineSAC(OnlineFineTuning):
 
     def __init__(
         self,
-        policy: str | type[SACPolicy],
-        env: GymEnv | str | None = None,
-        dataset: Source | None = None,
-        *,
+        *args: Any,
         learning_rate: float | Schedule = 1e-4,
         qf_learning_rate: float | Schedule = 3e-4,
-        batch_size: int = 256,
         tau: float = 0.005,
-        gamma: float = 0.99,
         ent_coef: str | float = "auto",
         target_entropy: str | float = "auto",
         entropy_backup: bool = False,
         critic_update: CriticUpdate = "adam",
         semi_gradient: bool = False,
-        storage: Storage = "auto",
         execution: Execution = "auto",
         precision: Precision = "float32",
-        check_data: bool = True,
-        stats_window_size: int = 100,
-        tensorboard_log: str | None = None,
-        policy_kwargs: dict[str, Any] | None = None,
-        verbose: int = 0,
-        seed: int | None = None,
-        device: th.device | str = "auto",
-        _init_setup_model: bool = True,
-        **unknown: Any,
+        **kwargs: Any,
     ):
-        self.check_arguments(unknown)
-        self.storage = check_storage(storage)
-        if not 0 <= gamma < 1:
-            raise ValueError(f"gamma must lie in [0, 1), got {gamma}.")
-        for name, rate in (("learning_rate", learning_rate), ("qf_learning_rate", qf_learning_rate)):
-            check_rate(name, rate)
-        if batch_size < 2:
-            raise ValueError(f"batch_size must be at least 2, got {batch_size}.")
+        check_rate("qf_learning_rate", qf_learning_rate)
         if critic_update not in ("adam", "normalized_td"):
             raise ValueError(f"critic_update must be 'adam' or 'normalized_td', got {critic_update!r}.")
         if semi_gradient and critic_update == "adam":
             raise ValueError("semi_gradient belongs to critic_update='normalized_td'; Adam's TD step is one already.")
         if precision != "float32" and critic_update == "normalized_td":
             raise ValueError(f"precision={precision!r} belongs to critic_update='adam'.")
-        super().__init__(
-            policy,
-            self._resolve_env(env, dataset, loading=not _init_setup_model),
-            learning_rate,
-            buffer_size=1,
-            learning_starts=0,
-            batch_size=batch_size,
-            tau=tau,
-            gamma=gamma,
-            ent_coef=ent_coef,
-            target_entropy=target_entropy,
-            stats_window_size=stats_window_size,
-            tensorboard_log=tensorboard_log,
-            policy_kwargs=dict(policy_kwargs or {}),  # SB3 writes into it
-            verbose=verbose,
-            seed=seed,
-            device=device,
-            _init_setup_model=False,
-            **unknown,
-        )
         self.qf_learning_rate = qf_learning_rate
         self.entropy_backup = entropy_backup
         self.critic_update = critic_update
         self.semi_gradient = semi_gradient
         self.execution: Execution = execution
         self.precision: Precision = precision
+        kwargs |= {"learning_rate": learning_rate, "tau": tau, "ent_coef": ent_coef, "target_entropy": target_entropy}
+        super().__init__(*args, **kwargs)
         check_execution(execution, precision, self.device, self.capture_obstacle())
-        self.check_data = check_data
-        if _init_setup_model:
-            self._setup_model()
 
     def _setup_model(self) -> None:
         if self.target_entropy == "auto":
@@ -343,19 +291,3 @@ class OfflineSAC(OnlineFineTuning):
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "qf_lr_schedule", "_action_bounds", "_runner"]
-
-
-def minimize(loss: th.Tensor, optimizer: th.optim.Optimizer) -> None:
-    """One optimiser step on its own parameters only: no other network collects gradients."""
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    for parameter, gradient in zip(parameters, th.autograd.grad(loss, parameters, allow_unused=True), strict=True):
-        parameter.grad = gradient
-    optimizer.step()
-
-
-@th.no_grad()
-def polyak(source: th.nn.Module, target: th.nn.Module, tau: float) -> None:
-    """theta' <- tau theta + (1 - tau) theta', and buffers (batch norm's statistics) likewise."""
-    old: list[th.Tensor] = [*target.parameters(), *(b for b in target.buffers() if b.is_floating_point())]
-    new: list[th.Tensor] = [*source.parameters(), *(b for b in source.buffers() if b.is_floating_point())]
-    th._foreach_lerp_(old, new, tau)

@@ -15,8 +15,9 @@ from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
 from sb3_offline.common.offline_algorithm import OfflineAlgorithm
 from sb3_offline.common.online_buffer import OfflineOnlineBuffer
+from sb3_offline.common.optimizers import plain_optimizer_state
 from sb3_offline.common.policies import POLICIES, OfflineSACPolicy
-from sb3_offline.common.updates import UpdateRunner, plain_optimizer_state
+from sb3_offline.common.updates import UpdateRunner
 from sb3_offline.datasets import SpacesOnlyEnv
 from sb3_offline.datasets.checks import pass_gate
 

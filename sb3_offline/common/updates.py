@@ -1,5 +1,5 @@
 """
-How an update is executed: eagerly, by torch.compile, or as a captured CUDA graph; and in which precision.
+How an update is executed: eagerly, by torch.compile, or as a captured CUDA graph.
 
 An update is a function of tensors: :meth:`OfflineSAC.gradient_step` of a batch and its noise, which are drawn on the device by
 named generators. All ways draw the same numbers and differ by the rounding of their kernels only.
@@ -7,19 +7,21 @@ named generators. All ways draw the same numbers and differ by the rounding of t
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch as th
 
+from sb3_offline.common.fallback import announce
+from sb3_offline.common.networks import Logs
+from sb3_offline.common.optimizers import prepare_optimizer, state_addresses
+from sb3_offline.common.precision import Precision, precision_scope
+
 if TYPE_CHECKING:
-    from sb3_offline.common.offline_sac import Logs, OfflineSAC
+    from sb3_offline.common.offline_sac import OfflineSAC
 
 Execution = Literal["auto", "eager", "compile", "cuda_graph"]
-Precision = Literal["float32", "tf32", "bf16"]
 
 Call = Callable[..., Any]
 
@@ -29,19 +31,6 @@ WARM_UP_UPDATES = 3  # run before a capture: libraries choose their kernels, opt
 def call_plainly(loss: Callable[..., Any], *args: Any) -> Any:
     """The loss, as it is written."""
     return loss(*args)
-
-
-class FallbackWarning(UserWarning):
-    """Something slower than what was asked for is used, and why."""
-
-
-@functools.cache
-def announce(message: str) -> None:
-    """Warn, once a process for each message."""
-    warnings.warn(message, FallbackWarning, stacklevel=3)
-
-
-# --- which way ---
 
 
 def check_execution(execution: str, precision: str, device: th.device, obstacle: str | None) -> None:
@@ -148,7 +137,7 @@ class UpdateRunner:
 
     def _replay(self) -> Logs:
         algorithm = self.algorithm
-        baked_in = (*algorithm.baked_in(), *map(_state_addresses, algorithm.optimizers()))
+        baked_in = (*algorithm.baked_in(), *map(state_addresses, algorithm.optimizers()))
         if self._graph is None or baked_in != self._baked_in:
             try:
                 self._graph = self._capture()
@@ -169,120 +158,3 @@ class UpdateRunner:
         with th.cuda.device(self.algorithm.device), th.cuda.graph(graph):
             self._graph_logs = self._step()
         return graph
-
-
-# --- optimisers ---
-
-
-def prepare_optimizer(optimizer: th.optim.Optimizer, on_device: bool) -> None:
-    """
-    Let Adam step in one fused kernel. Other optimisers stay as they are.
-
-    :param on_device: Also keep the learning rate in a tensor, so that a schedule reaches a compiled or captured step.
-    """
-    for group in optimizer.param_groups:
-        device = group["params"][0].device
-        if on_device and not isinstance(group["lr"], th.Tensor):
-            group["lr"] = th.tensor(float(group["lr"]), device=device)
-        way = {"fused": True, "capturable": on_device and device.type == "cuda"}
-        known = way.keys() <= group.keys() and not group.get("differentiable") and device.type in ("cpu", "cuda")
-        if not known or way.items() <= group.items():
-            continue
-        group.update(way)
-        for parameter in group["params"]:
-            if "step" in optimizer.state.get(parameter, {}):
-                optimizer.state[parameter]["step"] = optimizer.state[parameter]["step"].to(device)
-
-
-def set_learning_rate(optimizer: th.optim.Optimizer, rate: float) -> None:
-    """To all parameter groups; a rate kept in a tensor changes in place."""
-    for group in optimizer.param_groups:
-        if isinstance(group["lr"], th.Tensor):
-            group["lr"].fill_(rate)
-        else:
-            group["lr"] = rate
-
-
-def plain_optimizer_state(state: dict[str, Any]) -> dict[str, Any]:
-    """An optimiser's state_dict without its way of execution; any other state as it is."""
-    if "param_groups" not in state:
-        return state
-    plain = {"fused": None, "capturable": False}
-    groups = [
-        {**group, "lr": float(group["lr"]), **{name: value for name, value in plain.items() if name in group}}
-        for group in state["param_groups"]
-    ]
-    states = {
-        index: entry | ({"step": entry["step"].cpu()} if isinstance(entry.get("step"), th.Tensor) else {})
-        for index, entry in state["state"].items()
-    }
-    return {**state, "param_groups": groups, "state": states}
-
-
-def _state_addresses(optimizer: th.optim.Optimizer) -> tuple[int, ...]:
-    """Where a captured step finds the optimiser's state; changes when another one is loaded."""
-    state: dict[str, Any] = next(iter(optimizer.state.values()), {})
-    held = [*state.values(), *(group["lr"] for group in optimizer.param_groups)]
-    return tuple(value.data_ptr() for value in held if isinstance(value, th.Tensor))
-
-
-# --- precision ---
-
-
-@contextlib.contextmanager
-def precision_scope(precision: Precision, device: th.device | str) -> Iterator[None]:
-    """
-    Matrix products in a lower precision; weights, optimiser and what is not a product stay float32.
-
-    "bf16" is autocast: products take and return bfloat16, accumulated in float32, so cast (``.float()``) what must be exact
-    to more than 8 bits. "tf32" sets CUDA's process-global switch and restores it. What this machine lacks is announced once,
-    and float32 is used.
-
-    :param precision: "float32" changes nothing.
-    :param device: Where the products run.
-    """
-    device = th.device(device)
-    precision = available_precision(precision, device.type)
-    if precision == "bf16":
-        # no cache of cast weights: it would outlive an optimiser's step within the scope
-        with th.autocast(device.type, dtype=th.bfloat16, cache_enabled=False):
-            yield
-    elif precision == "tf32":
-        with _switched(th.backends.cuda.matmul):
-            yield
-    else:
-        yield
-
-
-@functools.cache
-def available_precision(precision: Precision, device_type: str) -> Precision:
-    """``precision``, or "float32" with a warning where the device has no such products."""
-    reason = None
-    if precision == "bf16" and device_type == "cpu" and not _cpu_has_bf16():
-        reason = "this processor, or this build of torch, has no bfloat16 products"
-    elif precision == "bf16" and device_type == "cuda" and not th.cuda.is_bf16_supported(including_emulation=False):
-        reason = "this GPU has no bfloat16 products"
-    elif precision == "tf32" and device_type != "cuda":
-        reason = "tf32 belongs to CUDA devices"
-    elif precision == "tf32" and th.cuda.get_device_capability() < (8, 0):
-        reason = "this GPU is older than tf32"
-    if reason is None:
-        return precision
-    announce(f"precision={precision!r} falls back to float32: {reason}.")
-    return "float32"
-
-
-def _cpu_has_bf16() -> bool:
-    return th.backends.mkldnn.is_available() and th.ops.mkldnn._is_mkldnn_bf16_supported()
-
-
-@contextlib.contextmanager
-def _switched(backend: Any) -> Iterator[None]:
-    """tf32 in one of torch's process-global backends; the former state comes back, also after an exception."""
-    name, value = ("fp32_precision", "tf32") if hasattr(backend, "fp32_precision") else ("allow_tf32", True)
-    before = getattr(backend, name)
-    setattr(backend, name, value)
-    try:
-        yield
-    finally:
-        setattr(backend, name, before)

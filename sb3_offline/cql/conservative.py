@@ -7,9 +7,9 @@ from typing import Any, ClassVar, Literal
 
 import torch as th
 
-from sb3_offline.common.networks import Batch
+from sb3_offline.common.networks import Batch, Logs
 from sb3_offline.common.offline_algorithm import OfflineAlgorithm
-from sb3_offline.common.offline_sac import Logs, minimize
+from sb3_offline.common.optimizers import minimize
 
 Conservatism = Literal["logsumexp", "rho", "expectation"]
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import torch as th
 
-from sb3_offline.common.networks import Batch, SACNetworks
+from sb3_offline.common.networks import Batch, Logs, SACNetworks
 from sb3_offline.common.observations import take_rows
-from sb3_offline.common.offline_sac import Logs, OfflineSAC, SACNoise
+from sb3_offline.common.offline_sac import OfflineSAC, SACNoise
 from sb3_offline.common.returns import returns_to_go
 from sb3_offline.cql.conservative import ConservativePenalty
 from sb3_offline.datasets import OfflineDataset

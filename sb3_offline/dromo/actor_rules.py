@@ -12,7 +12,8 @@ import torch as th
 import torch.nn.functional as F
 from stable_baselines3.sac.policies import Actor, SACPolicy
 
-from sb3_offline.common.offline_sac import Logs, minimize
+from sb3_offline.common.networks import Logs
+from sb3_offline.common.optimizers import minimize
 from sb3_offline.dromo.particles import ParticleActor, with_particles
 
 ActorRegularizer = Literal["entropy", "svpg", "natural"]

@@ -12,9 +12,8 @@ from sb3_offline.combo.discrete_combo import DiscreteCOMBO
 from sb3_offline.common.behavior_policy import fit_behavior_policy
 from sb3_offline.common.discrete_behavior_policy import DiscreteBehaviorPolicy
 from sb3_offline.common.model_based import RolloutPolicy
-from sb3_offline.common.networks import Batch
+from sb3_offline.common.networks import Batch, Logs
 from sb3_offline.common.offline_dqn import DQNNetworks, one_hot
-from sb3_offline.common.offline_sac import Logs
 from sb3_offline.common.visitation import VisitationMode, make_visitation
 from sb3_offline.common.visits import CountScale
 from sb3_offline.datasets import OfflineDataset

@@ -12,8 +12,7 @@ from stable_baselines3.common.preprocessing import get_action_dim, get_flattened
 from sb3_offline.combo.combo import COMBO
 from sb3_offline.common.behavior_policy import BehaviorPolicy, fit_behavior_policy, observation_moments
 from sb3_offline.common.model_based import RolloutPolicy
-from sb3_offline.common.networks import Batch, SACNetworks
-from sb3_offline.common.offline_sac import Logs
+from sb3_offline.common.networks import Batch, Logs, SACNetworks
 from sb3_offline.common.visitation import VisitationMode, make_visitation
 from sb3_offline.common.visits import CountScale
 from sb3_offline.cql.cql import CQLNoise

@@ -14,7 +14,7 @@ import torch as th
 
 from sb3_offline.common.archives import FileRefused, read_tensors
 from sb3_offline.common.atomic import write_atomically
-from sb3_offline.common.updates import Precision
+from sb3_offline.common.precision import Precision
 from sb3_offline.dynamics.config import DynamicsConfig
 from sb3_offline.dynamics.ensemble import EnsembleDynamics
 

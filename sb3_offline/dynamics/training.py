@@ -10,8 +10,8 @@ from typing import Literal, TypeAlias
 import torch as th
 from tqdm import tqdm
 
+from sb3_offline.common.precision import Precision, precision_scope
 from sb3_offline.common.rows import BLOCK_ROWS, Rows, row_blocks
-from sb3_offline.common.updates import Precision, precision_scope
 from sb3_offline.dynamics.ensemble import MAX_HOLDOUT_ROWS, EnsembleDynamics
 from sb3_offline.dynamics.fit_checkpoint import FitCheckpoint
 
@@ -98,7 +98,7 @@ def fit_ensemble(
     :param rewards: (n,) or (n, 1)
     :param generator: source of the split, the bootstrap and the order of the batches
     :param holdout_fraction: share of the rows held out, at most 1000 rows
-    :param precision: of the training's matrix products, see :func:`~sb3_offline.common.updates.precision_scope`; errors on
+    :param precision: of the training's matrix products, see :func:`~sb3_offline.common.precision.precision_scope`; errors on
         held-out rows are measured in float32
     :param max_epochs: None stops by ``patience`` alone: epochs in a row in which no member improved by 1%
     :param on_epoch: called after each epoch; returning False ends the training (the best snapshots are kept)

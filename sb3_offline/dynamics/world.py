@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch as th
 
+from sb3_offline.common.precision import Precision
 from sb3_offline.common.rng import Streams
 from sb3_offline.common.rows import HostRows, Rows
-from sb3_offline.common.updates import Precision
 from sb3_offline.datasets import OfflineDataset
 from sb3_offline.datasets.mapped import is_mapped
 from sb3_offline.dynamics.actions import encode_actions

@@ -7,8 +7,7 @@ from typing import Any
 import torch as th
 
 from sb3_offline.common.model_based_sac import ModelBasedSAC
-from sb3_offline.common.networks import Batch
-from sb3_offline.common.offline_sac import Logs
+from sb3_offline.common.networks import Batch, Logs
 from sb3_offline.datasets import OfflineDataset
 from sb3_offline.dynamics import PENALTIES, Forecast, Penalty, Rollout
 from sb3_offline.dynamics.world import Columns, held_out_rows

@@ -9,13 +9,10 @@ from stable_baselines3 import TD3
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
-from stable_baselines3.td3.policies import TD3Policy
+from stable_baselines3.common.type_aliases import MaybeCallback, Schedule
 
 from sb3_offline.common.offline_algorithm import OfflineAlgorithm
-from sb3_offline.common.offline_sac import minimize
-from sb3_offline.common.storage import Storage, check_storage
-from sb3_offline.datasets.sources import Source
+from sb3_offline.common.optimizers import minimize
 from sb3_offline.diagnostics.q_function import QFunction
 from sb3_offline.diagnostics.td_linearization import Transitions
 from sb3_offline.preqn.update import AlignTo, LineSearch, preqn_step
@@ -43,54 +40,23 @@ class PreQN(OfflineAlgorithm, TD3):
 
     def __init__(
         self,
-        policy: str | type[TD3Policy],
-        env: GymEnv | str | None = None,
-        dataset: Source | None = None,
-        *,
+        *args: Any,
         learning_rate: float | Schedule = 1e-3,
         batch_size: int = 128,
-        gamma: float = 0.99,
         step_size: float = 0.05,
         step_decay: float = 0.5,
         max_backtracks: int = 10,
         cosine: float = 0.97,
         align_to: AlignTo = "delta",
         rcond: float = 1e-6,
-        storage: Storage = "auto",
-        check_data: bool = True,
-        stats_window_size: int = 100,
-        tensorboard_log: str | None = None,
         policy_kwargs: dict[str, Any] | None = None,
-        verbose: int = 0,
-        seed: int | None = None,
-        device: th.device | str = "auto",
-        _init_setup_model: bool = True,
-        **unknown: Any,
+        **kwargs: Any,
     ):
-        self.check_arguments(unknown)
-        self.storage = check_storage(storage)
         self.step_size, self.step_decay, self.max_backtracks = step_size, step_decay, max_backtracks
         self.cosine, self.align_to, self.rcond = cosine, align_to, rcond
-        self.check_data = check_data
         self._line_search()  # refuses bad values now
-        super().__init__(
-            policy,
-            self._resolve_env(env, dataset, loading=not _init_setup_model),
-            learning_rate,
-            buffer_size=1,
-            batch_size=batch_size,
-            gamma=gamma,
-            stats_window_size=stats_window_size,
-            tensorboard_log=tensorboard_log,
-            policy_kwargs={"n_critics": 1, **(policy_kwargs or {})},
-            verbose=verbose,
-            seed=seed,
-            device=device,
-            _init_setup_model=False,
-            **unknown,
-        )
-        if _init_setup_model:
-            self._setup_model()
+        kwargs |= {"learning_rate": learning_rate, "batch_size": batch_size}
+        super().__init__(*args, policy_kwargs={"n_critics": 1, **(policy_kwargs or {})}, **kwargs)
 
     def _line_search(self) -> LineSearch:
         return LineSearch(self.step_size, self.step_decay, self.max_backtracks, self.cosine, self.align_to)

@@ -10,7 +10,7 @@ from torch import nn
 
 from sb3_offline.common import critics
 from sb3_offline.common.critics import Workspace, evaluate
-from sb3_offline.common.updates import precision_scope
+from sb3_offline.common.precision import precision_scope
 
 
 def relu_networks() -> list[nn.Module]:

@@ -18,7 +18,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_offline import COMBO, CQL, DROMO, MOPO, DiscreteCOMBO, DiscreteCQL, PreQN
 from sb3_offline.common.offline_dqn import OfflineDQN
-from sb3_offline.common.offline_sac import OfflineSAC, minimize
+from sb3_offline.common.offline_sac import OfflineSAC
+from sb3_offline.common.optimizers import minimize
 
 N, SIDE = 500, 36
 pytestmark = pytest.mark.filterwarnings("ignore::sb3_offline.datasets.DatasetWarning")

@@ -10,7 +10,8 @@ import torch as th
 
 from sb3_offline import CQL, OfflineSAC
 from sb3_offline.common.networks import Batch
-from sb3_offline.common.offline_sac import SACNoise, minimize, polyak
+from sb3_offline.common.offline_sac import SACNoise
+from sb3_offline.common.optimizers import minimize, polyak
 from tests.conftest import FAST
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch as th
 
 from sb3_offline import COMBO
-from sb3_offline.common.updates import available_precision, precision_scope
+from sb3_offline.common.precision import available_precision, precision_scope
 from sb3_offline.dynamics import EnsembleDynamics, rollout
 from sb3_offline.dynamics.training import bootstrap_indices, fit_ensemble
 from tests.conftest import FAST_MODEL_BASED

@@ -1,0 +1,127 @@
+"""Where an offline algorithm's spaces, task and data come from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import gymnasium as gym
+from gymnasium import spaces
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.type_aliases import GymEnv
+from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
+
+import sb3_offline
+from sb3_offline.common.observations import has_images
+from sb3_offline.datasets import DatasetInfo, OfflineDataset, SpacesOnlyEnv, open_dataset
+from sb3_offline.datasets.envs import task_of
+from sb3_offline.datasets.sources import Source
+
+_NO_DATA = (
+    "No data to learn from. Give one of: dataset=... (a packaged or Minari id, an .hdf5 or .npz file, a dict of arrays, a "
+    "filled SB3 ReplayBuffer); an env whose unwrapped.get_dataset() returns its data, such as "
+    'gym.make("sb3_offline/Pendulum-medium-replay-v0"); or a dataset\'s id as env.'
+)
+
+
+class DataBacked(OffPolicyAlgorithm):
+    """An SB3 algorithm that is given data, an env, or both; each tells what the other leaves open."""
+
+    supported_spaces: ClassVar[Mapping[str, tuple[type[spaces.Space], ...]]] = {
+        "action": (spaces.Box,),
+        "observation": (spaces.Box, spaces.Dict),
+    }
+    dataset: Source | None = None  # how to load the data again; kept by save() when it is an id or a path
+    dataset_info: DatasetInfo | None = None
+
+    def _resolve_env(self, env: GymEnv | str | None, dataset: Source | None, loading: bool) -> GymEnv:
+        """
+        Find the spaces, the task and the data: explicit ``dataset``, else the env's own, else the env as a dataset's id.
+
+        :param loading: True inside SB3's ``load``, which knows the spaces already and may have no env.
+        :raises ValueError: if neither gives spaces, or if they do not fit each other or this algorithm.
+        """
+        if loading and env is None:
+            return None  # type: ignore[return-value]
+        env = self._find_env(env, dataset)
+        for kind, space in (("action", env.action_space), ("observation", env.observation_space)):
+            if not isinstance(space, self.supported_spaces[kind]):
+                names = " or ".join(supported.__name__ for supported in self.supported_spaces[kind])
+                others = ", ".join(_algorithms_for(kind, space))
+                hint = f" {others} can learn from it." if others else ""
+                raise ValueError(f"{type(self).__name__} needs {kind}s in a {names} space; this task has {space}.{hint}")
+        return env
+
+    def _find_env(self, env: GymEnv | str | None, dataset: Source | None) -> GymEnv:
+        if isinstance(env, str) and env not in gym.registry and dataset is None:
+            env, dataset = None, env  # a dataset's id given as env
+        if isinstance(env, str):
+            name, env = env, gym.make(env)
+            if dataset is None and hasattr(env.unwrapped, "get_dataset"):
+                dataset = name  # remembered by save(), as any id
+        if isinstance(env, VecEnv) and env.num_envs != 1:
+            raise ValueError(
+                f"{type(self).__name__} got {env.num_envs} environments. Give one: offline training never steps it."
+            )
+        normalizer = unwrap_vec_normalize(env) if isinstance(env, VecEnv) else None
+        if normalizer is not None and normalizer.norm_reward:
+            raise ValueError(
+                "VecNormalize(norm_reward=True) would change the logged rewards' meaning offline. Use norm_reward=False "
+                '(RL-Zoo: normalize: "dict(norm_obs=True, norm_reward=False)").'
+            )
+        if normalizer is not None and normalizer.norm_obs:
+            space = normalizer.venv.observation_space
+            if isinstance(space, spaces.Dict) or has_images(space):
+                raise ValueError(
+                    f"VecNormalize(norm_obs=True) is for vectors here; this task has {space}. Use norm_obs=False: the policy "
+                    "divides images by 255 itself; scale the vectors of a Dict in the data and in an env wrapper."
+                )
+        self.dataset = dataset
+        if dataset is None:
+            if env is None:
+                raise ValueError(_NO_DATA)
+            return env
+        info = open_dataset(
+            dataset,
+            observation_space=None if env is None else env.observation_space,
+            action_space=None if env is None else env.action_space,
+            env_spec=None if env is None else task_of(env),
+        ).info
+        self.dataset_info = info
+        return self._env_of(info) if env is None else env
+
+    def _env_of(self, info: DatasetInfo) -> gym.Env:
+        """The dataset's own task where it can be made here, else an env that only has its spaces."""
+        if info.env_spec is not None:
+            try:
+                return info.make_env()
+            except Exception as error:
+                print(f"{type(self).__name__}: training without a simulator ({info.env_spec.id} cannot be made: {error})")
+        return SpacesOnlyEnv(info.observation_space, info.action_space)
+
+    def load_dataset(self) -> OfflineDataset:
+        """
+        Read the data that this model was given, or that its env offers.
+
+        :raises ValueError: if there is none (after ``load`` from a file, pass ``env=`` or set ``model.dataset``).
+        """
+        source = self.dataset
+        if source is None and self.env is not None and self.env.has_attr("get_dataset"):
+            source = self.env.env_method("get_dataset")[0]
+        if source is None:
+            raise ValueError(_NO_DATA)
+        task = None if self.env is None else task_of(self.env)
+        if task is None and self.dataset_info is not None:
+            task = self.dataset_info.env_spec
+        dataset = open_dataset(
+            source, observation_space=self.observation_space, action_space=self.action_space, env_spec=task
+        ).load()
+        self.dataset_info = dataset.info
+        return dataset
+
+
+def _algorithms_for(kind: str, space: spaces.Space) -> list[str]:
+    """The names of the library's algorithms whose actions or observations (``kind``) may live in ``space``."""
+    exported = (getattr(sb3_offline, name) for name in sb3_offline.__all__)
+    algorithms = (item for item in exported if isinstance(item, type) and issubclass(item, DataBacked))
+    return sorted(cls.__name__ for cls in algorithms if isinstance(space, cls.supported_spaces[kind]))
