@@ -9,7 +9,7 @@ import torch as th
 from stable_baselines3.common.preprocessing import get_flattened_obs_dim
 
 from sb3_offline.combo.discrete_combo import DiscreteCOMBO
-from sb3_offline.common.behavior_policy import fit_behavior_policy
+from sb3_offline.common.behavior_fit import fit_behavior_policy
 from sb3_offline.common.discrete_behavior_policy import DiscreteBehaviorPolicy
 from sb3_offline.common.model_based import RolloutPolicy
 from sb3_offline.common.networks import Batch, Logs

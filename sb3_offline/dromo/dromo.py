@@ -10,7 +10,8 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.preprocessing import get_action_dim, get_flattened_obs_dim
 
 from sb3_offline.combo.combo import COMBO
-from sb3_offline.common.behavior_policy import BehaviorPolicy, fit_behavior_policy, observation_moments
+from sb3_offline.common.behavior_fit import fit_behavior_policy
+from sb3_offline.common.behavior_policy import BehaviorPolicy, observation_moments
 from sb3_offline.common.model_based import RolloutPolicy
 from sb3_offline.common.networks import Batch, Logs, SACNetworks
 from sb3_offline.common.visitation import VisitationMode, make_visitation

@@ -12,13 +12,8 @@ import pytest
 import torch as th
 from torch import distributions as dist
 
-from sb3_offline.common.behavior_policy import (
-    BehaviorFitReport,
-    BehaviorNoise,
-    BehaviorPolicy,
-    fit_behavior_policy,
-    observation_moments,
-)
+from sb3_offline.common.behavior_fit import BehaviorFitReport, fit_behavior_policy
+from sb3_offline.common.behavior_policy import BehaviorNoise, BehaviorPolicy, observation_moments
 
 Fits = dict[int, tuple[BehaviorPolicy, BehaviorFitReport]]
 U_MODE, U_STD = math.atanh(0.6), 0.1  # the law of the fits: u = +-atanh(.6) + .1 N(0,1), a = tanh(u)
