@@ -11,23 +11,16 @@ on the scale where 0 is the uniform random policy and 100 an SAC trained at the 
 
 from __future__ import annotations
 
-import argparse
-import datetime
-import io
-import json
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
-import stable_baselines3
 import torch as th
+from packaged_data import Made, figures, origin, write_or_check
 from stable_baselines3 import SAC
 
-from sb3_offline.datasets import OfflineDataset, load_dataset
-from sb3_offline.datasets.offline_dataset import ARRAY_NAMES
+from sb3_offline.datasets import load_dataset
 
 ENV_ID = "Pendulum-v1"
 EPISODE_STEPS = 200
@@ -94,17 +87,7 @@ def train_slowly(seed: int, random: float, expert: float) -> tuple[SAC, dict[str
     return model, best[3], best[2], best[1]
 
 
-def write(path: Path, dataset: OfflineDataset, card: dict[str, Any]) -> None:
-    """The arrays and the card, in place at once or not at all."""
-    stream = io.BytesIO()
-    arrays = {name: getattr(dataset, name) for name in ARRAY_NAMES if name != "valid_next"}
-    np.savez_compressed(stream, metadata=np.array(json.dumps(card)), **arrays)
-    partial = path.with_suffix(".partial")
-    partial.write_bytes(stream.getvalue())
-    partial.replace(path)
-
-
-def make(seed: int) -> dict[str, tuple[OfflineDataset, dict[str, Any]]]:
+def make(seed: int) -> Made:
     """Both data sets with their cards, by name."""
     random, expert = reference_returns(seed)
     print(f"random {random:.1f}, trained {expert:.1f}", flush=True)
@@ -122,17 +105,7 @@ def make(seed: int) -> dict[str, tuple[OfflineDataset, dict[str, Any]]]:
             f"0: uniform random actions; 100: mean action of SAC after {EXPERT['steps']} steps at learning rate "
             f"{EXPERT['learning_rate']}; mean returns over {EVAL_EPISODES} episodes"
         ),
-        "made_by": "scripts/make_pendulum_datasets.py",
-        "command": f"OMP_NUM_THREADS=1 python scripts/make_pendulum_datasets.py --seed {seed}",
-        "seed": seed,
-        "date": datetime.date.today().isoformat(),
-        "versions": {
-            "python": ".".join(map(str, sys.version_info[:3])),
-            "stable_baselines3": stable_baselines3.__version__,
-            "torch": th.__version__,
-            "gymnasium": gym.__version__,
-            "numpy": np.__version__,
-        },
+        **origin("make_pendulum_datasets.py", seed),
         "sac": {**SLOW, "note": "one gradient step every train_freq steps; otherwise Stable-Baselines3's defaults"},
         "license": "MIT",
     }
@@ -143,42 +116,11 @@ def make(seed: int) -> dict[str, tuple[OfflineDataset, dict[str, Any]]]:
             f"{medium_score:.0f} over 20 episodes (the checkpoint nearest to {TARGET_SCORE:.0f})."
         ),
     }
-    made = {}
-    for name, dataset in {"Pendulum-medium-replay-v0": replay, "Pendulum-medium-v0": medium}.items():
-        returns = dataset.episode_returns()
-        figures = {
-            "description": descriptions[name],
-            "transitions": len(dataset),
-            "mean_return": float(returns.mean()),
-            "mean_normalized_score": 100 * (float(returns.mean()) - random) / (expert - random),
-            "fingerprint": dataset.fingerprint(),
-        }
-        made[name] = (dataset, {**card, **figures})
-        print(name, {key: value for key, value in figures.items() if key != "description"}, flush=True)
-    return made
-
-
-def main() -> None:
-    """Write the files, or compare with them."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--seed", type=int, default=0)
-    default = Path(__file__).parent.parent / "sb3_offline" / "datasets" / "builtin"
-    parser.add_argument("--out", type=Path, default=default, help="folder of the npz files")
-    parser.add_argument("--check", action="store_true", help="compare with the files instead of writing them")
-    options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
-    th.set_num_threads(1)  # the order of sums, and so the last digits, depend on it
-    made = make(options.seed)
-    for name, (dataset, card) in made.items():
-        path = options.out / f"{name}.npz"
-        if not options.check:
-            write(path, dataset, card)
-            print(f"wrote {path} ({path.stat().st_size / 1e6:.2f} MB)")
-        elif load_dataset(path).fingerprint() != dataset.fingerprint():
-            raise SystemExit(f"{path} differs: other versions, or another processor, give other last digits.")
-        else:
-            print(f"{path} holds the same arrays")
+    return {
+        name: (dataset, {**card, "description": descriptions[name], **figures(dataset, random, expert)})
+        for name, dataset in {"Pendulum-medium-replay-v0": replay, "Pendulum-medium-v0": medium}.items()
+    }
 
 
 if __name__ == "__main__":
-    main()
+    write_or_check(make, __doc__)

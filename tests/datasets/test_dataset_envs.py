@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import pickle
 from pathlib import Path
 from typing import Any
@@ -155,12 +155,10 @@ def test_spaces_only_env() -> None:
 
 
 @pytest.mark.slow
-def test_the_script_makes_the_packaged_data() -> None:
+def test_the_script_makes_the_packaged_data(monkeypatch: pytest.MonkeyPatch) -> None:
     """Takes minutes; equal only with the versions and the kind of processor that the card names."""
-    path = Path(__file__).parents[2] / "scripts" / "make_pendulum_datasets.py"
-    spec: Any = importlib.util.spec_from_file_location("make_pendulum_datasets", path)
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "scripts")
+    script = importlib.import_module("make_pendulum_datasets")
     for name, (dataset, _) in script.make(seed=0).items():
         packaged = load_dataset(name)
         assert abs(dataset.episode_returns().mean() - packaged.episode_returns().mean()) < 100
