@@ -7,16 +7,14 @@ Does MOPO's learned weight hold the rollouts' mean uncertainty at delta? A line 
 from __future__ import annotations
 
 import argparse
-import inspect
 import sys
 from typing import Any
 
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback, EveryNTimesteps
 
-from benchmarks.run import RESULTS, append, machine, parse_option, parse_seeds
+from benchmarks.run import RESULTS, append, demo_options, machine, parse_option, parse_seeds
 from sb3_offline import MOPO
-from sb3_offline.evaluation.demo import DEMO_OPTIONS
 
 DATASET = "sb3_offline/Pendulum-medium-replay-v0"
 
@@ -43,8 +41,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10_000)
     parser.add_argument("--option", type=parse_option, action="append", default=[], metavar="NAME=JSON")
     arguments = parser.parse_args()
-    known = inspect.signature(MOPO).parameters
-    options = {name: value for name, value in DEMO_OPTIONS.items() if name in known} | dict(arguments.option)
+    options = demo_options(MOPO) | dict(arguments.option)
     for seed in arguments.seeds:
         record = Record()
         model = MOPO("MlpPolicy", dataset=DATASET, seed=seed, **options)

@@ -11,16 +11,13 @@ last offline score less the lowest one in the first 2,000 online steps, normalis
 from __future__ import annotations
 
 import argparse
-import inspect
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.run import RESULTS, CurveCallback, append, is_finished, machine, parse_option, parse_seeds
+from benchmarks.run import RESULTS, CurveCallback, append, begin, demo_options, finish, is_finished, parse_option, parse_seeds
 from sb3_offline import CQL
-from sb3_offline.evaluation.demo import DEMO_OPTIONS
 
 FIRST_ONLINE_STEPS = 2000
 
@@ -34,18 +31,9 @@ class SameStarts(CurveCallback):
         return super()._on_step()
 
 
-def options_of(variant: str, given: list[tuple[str, Any]]) -> dict[str, Any]:
-    """The demo's options, as far as CQL takes them, the variant's and those of the command line."""
-    known = inspect.signature(CQL).parameters
-    demo = {name: value for name, value in DEMO_OPTIONS.items() if name in known}
-    return demo | {"calibrated": variant == "calibrated"} | dict(given)
-
-
 def run_one(variant: str, seed: int, arguments: argparse.Namespace, path: Path) -> dict[str, Any]:
-    """Offline, then online; the file has a temporary name until its summary is in."""
-    partial = path.with_suffix(".partial")
-    partial.unlink(missing_ok=True)
-    options = options_of(variant, arguments.option)
+    """Offline, then online."""
+    options = demo_options(CQL) | {"calibrated": variant == "calibrated"} | dict(arguments.option)
     config = {
         "variant": variant,
         "dataset": arguments.dataset,
@@ -54,10 +42,8 @@ def run_one(variant: str, seed: int, arguments: argparse.Namespace, path: Path) 
         "online_steps": arguments.online_steps,
         "n_episodes": arguments.episodes,
         "options": options,
-        "command": "python -m benchmarks.offline_to_online " + " ".join(sys.argv[1:]),
-        "machine": machine(),
     }
-    append(partial, {"config": config})
+    partial = begin(path, "offline_to_online", arguments.out, config)
     model: Any = CQL("MlpPolicy", dataset=arguments.dataset, seed=seed, **options)
     offline = SameStarts(partial, arguments.offline_eval_every, arguments.episodes, seed)
     model.learn(arguments.offline_steps, callback=offline)
@@ -81,8 +67,7 @@ def run_one(variant: str, seed: int, arguments: argparse.Namespace, path: Path) 
         "finite": bool(all(p.isfinite().all() for p in model.policy.parameters())),
         "seconds": round(online.curve[-1]["seconds"] + offline.curve[-1]["seconds"], 1),
     }
-    append(partial, {"summary": summary})
-    partial.replace(path)
+    finish(partial, path, summary)
     return summary
 
 

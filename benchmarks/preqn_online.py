@@ -7,7 +7,6 @@ PreQN online on Pendulum-v1, through SB3's own loop: mean return of the determin
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.noise import NormalActionNoise
 
-from benchmarks.run import RESULTS, append, is_finished, machine, parse_option, parse_seeds
+from benchmarks.run import RESULTS, append, begin, finish, is_finished, parse_option, parse_seeds
 from sb3_offline import PreQN, make_env
 
 
@@ -59,11 +58,8 @@ def main() -> None:
         if is_finished(path):
             continue
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        partial.unlink(missing_ok=True)
         config = {name: value for name, value in vars(arguments).items() if name not in ("out", "seeds")}
-        command = "python -m benchmarks.preqn_online " + " ".join(sys.argv[1:])
-        append(partial, {"config": {**config, "algo": "preqn", "seed": seed, "command": command, "machine": machine()}})
+        partial = begin(path, "preqn_online", arguments.out, {**config, "algo": "preqn", "seed": seed})
         model = PreQN(
             "MlpPolicy",
             "Pendulum-v1",
@@ -75,8 +71,7 @@ def main() -> None:
         noise = NormalActionNoise(np.zeros(1), np.full(1, arguments.noise))
         model.learn_online(arguments.steps, curve, action_noise=noise)
         last = float(np.mean(curve.returns[-5:]))
-        append(partial, {"summary": {"last": curve.returns[-1], "best": max(curve.returns), "mean_last_5": last}})
-        partial.replace(path)
+        finish(partial, path, {"last": curve.returns[-1], "best": max(curve.returns), "mean_last_5": last})
         print(f"seed {seed}: mean of the last five {last:.1f}, best {max(curve.returns):.1f}", flush=True)
 
 

@@ -123,6 +123,26 @@ class CurveCallback(BaseCallback):
         return True
 
 
+def demo_options(algorithm: type) -> dict[str, Any]:
+    """The demo's options, as far as the algorithm takes them."""
+    known = inspect.signature(algorithm).parameters
+    return {name: value for name, value in DEMO_OPTIONS.items() if name in known}
+
+
+def begin(path: Path, program: str, out: Path, config: dict[str, Any]) -> Path:
+    """Start a run's file, whose name is temporary until :func:`finish`, with its configuration, command and machine."""
+    partial = path.with_suffix(".partial")
+    partial.unlink(missing_ok=True)
+    command = f"python -m benchmarks.{program} " + " ".join(sys.argv[1:]).replace(str(out), out.name)
+    append(partial, {"config": {**config, "command": command, "machine": machine()}})
+    return partial
+
+
+def finish(partial: Path, path: Path, summary: dict[str, Any]) -> None:
+    append(partial, {"summary": summary})
+    partial.replace(path)
+
+
 def append(path: Path, record: dict[str, Any]) -> None:
     with path.open("a") as file:
         file.write(json.dumps(record, default=lambda value: getattr(value, "__name__", str(value))) + "\n")
@@ -150,13 +170,9 @@ class Run:
 
 
 def run_one(run: Run, arguments: argparse.Namespace, path: Path) -> dict[str, Any]:
-    """Train once; write the file under a temporary name until its summary is in."""
+    """Train once, and write the file."""
     algorithm = algorithms()[run.algo]
-    demo = DEMO_OPTIONS if arguments.demo_options else {}
-    known = inspect.signature(algorithm).parameters
-    options = {name: value for name, value in demo.items() if name in known} | dict(arguments.option)
-    partial = path.with_suffix(".partial")
-    partial.unlink(missing_ok=True)
+    options = (demo_options(algorithm) if arguments.demo_options else {}) | dict(arguments.option)
     data = open_dataset(run.dataset).load().sample_episodes(run.fraction, run.seed)
     config = {
         **asdict(run),
@@ -165,10 +181,8 @@ def run_one(run: Run, arguments: argparse.Namespace, path: Path) -> dict[str, An
         "eval_every": arguments.eval_every,
         "n_episodes": arguments.episodes,
         "options": options,
-        "command": "python -m benchmarks.run " + " ".join(sys.argv[1:]).replace(str(arguments.out), arguments.out.name),
-        "machine": machine(),
     }
-    append(partial, {"config": config})
+    partial = begin(path, "run", arguments.out, config)
     callback = CurveCallback(partial, arguments.eval_every, arguments.episodes, run.seed)
     model = algorithm("MlpPolicy", dataset=data, seed=run.seed, **options)
     model.learn(arguments.steps, callback=callback, progress_bar=arguments.progress)
@@ -185,8 +199,7 @@ def run_one(run: Run, arguments: argparse.Namespace, path: Path) -> dict[str, An
         "seconds": round(seconds, 1),
         "preparation_seconds": round(seconds - training, 1),
     }
-    append(partial, {"summary": summary})
-    partial.replace(path)
+    finish(partial, path, summary)
     return summary
 
 
