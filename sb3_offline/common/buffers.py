@@ -15,7 +15,7 @@ from sb3_offline.common.observations import map_observations, take_rows, tensors
 from sb3_offline.datasets import OfflineDataset
 from sb3_offline.datasets.mapped import blocks
 
-_ARRAYS = ("observations", "actions", "next_observations", "rewards", "dones")
+BUFFER_ARRAYS = ("observations", "actions", "next_observations", "rewards", "dones")
 
 
 class TensorReplayBuffer(ReplayBuffer):
@@ -55,7 +55,7 @@ class TensorReplayBuffer(ReplayBuffer):
         """Forget every row, and give the memory back."""
         super().reset()
         empty = th.empty(0, device=self.device)
-        for name in _ARRAYS:
+        for name in BUFFER_ARRAYS:
             setattr(self, name, empty)
 
     @property
@@ -75,7 +75,7 @@ class TensorReplayBuffer(ReplayBuffer):
             rows = {name: take_rows(values, slice(-self.buffer_size, None)) for name, values in rows.items()}
             n = self.buffer_size
         index = (th.arange(n, device=self.device) + self.pos) % self.buffer_size
-        for name in _ARRAYS:
+        for name in BUFFER_ARRAYS:
             values = rows[name]
             if len(getattr(self, name)) == 0:
                 setattr(self, name, map_observations(values, self._allocate))

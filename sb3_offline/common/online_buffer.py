@@ -7,10 +7,8 @@ from typing import Any
 import numpy as np
 import torch as th
 
-from sb3_offline.common.buffers import TensorReplayBuffer, unscale_actions
+from sb3_offline.common.buffers import BUFFER_ARRAYS, TensorReplayBuffer, unscale_actions
 from sb3_offline.common.returns import returns_to_go
-
-_ARRAYS = ("observations", "actions", "next_observations", "rewards", "dones")
 
 
 class OfflineOnlineBuffer(TensorReplayBuffer):
@@ -32,7 +30,7 @@ class OfflineOnlineBuffer(TensorReplayBuffer):
         spaces = (offline.observation_space, offline.action_space)
         super().__init__(self.n_offline + capacity, *spaces, offline.device)
         every_row = th.arange(self.n_offline, device=offline.device)
-        self.write(**{name: offline._rows(name, every_row) for name in _ARRAYS})
+        self.write(**{name: offline._rows(name, every_row) for name in BUFFER_ARRAYS})
         if len(offline.returns) > 0:
             self.returns = th.cat([offline.returns, offline.returns.new_full((capacity,), -th.inf)])
         self.transform_rewards(offline.reward_scale, offline.reward_shift)
@@ -44,7 +42,7 @@ class OfflineOnlineBuffer(TensorReplayBuffer):
         row = self.n_offline + self.n_online % self.capacity
         terminated = bool(done[0]) and not infos[0].get("TimeLimit.truncated", False)
         values = (obs[0], action[0], next_obs[0], reward[0], float(terminated))
-        for name, value in zip(_ARRAYS, values, strict=True):
+        for name, value in zip(BUFFER_ARRAYS, values, strict=True):
             array = getattr(self, name)
             array[row] = th.as_tensor(np.asarray(value), dtype=array.dtype)
         if len(self.returns) > 0:
@@ -61,7 +59,7 @@ class OfflineOnlineBuffer(TensorReplayBuffer):
         environment's units. Where the next row does not follow, the episode counts as cut.
         """
         newest = self.n_offline + th.arange(max(self.n_online - self.capacity, 0), self.n_online) % self.capacity
-        columns = {name: getattr(self, name)[newest.to(self.device)].cpu() for name in _ARRAYS}
+        columns = {name: getattr(self, name)[newest.to(self.device)].cpu() for name in BUFFER_ARRAYS}
         low, high = (th.as_tensor(bound) for bound in (self.action_space.low, self.action_space.high))  # type: ignore[attr-defined]
         columns["actions"] = unscale_actions(columns["actions"], low, high)
         rows = {name: column.numpy() for name, column in columns.items()}

@@ -7,16 +7,17 @@ from abc import abstractmethod
 
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from sb3_offline.diagnostics import ntk
 from sb3_offline.diagnostics.probe import (
     Probe,
+    QLearner,
     Samples,
     bootstrap,
     critic_learning_rate,
     draw_probe,
     merge_repeats,
+    q_learner,
     target_critic,
     trained_critic,
 )
@@ -64,12 +65,7 @@ class ProbeCallback(BaseCallback):
         self._warned = False
 
     def _on_training_start(self) -> None:
-        self._q = QFunction(trained_critic(self._off_policy_model()), self.index)
-
-    def _off_policy_model(self) -> OffPolicyAlgorithm:
-        if not isinstance(self.model, OffPolicyAlgorithm):
-            raise TypeError(f"{type(self.model).__name__} is on-policy: it has no Q-function and no replay buffer.")
-        return self.model
+        self._q = QFunction(trained_critic(q_learner(self.model)), self.index)
 
     def _on_step(self) -> bool:
         if self.n_calls % self.check_freq == 0:
@@ -78,7 +74,7 @@ class ProbeCallback(BaseCallback):
 
     def examine(self) -> dict[str, float] | None:
         """Probe now, record the figures and return them; None if the replay buffer is still too short."""
-        model = self._off_policy_model()
+        model = q_learner(self.model)
         if self.probe is None:
             self.probe = draw_probe(model, self.batch_size)
         if self.probe is None:
@@ -96,7 +92,7 @@ class ProbeCallback(BaseCallback):
         return figures
 
     @abstractmethod
-    def _figures(self, model: OffPolicyAlgorithm, probe: Probe) -> dict[str, float]:
+    def _figures(self, model: QLearner, probe: Probe) -> dict[str, float]:
         """:return: what to record, without the prefix"""
 
 
@@ -116,7 +112,7 @@ class NTKCallback(ProbeCallback):
     Parameters are those of :class:`ProbeCallback`.
     """
 
-    def _figures(self, model: OffPolicyAlgorithm, probe: Probe) -> dict[str, float]:
+    def _figures(self, model: QLearner, probe: Probe) -> dict[str, float]:
         batch, targets = bootstrap(model, probe.samples)
         gamma, rate = float(model.gamma), critic_learning_rate(model)
         kernel, next_kernel = ntk.transition_kernels(self._q.critic, batch, index=self.index)
@@ -156,7 +152,7 @@ class ExcitationCallback(ProbeCallback):
 
     _snapshot: Parameters | None = None
 
-    def _figures(self, model: OffPolicyAlgorithm, probe: Probe) -> dict[str, float]:
+    def _figures(self, model: QLearner, probe: Probe) -> dict[str, float]:
         batch, _ = bootstrap(model, probe.samples)
         spectrum = excitation(data_vectors(self._q, batch))
         reference = QFunction(target_critic(model), self.index).parameters

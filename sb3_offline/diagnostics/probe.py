@@ -6,11 +6,12 @@ import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch as th
 from stable_baselines3 import DQN, SAC, TD3
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import DictReplayBufferSamples, ReplayBufferSamples
 from torch import nn
@@ -20,6 +21,7 @@ from sb3_offline.diagnostics.q_function import as_float64, evaluation_mode
 from sb3_offline.diagnostics.td_linearization import Transitions
 
 Samples = ReplayBufferSamples | DictReplayBufferSamples
+QLearner: TypeAlias = DQN | SAC | TD3
 
 
 @contextmanager
@@ -94,34 +96,35 @@ def _leaves(observations: th.Tensor | Mapping[str, th.Tensor]) -> list[th.Tensor
     return list(observations.values()) if isinstance(observations, Mapping) else [observations]
 
 
-def trained_critic(model: OffPolicyAlgorithm) -> nn.Module:
+def q_learner(model: BaseAlgorithm) -> QLearner:
     """
-    :return: the critic that the TD loss trains
-    :raises TypeError: if the model is not one of SB3's SAC, TD3, DDPG or DQN, or a child of these
+    :return: the model itself
+    :raises TypeError: if it is not one of SB3's SAC, TD3, DDPG or DQN, or a child of these
     """
-    if isinstance(model, DQN):
-        return model.q_net
-    if isinstance(model, SAC | TD3):
-        return model.critic
+    if isinstance(model, QLearner):
+        return model
+    if not isinstance(model, OffPolicyAlgorithm):
+        raise TypeError(f"{type(model).__name__} is on-policy: it has no Q-function and no replay buffer.")
     raise TypeError(f"{type(model).__name__} has no critic known here: SAC, TD3, DDPG, DQN and their children have.")
 
 
-def target_critic(model: OffPolicyAlgorithm) -> nn.Module:
+def trained_critic(model: QLearner) -> nn.Module:
+    """:return: the critic that the TD loss trains"""
+    return model.q_net if isinstance(model, DQN) else model.critic
+
+
+def target_critic(model: QLearner) -> nn.Module:
     """:return: the target network of :func:`trained_critic`"""
-    if isinstance(model, DQN):
-        return model.q_net_target
-    assert isinstance(model, SAC | TD3)
-    return model.critic_target
+    return model.q_net_target if isinstance(model, DQN) else model.critic_target
 
 
-def critic_learning_rate(model: OffPolicyAlgorithm) -> float:
+def critic_learning_rate(model: QLearner) -> float:
     """:return: the present learning rate of the critic's optimiser"""
-    assert isinstance(model, DQN | SAC | TD3)
     optimizer = model.policy.optimizer if isinstance(model, DQN) else model.critic.optimizer
     return float(optimizer.param_groups[0]["lr"])
 
 
-def bootstrap(model: OffPolicyAlgorithm, samples: Samples, seed: int = 0) -> tuple[Transitions, th.Tensor]:
+def bootstrap(model: QLearner, samples: Samples, seed: int = 0) -> tuple[Transitions, th.Tensor]:
     """
     The transitions with the next actions that the algorithm would take, and its own targets y, shape (M,).
 
@@ -143,7 +146,6 @@ def bootstrap(model: OffPolicyAlgorithm, samples: Samples, seed: int = 0) -> tup
                 temperature = model.ent_coef_tensor if log_temperature is None else log_temperature.exp()
                 values = values - temperature * log_prob.reshape(-1, 1)
         else:
-            assert isinstance(model, TD3)
             next_actions = model.actor_target(successors)
             values = _smallest(model.critic_target(successors, next_actions))
     batch = Transitions(samples.observations, samples.actions, rewards, discounts, successors, next_actions)

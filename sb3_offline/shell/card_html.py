@@ -7,7 +7,7 @@ from html import escape
 
 import numpy as np
 
-from sb3_offline.datasets.checks.statistics import Columns
+from sb3_offline.datasets.checks.statistics import DimensionStatistics
 from sb3_offline.shell.card import DataCard, Histogram
 from sb3_offline.shell.card_text import facts
 
@@ -80,7 +80,7 @@ def _ticks(low: float, high: float, top: str) -> str:
     )
 
 
-def _table(columns: Columns, shares: Mapping[str, np.ndarray] | None = None) -> str:
+def _table(columns: DimensionStatistics, shares: Mapping[str, np.ndarray] | None = None) -> str:
     shares = {name: values for name, values in (shares or {}).items() if len(values)}
     rows = []
     for i, figures in enumerate(zip(columns.mean, columns.std, columns.low, columns.high, strict=True)):

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from sb3_offline.datasets.checks.statistics import Columns
+from sb3_offline.datasets.checks.statistics import DimensionStatistics
 from sb3_offline.shell.card import DataCard, Histogram
 
 _WIDTH = 40
@@ -75,7 +75,7 @@ def _bars(histogram: Histogram) -> list[str]:
     ]
 
 
-def _dimensions(title: str, columns: Columns, shares: Mapping[str, np.ndarray] | None = None) -> Table:
+def _dimensions(title: str, columns: DimensionStatistics, shares: Mapping[str, np.ndarray] | None = None) -> Table:
     """One row a dimension; shares that were not measured (empty) have no column."""
     shares = {name: values for name, values in (shares or {}).items() if len(values)}
     hidden = len(columns.mean) - _MAX_ROWS

@@ -38,7 +38,6 @@ class OfflineExperimentManager(ExperimentManager):
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self._dataset: OfflineDataset | None = None
         self._lock = threading.Lock()  # trials may run in several threads
 
     # --- hyperparameters ---
@@ -120,12 +119,11 @@ class OfflineExperimentManager(ExperimentManager):
 
     def objective(self, trial: optuna.Trial) -> float:
         with self._lock:
-            if self._dataset is None:
-                self._dataset = self._load_data()
-                self._hyperparams["dataset"] = self._dataset
+            self._hyperparams["dataset"] = self._dataset
         return super().objective(trial)
 
-    def _load_data(self) -> OfflineDataset:
+    @functools.cached_property
+    def _dataset(self) -> OfflineDataset:
         source = self._hyperparams.get("dataset")
         if source is not None:
             return load_dataset(source, env_id=None)
@@ -137,7 +135,6 @@ class OfflineExperimentManager(ExperimentManager):
 
     def _make_trial_model(self, algorithm: type[OfflineAlgorithm], **kwargs: Any) -> OfflineAlgorithm:
         model = algorithm(**kwargs)
-        assert self._dataset is not None  # objective has loaded it
         try:
             with self._lock:
                 share_dynamics(model, self._dataset, Path(self.log_folder) / "dynamics", self.seed)

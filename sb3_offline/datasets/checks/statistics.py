@@ -19,7 +19,7 @@ _PRIME = np.uint64(0x9E3779B97F4A7C15)
 
 
 @dataclass(frozen=True)
-class Columns:
+class DimensionStatistics:
     """Of each flattened dimension, those of a Dict space key after key, over all rows; each (d,) float64."""
 
     mean: np.ndarray
@@ -43,8 +43,8 @@ class Statistics:
     s', end) an earlier row has had.
     """
 
-    observations: Columns
-    actions: Columns
+    observations: DimensionStatistics
+    actions: DimensionStatistics
     saturation: np.ndarray
     coverage: np.ndarray
     duplicates: np.ndarray
@@ -64,7 +64,7 @@ def slices(n: int, row_bytes: int) -> Iterator[slice]:
     return (slice(start, min(start + step, n)) for start in range(0, n, step))
 
 
-def describe(array: np.ndarray) -> Columns:
+def describe(array: np.ndarray) -> DimensionStatistics:
     """Mean, spread and range of each flattened dimension of an array (n, ...)."""
     n, width = len(array), flat_rows(array[:1]).shape[1]
     mean, squares = np.zeros(width), np.zeros(width)
@@ -76,7 +76,7 @@ def describe(array: np.ndarray) -> Columns:
         squares += np.square(values - own).sum(axis=0) + shift**2 * (part.start * len(values) / part.stop)
         mean += shift * (len(values) / part.stop)
         low, high = np.minimum(low, values.min(axis=0)), np.maximum(high, values.max(axis=0))
-    return Columns(mean, np.sqrt(squares / n), low, high)
+    return DimensionStatistics(mean, np.sqrt(squares / n), low, high)
 
 
 def hash_rows(*arrays: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from sb3_offline.datasets.checks.findings import Finding, name_rows
-from sb3_offline.datasets.checks.statistics import Columns, slices
+from sb3_offline.datasets.checks.statistics import DimensionStatistics, slices
 from sb3_offline.datasets.checks.surprise import are_jumps
 from sb3_offline.datasets.offline_dataset import OfflineDataset
 from sb3_offline.datasets.parts import flat_rows, parts_of
@@ -18,7 +18,7 @@ _SPREAD_TOLERANCE, _RELATIVE_TOLERANCE = 1e-4, 1e-5
 _BYPASS = "check_data=False trains regardless."
 
 
-def check_succession(dataset: OfflineDataset, observations: Columns) -> Iterator[Finding]:
+def check_succession(dataset: OfflineDataset, observations: DimensionStatistics) -> Iterator[Finding]:
     """
     Hold each next observation against the following row.
 
@@ -89,7 +89,7 @@ def _error(dataset: OfflineDataset, check: str, rows: np.ndarray, among: np.ndar
     return Finding("error", check, "next_observations", where, count, int(among.sum()), "rows", what, f"{advice} {_BYPASS}")
 
 
-def _compare(dataset: OfflineDataset, observations: Columns) -> tuple[np.ndarray, np.ndarray]:
+def _compare(dataset: OfflineDataset, observations: DimensionStatistics) -> tuple[np.ndarray, np.ndarray]:
     """Of each row but the last, (n - 1,): whether its next observation is the following row's, and whether it is its own."""
     n, width = len(dataset) - 1, len(observations.mean)
     follows, repeats = np.empty(n, dtype=bool), np.empty(n, dtype=bool)

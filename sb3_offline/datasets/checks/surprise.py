@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sb3_offline.datasets.checks.statistics import Columns, describe
+from sb3_offline.datasets.checks.statistics import DimensionStatistics, describe
 from sb3_offline.datasets.offline_dataset import OfflineDataset
 from sb3_offline.datasets.parts import flat_rows
 
@@ -13,7 +13,7 @@ _MAX_DIMENSIONS = 64  # of images only the mean step is predicted
 _QUANTILE = 0.99
 
 
-def are_jumps(dataset: OfflineDataset, observations: Columns, rows: np.ndarray, usual_rows: np.ndarray) -> bool:
+def are_jumps(dataset: OfflineDataset, observations: DimensionStatistics, rows: np.ndarray, usual_rows: np.ndarray) -> bool:
     """
     Whether most steps from these rows to their next observations are farther from the prediction of
     s' - s = W (1, s, a) than 99 in 100 of the usual ones, which W is fitted to by least squares. Without usual ones: whether
@@ -42,13 +42,15 @@ def _some(rows: np.ndarray, most: int) -> np.ndarray:
     return rows[np.unique(np.linspace(0, len(rows) - 1, most).astype(np.int64))]
 
 
-def _steps(dataset: OfflineDataset, observations: Columns, rows: np.ndarray) -> np.ndarray:
+def _steps(dataset: OfflineDataset, observations: DimensionStatistics, rows: np.ndarray) -> np.ndarray:
     """(n, width) in standard deviations of each dimension."""
     now, then = (flat_rows(array[rows]).astype(np.float64) for array in (dataset.observations, dataset.next_observations))
     return (then - now) / _spread(observations)
 
 
-def _features(dataset: OfflineDataset, observations: Columns, actions: Columns, rows: np.ndarray) -> np.ndarray:
+def _features(
+    dataset: OfflineDataset, observations: DimensionStatistics, actions: DimensionStatistics, rows: np.ndarray
+) -> np.ndarray:
     parts = [np.ones((len(rows), 1))]
     for array, columns in ((dataset.observations, observations), (dataset.actions, actions)):
         if len(columns.mean) <= _MAX_DIMENSIONS:
@@ -56,5 +58,5 @@ def _features(dataset: OfflineDataset, observations: Columns, actions: Columns, 
     return np.concatenate(parts, axis=1)
 
 
-def _spread(columns: Columns) -> np.ndarray:
+def _spread(columns: DimensionStatistics) -> np.ndarray:
     return np.where(columns.std > 0, columns.std, 1.0)
