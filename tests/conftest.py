@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,16 @@ def fast_options(algorithm: type) -> dict[str, Any]:
         "DiscreteCOMBO": FAST_MODEL_BASED,
         "DiscreteDROMO": FAST_MODEL_BASED | {"behavior_kwargs": {"hidden_sizes": (32,), "n_steps": 100}},
     }[algorithm.__name__]
+
+
+class Trap:
+    """Leaves a trace when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.path),)
 
 
 @pytest.fixture(autouse=True)

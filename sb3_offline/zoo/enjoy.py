@@ -6,8 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from sb3_offline.shell.running import run
-from sb3_offline.zoo.arguments import command_line, play_arguments, take_trust
-from sb3_offline.zoo.registration import register
+from sb3_offline.zoo.play_commands import play_command
 
 
 def enjoy(words: Sequence[str]) -> None:
@@ -17,15 +16,9 @@ def enjoy(words: Sequence[str]) -> None:
     :param words: RL-Zoo's options, and ``--trust``; the folder is ``logs`` if ``-f`` is not given
     :raises ValueError: if a file of the folder can run code, unless it is trusted
     """
-    register()
-    import rl_zoo3.enjoy
+    with play_command("sb3_offline.zoo.enjoy", words):
+        import rl_zoo3.enjoy
 
-    from sb3_offline.zoo.playing import playing
-
-    words, trust = take_trust(words)
-    if "-h" not in words and "--help" not in words:
-        words = play_arguments(words)
-    with command_line("sb3_offline.zoo.enjoy", words), playing(trust):
         rl_zoo3.enjoy.enjoy()
 
 

@@ -7,8 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from sb3_offline.shell.running import run
-from sb3_offline.zoo.arguments import command_line, play_arguments, take_trust
-from sb3_offline.zoo.registration import register
+from sb3_offline.zoo.play_commands import play_command
 
 
 def record_video(words: Sequence[str]) -> None:
@@ -18,13 +17,7 @@ def record_video(words: Sequence[str]) -> None:
     :param words: RL-Zoo's options, and ``--trust``; the folder is ``logs`` if ``-f`` is not given
     :raises ValueError: if a file of the folder can run code, unless it is trusted
     """
-    register()
-    from sb3_offline.zoo.playing import playing
-
-    words, trust = take_trust(words)
-    if "-h" not in words and "--help" not in words:
-        words = play_arguments(words)
-    with command_line("sb3_offline.zoo.record_video", words), playing(trust):
+    with play_command("sb3_offline.zoo.record_video", words):
         runpy.run_module("rl_zoo3.record_video", run_name="__main__")  # it has no function to call
 
 

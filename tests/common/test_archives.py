@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import pickle
 import zipfile
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 import torch as th
 
 from sb3_offline.common.archives import FileRefused, check_expansion, open_archive, read_members, read_tensors
+from tests.conftest import Trap
 
 
 def archive(**members: bytes) -> io.BytesIO:
@@ -99,16 +99,6 @@ def test_tensors_come_back() -> None:
     found = read_tensors(saved(value), "x")
     assert th.equal(found["weight"], value["weight"])  # type: ignore[arg-type]
     assert found["state"] == value["state"]
-
-
-class Trap:
-    """Leaves a trace when it is unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, (str(self.path),)
 
 
 def test_code_among_tensors_is_not_run(tmp_path: Path) -> None:

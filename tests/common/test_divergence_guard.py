@@ -144,16 +144,22 @@ def test_not_a_number_is_seen(pendulum_arrays: Arrays) -> None:
     assert model.num_timesteps == 2
 
 
-def test_restored_training_goes_on(pendulum_arrays: Arrays) -> None:
-    model = make(pendulum_arrays)
+def poison_at(step: int) -> ConvertCallback:
+    """A NaN in the critic's weights at this step."""
 
     def poison(local: dict[str, Any], _: Any) -> bool:
-        if local["self"].num_timesteps == 5:
+        if local["self"].num_timesteps == step:
             local["self"].critic.q_networks[0][0].weight.data.fill_(float("nan"))
         return True
 
+    return ConvertCallback(poison)
+
+
+def test_restored_training_goes_on(pendulum_arrays: Arrays) -> None:
+    model = make(pendulum_arrays)
+
     with pytest.warns(UserWarning, match="nan"):
-        model.learn(20, callback=[ConvertCallback(poison), DivergenceGuard("restore", check_freq=2)])
+        model.learn(20, callback=[poison_at(5), DivergenceGuard("restore", check_freq=2)])
     assert model.num_timesteps == 20
     assert all(parameter.isfinite().all() for parameter in model.policy.parameters())
 
@@ -172,13 +178,8 @@ def test_guard_comes_before_the_nan_check_of_learn(pendulum_arrays: Arrays) -> N
     """learn stops at a NaN every 100 steps; a guard that looks every 1000 has its say first."""
     model = make(pendulum_arrays)
 
-    def poison(local: dict[str, Any], _: Any) -> bool:
-        if local["self"].num_timesteps == 50:
-            local["self"].critic.q_networks[0][0].weight.data.fill_(float("nan"))
-        return True
-
     with pytest.warns(UserWarning, match="restored"):
-        model.learn(120, callback=[ConvertCallback(poison), DivergenceGuard("restore", check_freq=1000)])
+        model.learn(120, callback=[poison_at(50), DivergenceGuard("restore", check_freq=1000)])
     assert model.num_timesteps == 120
 
 

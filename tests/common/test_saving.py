@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import os
 import pickle
 import sys
 import warnings
@@ -30,7 +29,7 @@ from sb3_offline.common.archives import FileRefused
 from sb3_offline.common.model_file import HEADER, ModelFile
 from sb3_offline.common.saving import trusting
 from sb3_offline.common.schedules import hold_then_decay
-from tests.conftest import FAST, FAST_DROMO, FAST_MODEL_BASED
+from tests.conftest import FAST, FAST_DROMO, FAST_MODEL_BASED, Trap
 
 DATA = "sb3_offline/Pendulum-medium-v0"
 OBSERVATIONS = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
@@ -70,16 +69,6 @@ def nothing_unpickled() -> Iterator[None]:
 def test_the_witness_sees_pickles() -> None:
     with pytest.raises(AssertionError, match="find_class"), nothing_unpickled():
         pickle.loads(pickle.dumps(Path("a")))
-
-
-class Trap:
-    """Leaves a trace when it is unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, (str(self.path),)
 
 
 def small(algorithm: Any = CQL, **options: Any) -> Any:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from sb3_offline.datasets import DatasetError, load_dataset, open_dataset
+from tests.conftest import Trap
 
 Arrays = dict[str, Any]
 Spaces = dict[str, Any]
@@ -144,16 +145,6 @@ def test_damaged_content(tmp_path: Path, task_spaces: Spaces) -> None:
     path.write_bytes(bytes(content))
     with pytest.raises(DatasetError, match=r"log\.npz"):
         load_dataset(path, **task_spaces)
-
-
-class Trap:
-    """Leaves a trace when it is unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, (str(self.path),)
 
 
 @pytest.mark.parametrize("name", ["log.pkl", "log.pickle", "log.pt", "log.npz"])

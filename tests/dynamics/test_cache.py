@@ -11,7 +11,7 @@ import pytest
 import torch as th
 
 from sb3_offline import COMBO
-from tests.conftest import FAST_MODEL_BASED
+from tests.conftest import FAST_MODEL_BASED, Trap
 
 
 def make(arrays: dict[str, np.ndarray], **options: Any) -> COMBO:
@@ -60,11 +60,7 @@ def test_share_between_runs(pendulum_arrays: dict[str, np.ndarray], tmp_path: Pa
 
 
 def test_code_in_a_dynamics_file_is_not_run(pendulum_arrays: dict[str, np.ndarray], tmp_path: Path) -> None:
-    class Trap:
-        def __reduce__(self) -> tuple[Any, ...]:
-            return os.mkdir, (str(tmp_path / "trace"),)
-
-    th.save({"weight": Trap()}, tmp_path / "dynamics.pt")
+    th.save({"weight": Trap(tmp_path / "trace")}, tmp_path / "dynamics.pt")
     with pytest.raises(ValueError, match=r"dynamics\.pt names .*mkdir, which no tensor needs"):
         make(pendulum_arrays).load_dynamics(tmp_path / "dynamics.pt")
     assert not (tmp_path / "trace").exists()
