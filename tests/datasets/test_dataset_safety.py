@@ -14,7 +14,7 @@ import pytest
 
 from sb3_offline.common import archives
 from sb3_offline.datasets import DatasetError, load_dataset
-from sb3_offline.datasets.sources import files
+from sb3_offline.datasets.sources import hdf5
 
 Arrays = dict[str, Any]
 Spaces = dict[str, Any]
@@ -157,5 +157,5 @@ def test_links_of_unknown_kinds_and_in_circles(tmp_path: Path, task_spaces: Spac
 
 
 def test_every_filter_that_is_allowed_is_built_in() -> None:
-    assert all(h5py.h5z.filter_avail(code) for code in files._FILTERS - {h5py.h5z.FILTER_SZIP})
-    assert 32004 not in files._FILTERS
+    assert all(h5py.h5z.filter_avail(code) for code in hdf5._FILTERS - {h5py.h5z.FILTER_SZIP})
+    assert 32004 not in hdf5._FILTERS

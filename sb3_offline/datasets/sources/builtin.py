@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sb3_offline.datasets.envs import BUILTIN_TASKS, NAMESPACE
-from sb3_offline.datasets.sources.files import open_npz
+from sb3_offline.datasets.sources.npz import open_npz
 from sb3_offline.datasets.sources.raw import RawSource
 
 _FOLDER = Path(__file__).parent.parent / "builtin"

@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import difflib
 import stat
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
-import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 from stable_baselines3.common.buffers import ReplayBuffer
 
 from sb3_offline.datasets.checks import build_dataset
-from sb3_offline.datasets.envs import env_from_spec, find_spec
 from sb3_offline.datasets.errors import DatasetError
-from sb3_offline.datasets.images import other_layout
 from sb3_offline.datasets.offline_dataset import ARRAY_NAMES, DatasetInfo, OfflineDataset
-from sb3_offline.datasets.references import REFERENCE_SCORES
 from sb3_offline.datasets.sources.arrays import open_arrays, open_offline_dataset, open_replay_buffer
 from sb3_offline.datasets.sources.builtin import builtin_name, open_builtin
+from sb3_offline.datasets.sources.describing import Task, info_of, same_space
 from sb3_offline.datasets.sources.files import file_mode, looks_like_file, open_file, path_of
 from sb3_offline.datasets.sources.folder import is_folder, open_folder
 from sb3_offline.datasets.sources.minari import is_minari_dataset, open_minari, open_minari_dataset
@@ -52,17 +47,6 @@ class DatasetSource:
         return self.read()
 
 
-@dataclass(frozen=True)
-class _Task:
-    """What the caller says about the data."""
-
-    env_id: str | None
-    observation_space: spaces.Space | None
-    action_space: spaces.Space | None
-    download: bool
-    env_spec: EnvSpec | None = None
-
-
 def open_dataset(
     source: Source,
     *,
@@ -85,7 +69,7 @@ def open_dataset(
     :param env_spec: the task of data that name none, whose spaces the caller gives
     :raises DatasetError: if the source cannot be found or opened, or its spaces are not known
     """
-    return _open(source, _Task(env_id, observation_space, action_space, download, env_spec))
+    return _open(source, Task(env_id, observation_space, action_space, download, env_spec))
 
 
 def load_dataset(
@@ -100,14 +84,14 @@ def load_dataset(
 
     :raises DatasetError: naming what is wrong, where (key, row), and the remedy
     """
-    return _open(source, _Task(env_id, observation_space, action_space, download)).load()
+    return _open(source, Task(env_id, observation_space, action_space, download)).load()
 
 
-def _open(source: Source, task: _Task) -> DatasetSource:
+def _open(source: Source, task: Task) -> DatasetSource:
     if isinstance(source, Sequence) and not isinstance(source, str):
         return _open_many(source, task)
     raw = _open_one(source, task.download)
-    info = _describe(raw, task)
+    info = info_of(raw, task)
     build = raw.build
     if build is not None:
         return DatasetSource(info, lambda: build(info))
@@ -153,93 +137,7 @@ def _open_path(path: Path) -> RawSource:
     return open_folder(path) if is_folder(path) else open_file(path)
 
 
-def _describe(raw: RawSource, task: _Task) -> DatasetInfo:
-    spec = _spec_of(raw, task)
-    inferred = spec is not None and task.env_id is None and raw.env_id_from is not None
-    if inferred and spec is not None:
-        warnings.warn(
-            f"{raw.dataset_id} is taken for {spec.id} from {raw.env_id_from}. Pass env_id= to say which it is.", stacklevel=4
-        )
-    own_observation, own_action = _own_spaces(raw, spec, task)
-    observation_space = _one_space("observation", task.observation_space, own_observation, raw.dataset_id)
-    action_space = _one_space("action", task.action_space, own_action, raw.dataset_id)
-    if observation_space is None or action_space is None:
-        raise DatasetError(_spaces_unknown(raw))
-    if spec is None and raw.env_id is None:
-        spec = task.env_spec
-    low, high, card = raw.reference_min_score, raw.reference_max_score, dict(raw.card)
-    if inferred:
-        card["env_id_from"] = raw.env_id_from
-    known = None if spec is None else REFERENCE_SCORES.get(spec.id)
-    if known is not None and (low is None or high is None):
-        low, high = known.minimum, known.maximum
-        card["reference_scores"] = known.note
-    return DatasetInfo(raw.dataset_id, observation_space, action_space, spec, low, high, card)
-
-
-def _own_spaces(raw: RawSource, spec: EnvSpec | None, task: _Task) -> tuple[spaces.Space | None, spaces.Space | None]:
-    """The spaces that the data hold, or else those of their task, as far as it can be made here."""
-    observation_space, action_space = raw.observation_space, raw.action_space
-    if spec is None or (observation_space is not None and action_space is not None):
-        return observation_space, action_space
-    try:
-        env = env_from_spec(spec, raw.dataset_id)
-    except DatasetError:
-        if task.observation_space is None or task.action_space is None:
-            raise  # nobody else says what the spaces are
-        return observation_space, action_space
-    env.close()
-    return (
-        env.observation_space if observation_space is None else observation_space,
-        env.action_space if action_space is None else action_space,
-    )
-
-
-def _spec_of(raw: RawSource, task: _Task) -> EnvSpec | None:
-    if task.env_id is None:
-        return raw.env_spec or (find_spec(raw.env_id) if raw.env_id else None)
-    spec = find_spec(task.env_id)
-    if spec is None:
-        near = difflib.get_close_matches(task.env_id, gym.registry, n=3)
-        hint = f" Near it: {', '.join(near)}." if near else ""
-        raise DatasetError(
-            f"env_id={task.env_id!r} is not a registered Gymnasium id.{hint} Import the package that registers it."
-        )
-    return spec
-
-
-def _spaces_unknown(raw: RawSource) -> str:
-    if raw.env_id:
-        names = f"names {raw.env_id}, which is not registered here (import the package that registers it)"
-    else:
-        names = "names no environment and no spaces"
-    return (
-        f"{raw.dataset_id} {names}, and bounds are never guessed from data. Give env= (to an algorithm) or env_id= of "
-        "its task, e.g. 'Hopper-v5', or both observation_space= and action_space=."
-    )
-
-
-def _one_space(kind: str, given: spaces.Space | None, own: spaces.Space | None, dataset_id: str) -> spaces.Space | None:
-    """The space that the caller gives, which must agree with the data's own, or else the data's own."""
-    if given is not None and own is not None and not _same_space(given, own, bounds=kind == "action"):
-        raise DatasetError(
-            f"{dataset_id}: the {kind} space of the environment, {given}, does not match that of the data, {own}."
-        )
-    return given if given is not None else own
-
-
-def _same_space(one: spaces.Space, other: spaces.Space, *, bounds: bool) -> bool:
-    """Equal but for float precision and where images have their channels; an action's bounds must agree, too."""
-    if isinstance(one, spaces.Dict) and isinstance(other, spaces.Dict):
-        return one.keys() == other.keys() and all(_same_space(one[key], other[key], bounds=bounds) for key in one)
-    if not isinstance(one, spaces.Box) or not isinstance(other, spaces.Box):
-        return one == other
-    if one.shape not in (other.shape, other_layout(other)) or (one.dtype == np.uint8) != (other.dtype == np.uint8):
-        return False
-    return not bounds or (np.allclose(one.low, other.low) and np.allclose(one.high, other.high))
-
-
-def _open_many(sources: Sequence[Source], task: _Task) -> DatasetSource:
+def _open_many(sources: Sequence[Source], task: Task) -> DatasetSource:
     if len(sources) == 0:
         raise DatasetError("An empty list holds no data: give at least one source.")
     parts = []
@@ -250,7 +148,7 @@ def _open_many(sources: Sequence[Source], task: _Task) -> DatasetSource:
     for number, part in enumerate((p.info for p in parts[1:]), start=2):
         for kind in ("observation", "action"):
             own, other = getattr(first, f"{kind}_space"), getattr(part, f"{kind}_space")
-            if not _same_space(own, other, bounds=kind == "action"):
+            if not same_space(own, other, bounds=kind == "action"):
                 raise DatasetError(
                     f"{first.dataset_id} and source {number}, {part.dataset_id}, cannot be one data set: their {kind} "
                     f"spaces differ, {own} and {other}."

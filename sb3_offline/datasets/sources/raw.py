@@ -11,11 +11,13 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 
+from sb3_offline.datasets.checks.keys import ALIASES, BY_KEY
 from sb3_offline.datasets.errors import DatasetError
-from sb3_offline.datasets.offline_dataset import DatasetInfo, OfflineDataset
+from sb3_offline.datasets.offline_dataset import ARRAY_NAMES, DatasetInfo, OfflineDataset
 
 #: Arrays by name, unchecked. Of a key that is not known only the name matters.
 Arrays = Mapping[str, Any]
+ARRAY_KEYS = (*ARRAY_NAMES, *ALIASES)
 
 
 @dataclass(frozen=True)
@@ -92,3 +94,15 @@ def collect_metadata(dataset_id: str, entries: Mapping[str, Any]) -> dict[str, A
         elif key == "env_id":
             found[key] = value
     return found
+
+
+def by_key(arrays: dict[str, Any]) -> dict[str, Any]:
+    """``observations/image`` and the like, gathered into one mapping of arrays for each name."""
+    gathered: dict[str, Any] = {}
+    for key, array in arrays.items():
+        name, _, part = key.partition("/")
+        if part and name in BY_KEY and name not in arrays:
+            gathered.setdefault(name, {})[part] = array
+        else:
+            gathered[key] = array
+    return gathered

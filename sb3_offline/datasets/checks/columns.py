@@ -1,0 +1,152 @@
+"""One array as its space asks for it: type, shape, range; every defect is named with its key and row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from stable_baselines3.common.preprocessing import is_image_space
+
+from sb3_offline.datasets.checks.keys import BY_KEY
+from sb3_offline.datasets.errors import DatasetError
+from sb3_offline.datasets.images import with_channels_of
+from sb3_offline.datasets.parts import join_parts
+
+#: Actions may leave a bounded action space by this part of its span (rounding), and are then clipped.
+ACTION_TOLERANCE = 1e-4
+
+
+def as_column(name: str, value: Any, where: str) -> np.ndarray | dict[str, np.ndarray]:
+    """An array, or for observations by key the array of each key."""
+    names = getattr(getattr(value, "dtype", None), "names", None)  # of a structured array
+    if not isinstance(value, Mapping) and names is None:
+        return _as_array(name, value, where)
+    if name not in BY_KEY:
+        raise DatasetError(f"{where}: {name} is a mapping of arrays; only observations may be one. Give one array.")
+    return {str(key): _as_array(f"{name}[{key!r}]", value[key], where) for key in (value if names is None else names)}
+
+
+def _as_array(name: str, value: Any, where: str) -> np.ndarray:
+    if isinstance(value, Mapping):
+        raise DatasetError(f"{where}: {name} is itself a mapping. SB3 takes no nested Dict spaces: put all keys on one level.")
+    try:
+        array = np.asarray(value)
+    except (ValueError, TypeError, RuntimeError) as error:  # RuntimeError: a torch tensor that requires grad
+        raise DatasetError(f"{where}: {name} is not one rectangular array of numbers ({error}).") from error
+    if array.dtype.kind not in "biuf":
+        raise DatasetError(
+            f"{where}: {name} has dtype {array.dtype}, not numbers. Its rows may differ in length: give one "
+            "rectangular array of floats, whole numbers or bools."
+        )
+    if array.ndim == 0:
+        raise DatasetError(f"{where}: {name} is a single value; one entry a row is needed.")
+    return array
+
+
+def to_space(name: str, array: Any, space: spaces.Space, where: str) -> np.ndarray:
+    """An array as the type and shape which its space asks for; a mapping as one structured array."""
+    if isinstance(space, spaces.Dict):
+        return _fit_parts(name, array, space, where)
+    if isinstance(array, dict):
+        raise DatasetError(f"{where}: {name} is a mapping of arrays, but the space is {space}: give one array.")
+    if isinstance(space, spaces.Box):
+        array = with_channels_of(space, array)
+        array = _shaped(name, array, space, where)
+        if space.dtype == np.uint8:
+            return _whole_numbers(name, array, space, np.uint8, where)
+        if name == "actions" and array.dtype.kind != "f":
+            raise DatasetError(
+                f"{where}: actions are whole numbers ({array.dtype}), but the action space is continuous, {space}. "
+                "If they are continuous actions, convert them to float."
+            )
+        return finite_float32(name, array, where)
+    if isinstance(space, (spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)):
+        return _whole_numbers(name, _shaped(name, array, space, where), space, np.int64, where)
+    raise DatasetError(
+        f"{where}: {name} live in {space}; Box, Discrete, MultiDiscrete and MultiBinary spaces are supported, and for "
+        "observations a Dict of these, on one level. Flatten them."
+    )
+
+
+def _fit_parts(name: str, parts: Any, space: spaces.Dict, where: str) -> np.ndarray:
+    wanted = list(space)
+    if not isinstance(parts, dict) or parts.keys() != set(wanted) or name not in BY_KEY:
+        found = f"the keys {sorted(parts)}" if isinstance(parts, dict) else "one array"
+        raise DatasetError(
+            f"{where}: {name} live in {space}: a mapping of arrays with the keys {wanted} is needed, not {found}."
+        )
+    return join_parts({key: to_space(f"{name}[{key!r}]", parts[key], space[key], where) for key in wanted})
+
+
+def _shaped(name: str, array: np.ndarray, space: spaces.Space, where: str) -> np.ndarray:
+    shape = tuple(space.shape or ())
+    if array.shape[1:] == shape:
+        return array
+    if {array.shape[1:], shape} == {(), (1,)}:  # (n,) and (n, 1) say the same
+        return array.reshape(len(array), *shape)
+    wanted = ", ".join(["n", *map(str, shape)])
+    raise DatasetError(f"{where}: {name} have shape {array.shape}, but the space {space} asks for ({wanted}).")
+
+
+def _whole_numbers(name: str, array: np.ndarray, space: spaces.Space, dtype: type[np.integer], where: str) -> np.ndarray:
+    if array.dtype.kind == "f":
+        raise DatasetError(f"{where}: {name} are {array.dtype}, but the space {space} holds whole numbers.")
+    low: Any
+    high: Any
+    if is_image_space(space) and array.dtype == np.uint8:  # any byte will do; larger whole numbers are not made of it
+        return array
+    if isinstance(space, spaces.Box):
+        low, high = space.low.astype(np.int64), space.high.astype(np.int64)
+    elif isinstance(space, spaces.Discrete):
+        low, high = space.start, space.start + space.n - 1
+    elif isinstance(space, spaces.MultiDiscrete):
+        low, high = space.start, space.start + space.nvec - 1
+    else:
+        low, high = 0, 1
+    outside = (array < low) | (array > high)
+    check_rows(outside, f"{where}: {name} leave the space {space}", "")
+    return array.astype(dtype, copy=False)
+
+
+def within_bounds(actions: np.ndarray, space: spaces.Box, where: str) -> np.ndarray:
+    if np.all(actions >= space.low) and np.all(actions <= space.high):
+        return actions
+    low, high = space.low.astype(np.float64), space.high.astype(np.float64)
+    excess = np.maximum(low - actions, actions - high)
+    span = np.where(np.isfinite(high - low), high - low, 0.0)
+    check_rows(
+        excess > ACTION_TOLERANCE * span,
+        f"{where}: actions leave the action space {space}",
+        f", by up to {excess.max():.4g}. Actions are needed in the environment's own units",
+    )
+    return np.clip(actions, space.low, space.high).astype(np.float32, copy=False)
+
+
+def vector(name: str, array: np.ndarray, where: str) -> np.ndarray:
+    if array.ndim == 1 or array.shape[1:] == (1,):
+        return array.reshape(-1)
+    raise DatasetError(f"{where}: {name} have shape {array.shape}; one value a row is needed, (n,) or (n, 1).")
+
+
+def flags(name: str, array: np.ndarray, where: str) -> np.ndarray:
+    array = vector(name, array, where)
+    if array.dtype != bool:
+        check_rows((array != 0) & (array != 1), f"{where}: {name} are neither 0 nor 1", "")
+    return array.astype(bool)
+
+
+def finite_float32(name: str, array: np.ndarray, where: str) -> np.ndarray:
+    with np.errstate(over="ignore"):  # beyond float32 is inf, and refused as such
+        array = array.astype(np.float32, copy=False)
+    check_rows(~np.isfinite(array), f"{where}: {name} hold NaN or inf (as float32)", "")
+    return array
+
+
+def check_rows(bad: np.ndarray, what: str, detail: str) -> None:
+    """:raises DatasetError: if any entry is bad, with the first row and the number of rows"""
+    if not bad.any():
+        return
+    rows = np.flatnonzero(bad.reshape(len(bad), -1).any(axis=1))
+    raise DatasetError(f"{what} in {len(rows)} of {len(bad)} rows, first in row {rows[0]}{detail}.")

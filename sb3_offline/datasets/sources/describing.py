@@ -1,0 +1,116 @@
+"""What a source is about: its task, its spaces and its reference scores, from what it says and what the caller says."""
+
+from __future__ import annotations
+
+import difflib
+import warnings
+from dataclasses import dataclass
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
+
+from sb3_offline.datasets.envs import env_from_spec, find_spec
+from sb3_offline.datasets.errors import DatasetError
+from sb3_offline.datasets.images import other_layout
+from sb3_offline.datasets.offline_dataset import DatasetInfo
+from sb3_offline.datasets.references import REFERENCE_SCORES
+from sb3_offline.datasets.sources.raw import RawSource
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the caller says about the data."""
+
+    env_id: str | None
+    observation_space: spaces.Space | None
+    action_space: spaces.Space | None
+    download: bool
+    env_spec: EnvSpec | None = None
+
+
+def info_of(raw: RawSource, task: Task) -> DatasetInfo:
+    spec = _spec_of(raw, task)
+    inferred = spec is not None and task.env_id is None and raw.env_id_from is not None
+    if inferred and spec is not None:
+        warnings.warn(
+            f"{raw.dataset_id} is taken for {spec.id} from {raw.env_id_from}. Pass env_id= to say which it is.", stacklevel=4
+        )
+    own_observation, own_action = _own_spaces(raw, spec, task)
+    observation_space = _one_space("observation", task.observation_space, own_observation, raw.dataset_id)
+    action_space = _one_space("action", task.action_space, own_action, raw.dataset_id)
+    if observation_space is None or action_space is None:
+        raise DatasetError(_spaces_unknown(raw))
+    if spec is None and raw.env_id is None:
+        spec = task.env_spec
+    low, high, card = raw.reference_min_score, raw.reference_max_score, dict(raw.card)
+    if inferred:
+        card["env_id_from"] = raw.env_id_from
+    known = None if spec is None else REFERENCE_SCORES.get(spec.id)
+    if known is not None and (low is None or high is None):
+        low, high = known.minimum, known.maximum
+        card["reference_scores"] = known.note
+    return DatasetInfo(raw.dataset_id, observation_space, action_space, spec, low, high, card)
+
+
+def _own_spaces(raw: RawSource, spec: EnvSpec | None, task: Task) -> tuple[spaces.Space | None, spaces.Space | None]:
+    """The spaces that the data hold, or else those of their task, as far as it can be made here."""
+    observation_space, action_space = raw.observation_space, raw.action_space
+    if spec is None or (observation_space is not None and action_space is not None):
+        return observation_space, action_space
+    try:
+        env = env_from_spec(spec, raw.dataset_id)
+    except DatasetError:
+        if task.observation_space is None or task.action_space is None:
+            raise  # nobody else says what the spaces are
+        return observation_space, action_space
+    env.close()
+    return (
+        env.observation_space if observation_space is None else observation_space,
+        env.action_space if action_space is None else action_space,
+    )
+
+
+def _spec_of(raw: RawSource, task: Task) -> EnvSpec | None:
+    if task.env_id is None:
+        return raw.env_spec or (find_spec(raw.env_id) if raw.env_id else None)
+    spec = find_spec(task.env_id)
+    if spec is None:
+        near = difflib.get_close_matches(task.env_id, gym.registry, n=3)
+        hint = f" Near it: {', '.join(near)}." if near else ""
+        raise DatasetError(
+            f"env_id={task.env_id!r} is not a registered Gymnasium id.{hint} Import the package that registers it."
+        )
+    return spec
+
+
+def _spaces_unknown(raw: RawSource) -> str:
+    if raw.env_id:
+        names = f"names {raw.env_id}, which is not registered here (import the package that registers it)"
+    else:
+        names = "names no environment and no spaces"
+    return (
+        f"{raw.dataset_id} {names}, and bounds are never guessed from data. Give env= (to an algorithm) or env_id= of "
+        "its task, e.g. 'Hopper-v5', or both observation_space= and action_space=."
+    )
+
+
+def _one_space(kind: str, given: spaces.Space | None, own: spaces.Space | None, dataset_id: str) -> spaces.Space | None:
+    """The space that the caller gives, which must agree with the data's own, or else the data's own."""
+    if given is not None and own is not None and not same_space(given, own, bounds=kind == "action"):
+        raise DatasetError(
+            f"{dataset_id}: the {kind} space of the environment, {given}, does not match that of the data, {own}."
+        )
+    return given if given is not None else own
+
+
+def same_space(one: spaces.Space, other: spaces.Space, *, bounds: bool) -> bool:
+    """Equal but for float precision and where images have their channels; an action's bounds must agree, too."""
+    if isinstance(one, spaces.Dict) and isinstance(other, spaces.Dict):
+        return one.keys() == other.keys() and all(same_space(one[key], other[key], bounds=bounds) for key in one)
+    if not isinstance(one, spaces.Box) or not isinstance(other, spaces.Box):
+        return one == other
+    if one.shape not in (other.shape, other_layout(other)) or (one.dtype == np.uint8) != (other.dtype == np.uint8):
+        return False
+    return not bounds or (np.allclose(one.low, other.low) and np.allclose(one.high, other.high))
