@@ -8,7 +8,8 @@ from sb3_offline.dynamics.recalibration import CalibrationMethod
 from sb3_offline.dynamics.rollout import Rollout, rollout
 from sb3_offline.dynamics.rules import TERMINATION_RULES
 from sb3_offline.dynamics.termination import TerminationFn, resolve_termination
-from sb3_offline.dynamics.termination_head import TerminationHead, TerminationReport, fit_termination_head
+from sb3_offline.dynamics.termination_fit import fit_termination_head
+from sb3_offline.dynamics.termination_head import TerminationHead, TerminationReport
 from sb3_offline.dynamics.training import DynamicsDivergedError, EpochStats, FitReport, fit_ensemble
 
 __all__ = [

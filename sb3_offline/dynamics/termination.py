@@ -12,7 +12,8 @@ import torch as th
 from gymnasium.envs.registration import EnvSpec, parse_env_id
 
 from sb3_offline.dynamics.rules import TERMINATION_RULES, Ended, never_ended
-from sb3_offline.dynamics.termination_head import MIN_TERMINATIONS, TerminationHead
+from sb3_offline.dynamics.termination_fit import MIN_TERMINATIONS
+from sb3_offline.dynamics.termination_head import TerminationHead
 
 TerminationFn: TypeAlias = Callable[[th.Tensor, th.Tensor, th.Tensor], th.Tensor]
 """(observations (B, o), actions (B, a) in environment units, next observations (B, o)) -> ended (B,) bool."""

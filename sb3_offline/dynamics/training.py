@@ -10,16 +10,15 @@ from typing import Literal, TypeAlias
 import torch as th
 from tqdm import tqdm
 
-from sb3_offline.common.precision import Precision, precision_scope
+from sb3_offline.common.precision import Precision
 from sb3_offline.common.rows import BLOCK_ROWS, Rows, row_blocks
 from sb3_offline.dynamics.ensemble import MAX_HOLDOUT_ROWS, EnsembleDynamics
+from sb3_offline.dynamics.epoch import bootstrap_indices, standardized, train_batches
 from sb3_offline.dynamics.fit_checkpoint import FitCheckpoint
 
 MIN_IMPROVEMENT = 0.01  # a snapshot is taken when the held-out error falls by more than this fraction
 
 StopReason: TypeAlias = Literal["patience", "max_epochs", "callback"]
-Lookup: TypeAlias = Callable[[th.Tensor], th.Tensor]
-"""Rows (k,) of the data -> (k, inputs + targets), standardised."""
 
 
 class DynamicsDivergedError(FloatingPointError, ValueError):
@@ -46,7 +45,7 @@ class FitReport:
     prediction of standardised targets, averaged over (delta observation, reward): 0 is perfect, 1 is no better than a
     constant. It decides on early stopping, snapshots and elites; in raw units the dimensions of largest scale would
     decide alone. ``holdout_mse`` is the same in raw units. ``train_loss`` is the last epoch's
-    :func:`negative_log_likelihood`, the mean over the members.
+    :func:`~sb3_offline.dynamics.epoch.negative_log_likelihood`, the mean over the members.
     """
 
     epochs: int
@@ -88,8 +87,8 @@ def fit_ensemble(
     bootstrap sample is a row of indices. Targets are standardised too: with raw
     ones, whose errors start far above the bound of the log-variance, its gradient vanishes and the std stays too large.
     The loss is the sum over members of
-    :func:`negative_log_likelihood`, plus ``logvar_loss_weight`` * sum(max_logvar - min_logvar) averaged over members,
-    plus ``model.weight_decay`` times 0.5 |W|^2.
+    :func:`~sb3_offline.dynamics.epoch.negative_log_likelihood`, plus ``logvar_loss_weight`` * sum(max_logvar - min_logvar)
+    averaged over members, plus ``model.weight_decay`` times 0.5 |W|^2.
 
     :param optimizer: over ``model.member_parameters()``, without a weight decay of its own
     :param observations: (n, observation_dim)
@@ -117,7 +116,7 @@ def fit_ensemble(
 
     columns = (observations, actions, next_observations, rewards)
     model.fit_normalizers(*columns, rows=train)
-    lookup = _standardized(model, *columns)
+    lookup = standardized(model, *columns)
     holdout_data = lookup(holdout)
 
     best = _BestSnapshots(model)
@@ -169,76 +168,6 @@ def fit_ensemble(
         stopped_by=stopped_by,
         seconds=time.perf_counter() - start,
     )
-
-
-def negative_log_likelihood(mean: th.Tensor, logvar: th.Tensor, targets: th.Tensor) -> th.Tensor:
-    """Gaussian NLL per member (M,), averaged over rows and dimensions, times two, without its constant (PETS, Eq 1)."""
-    return ((mean - targets).square() * (-logvar).exp() + logvar).mean(dim=(1, 2))
-
-
-@th.no_grad()
-def add_weight_decay(model: EnsembleDynamics) -> None:
-    """Add the gradient of sum over layers of 0.5 wd |W|^2, which is wd W, to the weights' gradients."""
-    for weight, decay in zip(model.weights, model.weight_decay, strict=True):
-        if weight.grad is not None:
-            weight.grad.add_(weight, alpha=decay)
-
-
-def bootstrap_indices(n_members: int, n_rows: int, generator: th.Generator) -> th.Tensor:
-    """(n_members, n_rows) int32 indices below ``n_rows``, drawn with replacement, on the generator's device."""
-    indices = th.empty(n_members, n_rows, dtype=th.int32, device=generator.device)
-    for sample in indices:
-        sample.copy_(th.randint(n_rows, (n_rows,), generator=generator, device=generator.device))
-    return indices
-
-
-def _standardized(model: EnsembleDynamics, *columns: Rows) -> Lookup:
-    """The transitions as the networks see them: tensors are standardised once, rows in files as they are read."""
-
-    def standardize(
-        observations: th.Tensor, actions: th.Tensor, next_observations: th.Tensor, rewards: th.Tensor
-    ) -> th.Tensor:
-        targets = th.cat([next_observations - observations, rewards.reshape(-1, 1)], dim=1)
-        return th.cat([model.normalize(observations, actions), (targets - model.target_mean) / model.target_std], dim=1)
-
-    tensors = [column for column in columns if isinstance(column, th.Tensor)]
-    if len(tensors) < len(columns):
-        return lambda rows: standardize(*(column[rows] for column in columns))
-    data = standardize(*tensors)
-    return lambda rows: data.index_select(0, rows)
-
-
-def train_batches(
-    model: EnsembleDynamics,
-    optimizer: th.optim.Optimizer,
-    lookup: Lookup,
-    bootstrap: th.Tensor,
-    batches: tuple[th.Tensor, ...],
-    logvar_loss_weight: float,
-    precision: Precision = "float32",
-) -> th.Tensor:
-    """
-    One pass over every member's bootstrap sample.
-
-    :param bootstrap: (n_members, n_train) rows of the data
-    :param batches: columns of ``bootstrap``, a batch each
-    :return: the mean of :func:`negative_log_likelihood` over the pass, ()
-    """
-    n_inputs = model.input_mean.shape[0]
-    total = th.zeros((), device=model.device)
-    for columns in batches:
-        rows = bootstrap.index_select(1, columns)
-        inputs, targets = lookup(rows.flatten()).view(*rows.shape, -1).tensor_split([n_inputs], dim=2)
-        with precision_scope(precision, model.device):
-            forecast = model.networks(inputs)
-        nll = negative_log_likelihood(*forecast, targets).sum()
-        bounds = (model.max_logvar - model.min_logvar).sum() / model.n_members
-        optimizer.zero_grad(set_to_none=True)
-        (nll + logvar_loss_weight * bounds).backward()
-        add_weight_decay(model)
-        optimizer.step()
-        total += nll.detach() * len(columns)
-    return total / bootstrap.numel()
 
 
 class _BestSnapshots:

@@ -20,13 +20,8 @@ from sb3_offline.dynamics.config import DynamicsConfig
 from sb3_offline.dynamics.ensemble import EnsembleDynamics
 from sb3_offline.dynamics.fit_checkpoint import FitCheckpoint
 from sb3_offline.dynamics.termination import known_rule
-from sb3_offline.dynamics.termination_head import (
-    MIN_TERMINATIONS,
-    TerminationHead,
-    TerminationReport,
-    check_counts,
-    fit_termination_head,
-)
+from sb3_offline.dynamics.termination_fit import MIN_TERMINATIONS, check_counts, fit_termination_head
+from sb3_offline.dynamics.termination_head import TerminationHead, TerminationReport
 from sb3_offline.dynamics.training import EpochStats, FitReport, fit_ensemble
 
 _MODELLED = ("observations", "actions", "next_observations", "rewards")

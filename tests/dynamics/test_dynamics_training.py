@@ -6,13 +6,8 @@ import pytest
 import torch as th
 
 from sb3_offline.dynamics import DynamicsDivergedError, EnsembleDynamics, fit_ensemble
-from sb3_offline.dynamics.training import (
-    _BestSnapshots,
-    _holdout_errors,
-    add_weight_decay,
-    bootstrap_indices,
-    negative_log_likelihood,
-)
+from sb3_offline.dynamics.epoch import add_weight_decay, bootstrap_indices, negative_log_likelihood
+from sb3_offline.dynamics.training import _BestSnapshots, _holdout_errors
 
 A = th.tensor([[0.9, 0.2], [-0.3, 0.8]])
 B = th.tensor([[0.5], [-1.0]])

@@ -15,7 +15,7 @@ import torch as th
 from sb3_offline import COMBO
 from sb3_offline.datasets import SpacesOnlyEnv
 from sb3_offline.dynamics import TerminationHead, fit_termination_head, resolve_termination
-from sb3_offline.dynamics.termination_head import best_threshold
+from sb3_offline.dynamics.termination_fit import best_threshold
 from tests.conftest import FAST_MODEL_BASED
 
 
