@@ -1,47 +1,19 @@
-"""Several critics on the same rows: one batched product where that is faster, buffers used again where it is not."""
+"""Several critics on the same rows: one batched product a layer where that is faster."""
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any
 
 import torch as th
 import torch.nn.functional as F
 from torch import nn
-from torch.autograd.function import once_differentiable
 from torch.func import functional_call
 
+from sb3_offline.common.relu_pass import Workspace, is_relu_network, relu_pass
+
+FEW_ROWS = 1024  # on a CPU; the activations of more rows would no longer stay in its cache
+
 _ELEMENTWISE = (nn.ReLU, nn.Tanh, nn.ELU, nn.SiLU, nn.GELU, nn.LeakyReLU, nn.Identity)
-
-
-class Workspace:
-    """
-    Large buffers to be used again. A fresh activation of 8 MB costs a CPU more in page faults than the work done on it.
-
-    A buffer handed back too early is no silent error: autograd sees that a saved tensor has changed, and raises.
-    """
-
-    def __init__(self) -> None:
-        self._free: defaultdict[tuple[Any, ...], list[th.Tensor]] = defaultdict(list)
-        self._stackable: dict[tuple[int, ...], bool] = {}
-
-    def stackable(self, networks: Sequence[nn.Module]) -> bool:
-        """:func:`_stackable`, found out once."""
-        key = tuple(map(id, networks))
-        if key not in self._stackable:
-            self._stackable[key] = _stackable(networks)
-        return self._stackable[key]
-
-    def take(self, rows: int, columns: int, like: th.Tensor) -> th.Tensor:
-        """An uninitialised (rows, columns), of the dtype and device of ``like``."""
-        free = self._free[rows, columns, like.dtype, like.device]
-        return free.pop() if free else like.new_empty(rows, columns)
-
-    def give(self, buffer: th.Tensor) -> None:
-        """Hand a buffer back."""
-        rows, columns = buffer.shape
-        self._free[rows, columns, buffer.dtype, buffer.device].append(buffer)
 
 
 def evaluate(
@@ -50,19 +22,25 @@ def evaluate(
     """
     Every network on the same rows: (rows, features) -> (n_networks, rows).
 
-    On a GPU equal networks of linear layers, elementwise activations and LayerNorms are one batched product a layer; on a
-    CPU that is no faster, and ReLU networks take turns, each in the workspace's buffers. Whatever else there is runs as it is.
+    On a GPU equal networks of linear layers, elementwise activations and LayerNorms are one batched product a layer. So are
+    equal ReLU networks on a CPU, if there are few rows; with many they take turns, each in the workspace's buffers. Whatever
+    else there is runs as it is.
 
     :param frozen: Gradients reach the inputs only, and nothing is spent on those of the weights.
     :param twice: The gradients can be differentiated again; the buffers cannot serve that.
     """
-    if inputs.is_cuda and workspace.stackable(networks):
+    if inputs.is_cuda and workspace.once(_stackable, networks):
         return _stacked(networks, inputs, frozen)
-    if inputs.device.type == "cpu" and not twice and not th.compiler.is_compiling():
-        values = [_relu_network(network, inputs, workspace, frozen) for network in networks]
-    else:
-        values = [_as_it_is(network, inputs, frozen) for network in networks]
-    return th.stack(values)
+    if inputs.device.type != "cpu" or twice or th.compiler.is_compiling():
+        return th.stack([_as_it_is(network, inputs, frozen) for network in networks])
+    plain = [workspace.once(is_relu_network, [network]) for network in networks]
+    if all(plain) and len(networks) > 1 and len(inputs) <= FEW_ROWS and workspace.once(_stackable, networks):
+        return relu_pass(networks, inputs, workspace, frozen)
+    values = [
+        relu_pass([network], inputs, workspace, frozen) if is_plain else _as_it_is(network, inputs, frozen).unsqueeze(0)
+        for network, is_plain in zip(networks, plain, strict=True)
+    ]
+    return th.cat(values)
 
 
 def _as_it_is(network: nn.Module, inputs: th.Tensor, frozen: bool) -> th.Tensor:
@@ -118,83 +96,3 @@ def _stack(layers: Sequence[nn.Module], frozen: bool) -> tuple[th.Tensor, th.Ten
     """Weights (n, ...) and biases (n, 1, out)."""
     weights, biases = th.stack([layer.weight for layer in layers]), th.stack([layer.bias for layer in layers])  # type: ignore[misc]
     return (weights.detach(), biases.detach().unsqueeze(1)) if frozen else (weights, biases.unsqueeze(1))
-
-
-# --- in place ---
-
-
-def _relu_network(network: nn.Module, inputs: th.Tensor, workspace: Workspace, frozen: bool) -> th.Tensor:
-    layers: list[Any] = list(network.children()) if type(network) is nn.Sequential else []
-    linear, activations = layers[::2], layers[1::2]
-    plain = all(type(layer) is nn.Linear and layer.bias is not None for layer in linear)
-    if not plain or len(linear) != len(activations) + 1 or not all(type(layer) is nn.ReLU for layer in activations):
-        return _as_it_is(network, inputs, frozen)
-    parameters = [p.detach() if frozen else p for layer in linear for p in (layer.weight, layer.bias)]
-    low = th.get_autocast_dtype("cpu") if th.is_autocast_enabled("cpu") else inputs.dtype
-    with th.autocast("cpu", enabled=False):
-        values: th.Tensor = _ReLUNetwork.apply(workspace, low, th.is_grad_enabled(), inputs, *parameters)
-    return values.squeeze(-1)
-
-
-class _ReLUNetwork(th.autograd.Function):
-    """
-    Linear, ReLU, ..., Linear: activations and their gradients live in the workspace, and ReLU works in place.
-
-    Hidden products are in the dtype ``low``; the last layer, and every parameter's gradient, in the parameters' own.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, workspace: Workspace, low: th.dtype, keep: bool, inputs: th.Tensor, *parameters: th.Tensor) -> Any:
-        weights, biases = parameters[::2], parameters[1::2]
-        activations = [inputs.to(low)]
-        low_weights = [weight.to(low) for weight in weights]
-        for weight, bias in zip(low_weights[:-1], biases[:-1], strict=True):
-            x = activations[-1]
-            out = workspace.take(len(x), len(bias), x)
-            th.addmm(bias.to(low), x, weight.t(), out=out).relu_()
-            activations.append(out)
-        hidden = activations[-1]
-        if low != inputs.dtype:  # Q itself is not rounded
-            hidden = workspace.take(len(hidden), hidden.shape[1], inputs).copy_(hidden)
-            workspace.give(hidden)
-        values = th.addmm(biases[-1], hidden, weights[-1].t())
-        if keep:
-            ctx.workspace, ctx.given_back = workspace, False
-            ctx.save_for_backward(*activations, *low_weights)
-        else:
-            for buffer in activations[1:]:
-                workspace.give(buffer)
-        return values
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: th.Tensor) -> Any:
-        # a second pass over a kept graph must not write where its own activations may still lie
-        workspace: Workspace = Workspace() if ctx.given_back else ctx.workspace
-        saved = ctx.saved_tensors
-        n_layers = len(saved) // 2
-        activations, weights = saved[:n_layers], saved[n_layers:]
-        dtype, low = gradient.dtype, activations[0].dtype
-        gradients: list[th.Tensor | None] = []
-        g: Any = gradient
-        for layer in reversed(range(n_layers)):
-            x, weight, above = activations[layer], weights[layer], g.to(low)
-            if ctx.needs_input_grad[4 + 2 * layer]:
-                # the few inputs of the first layer come first in its product: that is faster
-                product = above.t() @ x if layer > 0 else (x.t() @ above).t().contiguous()
-                gradients[:0] = [product.to(dtype), g.sum(dim=0).to(dtype)]
-            else:
-                gradients[:0] = [None, None]
-            if layer > 0:
-                below = th.mm(above, weight, out=workspace.take(len(x), x.shape[1], x))
-                th.ops.aten.threshold_backward.grad_input(below, x, 0, grad_input=below)
-            else:
-                below = th.mm(above, weight).to(dtype) if ctx.needs_input_grad[3] else None  # type: ignore[assignment]
-            if layer < n_layers - 1:
-                workspace.give(g)
-            g = below
-        if not ctx.given_back:
-            ctx.given_back = True
-            for buffer in activations[1:]:
-                workspace.give(buffer)
-        return None, None, None, g, *gradients

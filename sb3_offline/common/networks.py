@@ -15,8 +15,9 @@ from stable_baselines3.sac.policies import Actor, SACPolicy
 from stable_baselines3.td3.policies import ContinuousCritic
 
 from sb3_offline.common.behavior_policy import ACTION_LIMIT
-from sb3_offline.common.critics import Workspace, evaluate
+from sb3_offline.common.critics import evaluate
 from sb3_offline.common.observations import Observations, tensors_of
+from sb3_offline.common.relu_pass import Workspace
 
 Normalizer = Callable[[Any], Any]
 Logs = dict[str, th.Tensor]  # what a loss tells the logger, scalars on the device

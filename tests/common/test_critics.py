@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import pytest
@@ -9,8 +10,9 @@ import torch as th
 from torch import nn
 
 from sb3_offline.common import critics
-from sb3_offline.common.critics import Workspace, evaluate
+from sb3_offline.common.critics import evaluate
 from sb3_offline.common.precision import precision_scope
+from sb3_offline.common.relu_pass import Workspace, side_by_side
 
 
 def relu_networks() -> list[nn.Module]:
@@ -27,8 +29,14 @@ def loss(values: th.Tensor) -> th.Tensor:
     return values.logsumexp(dim=1).sum() + values.square().mean()
 
 
-def in_turns(networks: list[nn.Module], inputs: th.Tensor) -> th.Tensor:
+def side_by_side_on_a_cpu(networks: list[nn.Module], inputs: th.Tensor) -> th.Tensor:
     return evaluate(networks, inputs, workspace=Workspace())
+
+
+def in_turns(networks: list[nn.Module], inputs: th.Tensor) -> th.Tensor:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(critics, "FEW_ROWS", 0)
+        return evaluate(networks, inputs, workspace=Workspace())
 
 
 def batched(networks: list[nn.Module], inputs: th.Tensor) -> th.Tensor:
@@ -36,7 +44,7 @@ def batched(networks: list[nn.Module], inputs: th.Tensor) -> th.Tensor:
     return critics._stacked(networks, inputs, frozen=False)
 
 
-@pytest.mark.parametrize("way", [in_turns, batched])
+@pytest.mark.parametrize("way", [side_by_side_on_a_cpu, in_turns, batched])
 @pytest.mark.parametrize("make", [relu_networks, norm_networks])
 def test_values_and_gradients(
     way: Callable[[list[nn.Module], th.Tensor], th.Tensor], make: Callable[[], list[nn.Module]]
@@ -64,7 +72,13 @@ def test_frozen_reaches_the_inputs_only(make: Callable[[], list[nn.Module]]) -> 
         assert all(gradient is None for gradient in found[1:])
 
 
-def test_buffers_are_used_again() -> None:
+@pytest.mark.parametrize(("few_rows", "n_buffers"), [(0, 3 * 2 + 2), (12, 2 + 2)])
+def test_buffers_are_used_again(monkeypatch: pytest.MonkeyPatch, few_rows: int, n_buffers: int) -> None:
+    """
+    Two hidden layers are kept for backward, of each network or of all; backward takes two more, which the next network's turn
+    finds again.
+    """
+    monkeypatch.setattr(critics, "FEW_ROWS", few_rows)
     networks, inputs, workspace = relu_networks(), th.randn(12, 5), Workspace()
     parameters = [p for network in networks for p in network.parameters()]
 
@@ -73,9 +87,60 @@ def test_buffers_are_used_again() -> None:
         return {buffer.data_ptr() for free in workspace._free.values() for buffer in free}
 
     first = step()
-    # three networks keep two hidden layers each; backward takes two more, which the next network's turn finds again
-    assert len(first) == 3 * 2 + 2
+    assert len(first) == n_buffers
     assert step() == first
+
+
+def test_parameters_are_laid_side_by_side_once() -> None:
+    parameters = [nn.Parameter(th.full((2, 3), float(i))) for i in range(3)]
+    ids = [id(parameter) for parameter in parameters]
+    stack = side_by_side(parameters)
+    th.testing.assert_close(stack, th.arange(3.0).view(3, 1, 1).expand(3, 2, 3))
+    assert [id(parameter) for parameter in parameters] == ids  # an optimiser still finds them
+    assert side_by_side(parameters).data_ptr() == stack.data_ptr()
+    with th.no_grad():
+        parameters[1].fill_(7.0)
+    parameters[2].data.fill_(8.0)
+    th.testing.assert_close(side_by_side(parameters)[:, 0, 0], th.tensor([0.0, 7.0, 8.0]))
+    assert side_by_side(parameters).data_ptr() == stack.data_ptr()
+
+
+@pytest.mark.parametrize("index", [0, 1, 2])
+def test_a_parameter_with_other_memory_is_laid_there_again(index: int) -> None:
+    parameters = [nn.Parameter(th.full((2, 3), float(i))) for i in range(3)]
+    side_by_side(parameters)
+    parameters[index].data = th.full((3, 2), 9.0).t()  # not contiguous either
+    stack = side_by_side(parameters)
+    assert stack[:, 1, 2].tolist() == [9.0 if i == index else float(i) for i in range(3)]
+    assert all(parameter.data_ptr() == part.data_ptr() for parameter, part in zip(parameters, stack, strict=True))
+
+
+def test_a_copy_of_the_networks_has_its_own_memory() -> None:
+    networks, inputs = relu_networks(), th.randn(12, 5)
+    before = side_by_side_on_a_cpu(networks, inputs).detach()
+    copies = copy.deepcopy(networks)
+    side_by_side_on_a_cpu(copies, inputs)
+    with th.no_grad():
+        for parameter in copies[1].parameters():
+            parameter.add_(1.0)
+    th.testing.assert_close(side_by_side_on_a_cpu(networks, inputs), before, rtol=0, atol=0)
+    changed = side_by_side_on_a_cpu(copies, inputs)
+    assert th.equal(changed[::2], before[::2])
+    assert not th.equal(changed[1], before[1])
+
+
+def test_few_rows_and_many_agree() -> None:
+    """The two halves of a batch on either side of FEW_ROWS, and an optimiser's step between them."""
+    networks = relu_networks()
+    inputs = th.randn(critics.FEW_ROWS + 1, 5)
+    optimizer = th.optim.Adam([p for network in networks for p in network.parameters()], lr=0.1, fused=True)
+    for _ in range(2):
+        many, few = (evaluate(networks, rows, workspace=Workspace()) for rows in (inputs, inputs[:-1]))
+        th.testing.assert_close(many[:, :-1], few)
+        th.testing.assert_close(few, th.stack([network(inputs[:-1]).squeeze(-1) for network in networks]))
+        optimizer.zero_grad()
+        loss(few).backward()
+        optimizer.step()
 
 
 def test_a_buffer_used_again_too_early_is_an_error() -> None:
@@ -90,7 +155,7 @@ def test_a_buffer_used_again_too_early_is_an_error() -> None:
         th.autograd.grad(loss(values), parameters)
 
 
-@pytest.mark.parametrize("way", [in_turns, batched])
+@pytest.mark.parametrize("way", [side_by_side_on_a_cpu, in_turns, batched])
 @pytest.mark.parametrize("make", [relu_networks, norm_networks])
 def test_bf16_rounds_the_products_but_not_q(
     way: Callable[[list[nn.Module], th.Tensor], th.Tensor], make: Callable[[], list[nn.Module]]

@@ -1,0 +1,160 @@
+"""ReLU networks on a CPU: buffers that are used again, in-place activations, and equal networks side by side in memory."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch as th
+from torch import nn
+from torch.autograd.function import once_differentiable
+
+Layers = list[tuple[th.Tensor, th.Tensor]]
+"""Weight (out, in) and bias (out,) of each layer; of n networks (n, out, in) and (n, 1, out)."""
+
+
+class Workspace:
+    """
+    Large buffers to be used again. A fresh activation of 8 MB costs a CPU more in page faults than the work done on it.
+
+    A buffer handed back too early is no silent error: autograd sees that a saved tensor has changed, and raises.
+    """
+
+    def __init__(self) -> None:
+        self._free: defaultdict[tuple[Any, ...], list[th.Tensor]] = defaultdict(list)
+        self._answers: dict[tuple[Any, ...], bool] = {}
+
+    def once(self, question: Callable[[Any], bool], networks: Sequence[nn.Module]) -> bool:
+        """``question(networks)``, asked once."""
+        key = (question, *map(id, networks))
+        if key not in self._answers:
+            self._answers[key] = question(networks)
+        return self._answers[key]
+
+    def take(self, shape: Sequence[int], like: th.Tensor) -> th.Tensor:
+        """An uninitialised tensor, of the dtype and device of ``like``."""
+        free = self._free[tuple(shape), like.dtype, like.device]
+        return free.pop() if free else like.new_empty(shape)
+
+    def give(self, buffer: th.Tensor) -> None:
+        """Hand a buffer back."""
+        self._free[tuple(buffer.shape), buffer.dtype, buffer.device].append(buffer)
+
+
+def is_relu_network(networks: Sequence[nn.Module]) -> bool:
+    """Is the only one of ``networks`` Linear, ReLU, ..., Linear?"""
+    (network,) = networks
+    layers = list(network.children()) if type(network) is nn.Sequential else []
+    linear, activations = layers[::2], layers[1::2]
+    return (
+        len(linear) == len(activations) + 1
+        and all(type(layer) is nn.Linear and isinstance(layer.bias, th.Tensor) for layer in linear)
+        and all(type(layer) is nn.ReLU for layer in activations)
+    )
+
+
+def relu_pass(networks: Sequence[Any], inputs: th.Tensor, workspace: Workspace, frozen: bool) -> th.Tensor:
+    """
+    Each of some equal networks, for which :func:`is_relu_network` holds, on the same rows: (n_networks, rows).
+
+    :param frozen: Gradients reach the inputs only.
+    """
+    each = [[p for layer in list(network.children())[::2] for p in (layer.weight, layer.bias)] for network in networks]
+    if len(each) == 1:
+        values = each[0]
+    else:
+        values = [side_by_side(same) for same in zip(*each, strict=True)]
+        values[1::2] = [bias.unsqueeze(1) for bias in values[1::2]]
+    layers = list(zip(values[::2], values[1::2], strict=True))
+    low = th.get_autocast_dtype("cpu") if th.is_autocast_enabled("cpu") else inputs.dtype
+    with th.autocast("cpu", enabled=False):
+        wanted = [] if frozen else [parameter for parameters in each for parameter in parameters]
+        q: th.Tensor = _ReLUPass.apply(workspace, low, th.is_grad_enabled(), layers, inputs, *wanted)
+    return q.view(len(networks), -1)
+
+
+@th.no_grad()
+def side_by_side(parameters: Sequence[th.Tensor]) -> th.Tensor:
+    """
+    Equal parameters as one tensor (n, ...), which shares their memory. Where they do not lie side by side yet, they are moved
+    there, and keep their values.
+    """
+    first, n = parameters[0], len(parameters)
+    size, start = first.numel() * first.element_size(), first.data_ptr()
+    rest = first.untyped_storage().nbytes() - first.storage_offset() * first.element_size()
+    if rest < n * size or not all(p.is_contiguous() and p.data_ptr() == start + i * size for i, p in enumerate(parameters)):
+        for parameter, place in zip(parameters, th.stack(list(parameters)).unbind(), strict=True):
+            parameter.data = place
+    return first.as_strided((n, *first.shape), (first.numel(), *first.stride()))
+
+
+class _ReLUPass(th.autograd.Function):
+    """
+    Linear, ReLU, ..., Linear: activations and their gradients live in the workspace, and ReLU works in place.
+
+    Hidden products are in the dtype ``low``; the last layer, and every parameter's gradient, in the parameters' own. The
+    networks' parameters come last, for their gradients only: ``layers`` holds their values.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, workspace: Workspace, low: th.dtype, keep: bool, layers: Layers, inputs: th.Tensor, *_: th.Tensor
+    ) -> Any:
+        n_networks = len(layers[0][0]) if layers[0][0].dim() == 3 else None
+        affine = th.addmm if n_networks is None else th.baddbmm
+        low_inputs = inputs.to(low)
+        activations = [low_inputs if n_networks is None else low_inputs.expand(n_networks, -1, -1)]
+        weights = [weight.to(low) for weight, _bias in layers]
+        for weight, (_weight, bias) in zip(weights[:-1], layers[:-1], strict=True):
+            x = activations[-1]
+            out = workspace.take((*x.shape[:-1], bias.shape[-1]), x)
+            affine(bias.to(low), x, weight.mT, out=out).relu_()
+            activations.append(out)
+        hidden = activations[-1]
+        if low != inputs.dtype:  # Q itself is not rounded
+            hidden = workspace.take(hidden.shape, inputs).copy_(hidden)
+            workspace.give(hidden)
+        weight, bias = layers[-1]
+        values = affine(bias, hidden, weight.mT)
+        if keep:
+            ctx.workspace, ctx.given_back, ctx.n_networks = workspace, False, n_networks
+            ctx.save_for_backward(*activations, *weights)
+        else:
+            for buffer in activations[1:]:
+                workspace.give(buffer)
+        return values
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: th.Tensor) -> Any:
+        # a second pass over a kept graph must not write where its own activations may still lie
+        workspace: Workspace = Workspace() if ctx.given_back else ctx.workspace
+        n_layers = len(ctx.saved_tensors) // 2
+        activations, weights = ctx.saved_tensors[:n_layers], ctx.saved_tensors[n_layers:]
+        dtype, low = gradient.dtype, activations[0].dtype
+        product = th.mm if ctx.n_networks is None else th.bmm
+        gradients: list[th.Tensor | None] = []
+        g: Any = gradient
+        for layer in reversed(range(n_layers)):
+            x, weight, above = activations[layer], weights[layer], g.to(low)
+            if any(ctx.needs_input_grad[5:]):
+                # the few inputs of the first layer come first in its product: that is faster
+                of_weight = product(above.mT, x) if layer > 0 else product(x.mT, above).mT.contiguous()
+                gradients[:0] = [of_weight.to(dtype), g.sum(dim=-2).to(dtype)]
+            if layer > 0:
+                below = product(above, weight, out=workspace.take(x.shape, x))
+                th.ops.aten.threshold_backward.grad_input(below, x, 0, grad_input=below)
+            else:
+                below = product(above, weight).to(dtype) if ctx.needs_input_grad[4] else None  # type: ignore[assignment]
+            if layer < n_layers - 1:
+                workspace.give(g)
+            g = below
+        if not ctx.given_back:
+            ctx.given_back = True
+            for buffer in activations[1:]:
+                workspace.give(buffer)
+        if ctx.n_networks is not None:
+            g = None if g is None else g.sum(dim=0)
+            gradients = [part[index] for index in range(ctx.n_networks) for part in gradients if part is not None]
+        return None, None, None, None, g, *(gradients or [None] * len(ctx.needs_input_grad[5:]))
