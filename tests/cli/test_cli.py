@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import gymnasium as gym
@@ -289,6 +290,11 @@ def test_errors_are_one_line(words: list[str], message: str, capsys: pytest.Capt
 def test_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*command.split(), "--help"]) == 0
     assert f"Usage: sb3-offline {command}".strip() in capsys.readouterr().out
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"sb3-offline {metadata.version('sb3-offline')}\n"
 
 
 def test_warnings_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
