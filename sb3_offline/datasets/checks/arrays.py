@@ -280,7 +280,8 @@ def _flags(name: str, array: np.ndarray, where: str) -> np.ndarray:
 def _finite_float32(name: str, array: np.ndarray, where: str) -> np.ndarray:
     with np.errstate(over="ignore"):  # beyond float32 is inf, and refused as such
         array = array.astype(np.float32, copy=False)
-    _check_rows(~np.isfinite(array), f"{where}: {name} hold NaN or inf (as float32)", "")
+    remedy = ". Drop such rows and mark the rows before them as truncations, or mend their values"
+    _check_rows(~np.isfinite(array), f"{where}: {name} hold NaN or inf (as float32)", remedy)
     return array
 
 
