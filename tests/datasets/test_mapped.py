@@ -112,7 +112,7 @@ def test_defects_are_named_with_their_row(dataset: OfflineDataset, tmp_path: Pat
     folder = tmp_path / "log.mmap"
     save_mapped(dataset, folder)
     np.save(folder / "rewards.npy", np.array([0, 1, 2, 3, 4, np.nan], dtype=np.float32))
-    with pytest.raises(DatasetError, match=r"rewards hold NaN .* first in row 1\. Rows are counted from row 4 of 6"):
+    with pytest.raises(DatasetError, match=r"rewards hold NaN .* first in row 1\. Drop .*\. Rows are counted from row 4 of 6"):
         load_dataset(folder, **SPACES)
 
 
