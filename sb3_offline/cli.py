@@ -10,11 +10,12 @@ from typing import Annotated
 
 import typer
 
+import sb3_offline
+
 _PASS_ON = {"ignore_unknown_options": True, "allow_extra_args": True}
 
 app = typer.Typer(
     name="sb3-offline",
-    help="Offline reinforcement learning for Stable-Baselines3: from logged data to a policy.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -27,6 +28,20 @@ Trust = Annotated[bool, typer.Option("--trust", help="Unpickle what is no plain 
 Seed = Annotated[int, typer.Option(help="Random seed.")]
 EnvId = Annotated[str | None, typer.Option("--env-id", help="Task of data that do not name it, such as Hopper-v5.")]
 Data = Annotated[str, typer.Argument(help="An id (packaged or Minari) or a file (.npz, .hdf5).", show_default=False)]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"sb3-offline {sb3_offline.__version__}")
+        raise typer.Exit
+
+
+Version = Annotated[bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)]
+
+
+@app.callback()
+def options(version: Version = False) -> None:
+    """Offline reinforcement learning for Stable-Baselines3: from logged data to a policy."""
 
 
 @app.command()
@@ -152,31 +167,9 @@ def collect(
 @app.command()
 def datasets() -> None:
     """List the data that are packaged and installed, with size, episodes and return."""
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
+    from sb3_offline.shell.listing import print_datasets
 
-    from sb3_offline.shell.listing import list_datasets
-
-    table = Table()
-    table.add_column("dataset", no_wrap=True)
-    for column in ("MB", "steps", "episodes", "return", "score"):
-        table.add_column(column, justify="right", no_wrap=True)
-    console = Console()
-    with console.status("reading"):
-        for row in list_datasets():
-            sizes = ["-" if value is None else f"{value:,}" for value in (row.transitions, row.episodes)]
-            megabytes, mean_return, score = (
-                "-" if value is None else f"{value:.1f}" for value in (row.megabytes, row.mean_return, row.score)
-            )
-            table.add_row(escape(row.dataset_id), megabytes, *sizes, mean_return, score)
-            if row.trouble:
-                console.print(f"[yellow]{escape(row.trouble)}[/yellow]")
-    width = console.measure(table, options=console.options.update(max_width=10_000)).maximum
-    if width > console.width:  # an id that is cut or folded cannot be copied
-        console = Console(width=width)
-    console.print(table)
-    console.print("[dim]return: mean of the episodes; score: 0 is the random policy, 100 the task's reference[/dim]")
+    print_datasets()
 
 
 @app.command()

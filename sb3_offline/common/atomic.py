@@ -3,10 +3,53 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
+
+_REMEDIES = {
+    FileExistsError: "a part of the path is a file: take another path",
+    NotADirectoryError: "a part of the path is a file: take another path",
+    IsADirectoryError: "it is a folder: name a file",
+    PermissionError: "you may not write there: take another path",
+}
+
+
+@contextmanager
+def named_target(path: str | Path) -> Iterator[None]:
+    """
+    Around whatever writes to a path and leaves it as it was if that fails.
+
+    :raises OSError: of the kind that the system raised, naming the path and the remedy
+    """
+    try:
+        yield
+    except OSError as error:
+        why = f"{path} could not be written ({error.strerror or error}); what was there before is unchanged"
+        named = type(error)(f"{why}; {_REMEDIES.get(type(error), 'free some space, or take another path')}.")
+        named.errno = error.errno
+        raise named from error
+
+
+@contextmanager
+def draft_of(path: str | Path) -> Iterator[Path]:
+    """
+    A path of the same name, for what writes a file or a folder by itself; it takes the place of ``path`` once it is whole.
+
+    :raises OSError: as :func:`named_target`
+    """
+    path = Path(path)
+    with named_target(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}") as folder:
+            draft = Path(folder) / path.name
+            yield draft
+            if draft.is_dir() and path.is_dir():
+                shutil.rmtree(path)
+            draft.replace(path)
 
 
 def write_atomically(path: str | Path, write: Callable[[BinaryIO], object]) -> None:
@@ -19,7 +62,7 @@ def write_atomically(path: str | Path, write: Callable[[BinaryIO], object]) -> N
     :raises OSError: if the folder cannot be written, or the disk is full, naming the file
     """
     path = Path(path)
-    try:
+    with named_target(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".partial")
         try:
@@ -32,10 +75,6 @@ def write_atomically(path: str | Path, write: Callable[[BinaryIO], object]) -> N
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise
-    except OSError as error:
-        raise type(error)(
-            error.errno, f"{path} could not be written ({error.strerror}); what was there before is unchanged"
-        ) from error
     _sync_folder(path.parent)
 
 

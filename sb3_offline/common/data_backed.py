@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import gymnasium as gym
 from gymnasium import spaces
@@ -53,12 +53,10 @@ class DataBacked(OffPolicyAlgorithm):
         return env
 
     def _find_env(self, env: GymEnv | str | None, dataset: Source | None) -> GymEnv:
-        if isinstance(env, str) and env not in gym.registry and dataset is None:
-            env, dataset = None, env  # a dataset's id given as env
-        if isinstance(env, str):
-            name, env = env, gym.make(env)
-            if dataset is None and hasattr(env.unwrapped, "get_dataset"):
-                dataset = name  # remembered by save(), as any id
+        if isinstance(env, str) and dataset is None:
+            env, dataset = _by_id(env)
+        elif isinstance(env, str):
+            env = gym.make(env)
         if isinstance(env, VecEnv) and env.num_envs != 1:
             raise ValueError(
                 f"{type(self).__name__} got {env.num_envs} environments. Give one: offline training never steps it."
@@ -90,13 +88,21 @@ class DataBacked(OffPolicyAlgorithm):
         self.dataset_info = info
         return self._env_of(info) if env is None else env
 
-    def _env_of(self, info: DatasetInfo) -> gym.Env:
+    @classmethod
+    def _open_id(cls, name: str) -> tuple[gym.Env, dict[str, Any]]:
+        """For ``load``: the env that the constructor makes of an id, and the attributes that belong to it."""
+        env, dataset = _by_id(name)
+        env = cls._env_of(open_dataset(name).info) if env is None else env
+        return env, {} if dataset is None else {"dataset": dataset}
+
+    @classmethod
+    def _env_of(cls, info: DatasetInfo) -> gym.Env:
         """The dataset's own task where it can be made here, else an env that only has its spaces."""
         if info.env_spec is not None:
             try:
                 return info.make_env()
             except Exception as error:
-                print(f"{type(self).__name__}: training without a simulator ({info.env_spec.id} cannot be made: {error})")
+                print(f"{cls.__name__}: training without a simulator ({info.env_spec.id} cannot be made: {error})")
         return SpacesOnlyEnv(info.observation_space, info.action_space)
 
     def load_dataset(self) -> OfflineDataset:
@@ -118,6 +124,14 @@ class DataBacked(OffPolicyAlgorithm):
         ).load()
         self.dataset_info = dataset.info
         return dataset
+
+
+def _by_id(name: str) -> tuple[gym.Env | None, str | None]:
+    """An id's env and data, which :meth:`save` remembers as an id: what is not registered is taken for data."""
+    if name not in gym.registry:
+        return None, name
+    env = gym.make(name)
+    return env, name if hasattr(env.unwrapped, "get_dataset") else None
 
 
 def _algorithms_for(kind: str, space: spaces.Space) -> list[str]:

@@ -13,6 +13,7 @@ from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.utils import FloatSchedule
 
 from sb3_offline.common.health import CHECK_FREQ, non_finite_parameter
+from sb3_offline.common.offline_dqn import OfflineDQN
 from sb3_offline.common.offline_sac import OfflineSAC
 from sb3_offline.common.schedules import ScaledSchedule
 from sb3_offline.mopo import MOPO
@@ -40,7 +41,7 @@ class DivergenceGuard(BaseCallback):
     :raises ValueError: for an argument outside its range.
     """
 
-    model: OfflineSAC
+    model: OfflineSAC | OfflineDQN
 
     def __init__(
         self,
@@ -68,8 +69,9 @@ class DivergenceGuard(BaseCallback):
         self._worst = 1.0
 
     def _init_callback(self) -> None:
-        if not isinstance(self.model, OfflineSAC):
-            raise TypeError(f"DivergenceGuard watches OfflineSAC and its children, not {type(self.model).__name__}.")
+        if not isinstance(self.model, (OfflineSAC, OfflineDQN)):
+            name = type(self.model).__name__
+            raise TypeError(f"DivergenceGuard watches sb3_offline's algorithms, whose data bound their values, not {name}.")
 
     def _on_training_start(self) -> None:
         model, buffer = self.model, self.model.replay_buffer
@@ -105,11 +107,8 @@ class DivergenceGuard(BaseCallback):
 
     def figures(self) -> dict[str, float]:
         """What is watched, and ``severity``: the largest share of a limit."""
-        nets, bound = self.model.networks(), self.bound_factor * value_bound(self.model)
-        with th.no_grad():
-            policy, _ = nets.sample(self._observations, self._normals)
-            q_data = nets.q(self._observations, self._actions.unsqueeze(1)).squeeze(-1)  # (n_critics, N_PROBE)
-            q_ood = nets.q(self._observations, th.cat([policy, self._uniform], dim=1))
+        bound = self.bound_factor * value_bound(self.model)
+        q_data, q_ood = self._values()
         gaps = q_ood.mean(dim=(1, 2)) - q_data.mean(dim=1)
         loss = float(self.model._log_sums.get("critic_loss", th.zeros(()))) / max(self.model._log_count, 1)
         figures = {
@@ -126,6 +125,19 @@ class DivergenceGuard(BaseCallback):
         finite = all(math.isfinite(share) for share in (*shares, loss))
         return figures | {"severity": max(shares) if finite else math.inf}
 
+    @th.no_grad()
+    def _values(self) -> tuple[th.Tensor, th.Tensor]:
+        """Q at the data, (n_critics, N_PROBE), and at an action of the policy and a uniform one, (n_critics, N_PROBE, 2)."""
+        nets: Any = self.model.networks()
+        if isinstance(self.model, OfflineDQN):  # the mean over uniform actions is exact
+            q = nets.q(self._observations)
+            greedy = (nets.policy(self._observations) * q).sum(dim=-1)
+            q_data = th.take_along_dim(q, self._actions.unsqueeze(0), dim=-1).squeeze(-1)
+            return q_data, th.stack([greedy, q.mean(dim=-1)], dim=-1)
+        policy, _ = nets.sample(self._observations, self._normals)
+        q_data = nets.q(self._observations, self._actions.unsqueeze(1)).squeeze(-1)
+        return q_data, nets.q(self._observations, th.cat([policy, self._uniform], dim=1))
+
     def _act(self, figures: dict[str, float]) -> bool:
         done = {
             "warn": "Training goes on.",
@@ -134,9 +146,11 @@ class DivergenceGuard(BaseCallback):
             "restore": f"The last good weights are restored, and all learning rates multiplied by {self.lr_factor}.",
         }
         values = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
+        discrete = isinstance(self.model, OfflineDQN)
+        rate, layer_norm = ("", "") if discrete else ("qf_", ", or policy_kwargs=dict(layer_norm=True)")
         warnings.warn(
-            f"Step {self.num_timesteps}: values are running away ({values}). {done[self.action]} Lower qf_learning_rate or "
-            "gamma, take a fixed conservative_weight or a larger target_gap, or policy_kwargs=dict(layer_norm=True).",
+            f"Step {self.num_timesteps}: values are running away ({values}). {done[self.action]} Lower {rate}learning_rate or "
+            f"gamma, or take a fixed conservative_weight or a larger target_gap{layer_norm}.",
             stacklevel=2,
         )
         if self.action == "restore":
@@ -149,7 +163,7 @@ class DivergenceGuard(BaseCallback):
     def _learned_weight(self) -> float | None:
         if getattr(self.model, "target_gap", None) is None:
             return None
-        return float(self.model.current_conservative_weight())  # type: ignore[attr-defined]
+        return float(self.model.current_conservative_weight())  # type: ignore[union-attr]
 
     def _tensors(self) -> dict[str, th.Tensor]:
         names = self.model._get_torch_save_params()[1]
@@ -169,7 +183,7 @@ class DivergenceGuard(BaseCallback):
         self.model.forget_logs()  # they hold what was wrong
 
 
-def value_bound(model: OfflineSAC) -> float:
+def value_bound(model: OfflineSAC | OfflineDQN) -> float:
     """
     The largest |Q| that the data's rewards allow: R_max/(1 - gamma), with a model and a fixed weight beta
     (R_max + beta max(1/f, 1/(1 - f)))/(1 - gamma), as its penalty (rho - d)/d_f lies between -1/f and 1/(1 - f).
@@ -187,15 +201,17 @@ def value_bound(model: OfflineSAC) -> float:
     return largest / (1.0 - model.gamma)
 
 
-def scale_learning_rates(model: OfflineSAC, factor: float) -> None:
+def scale_learning_rates(model: OfflineSAC | OfflineDQN, factor: float) -> None:
     """Multiply the rates of actor, temperature, critics and learned weight from now on; saved with the model."""
 
     def scaled(rate: float | Schedule) -> float | Schedule:
         return ScaledSchedule(rate, factor) if callable(rate) else factor * rate
 
-    model.learning_rate, model.qf_learning_rate = scaled(model.learning_rate), scaled(model.qf_learning_rate)
+    model.learning_rate = scaled(model.learning_rate)
+    if isinstance(model, OfflineSAC):
+        model.qf_learning_rate = scaled(model.qf_learning_rate)
     model._setup_lr_schedule()
-    model.qf_lr_schedule = FloatSchedule(model.qf_learning_rate)
+    model.qf_lr_schedule = FloatSchedule(model.learning_rate if isinstance(model, OfflineDQN) else model.qf_learning_rate)
     optimizer = getattr(model, "conservative_optimizer", None)
     for group in optimizer.param_groups if optimizer is not None else ():
         group["lr"] *= factor

@@ -30,7 +30,7 @@ from sb3_offline.common.rng import Streams
 from sb3_offline.common.run import Run
 from sb3_offline.common.saving import SafeFiles
 from sb3_offline.common.schedules import check_rate
-from sb3_offline.common.signature import check_arguments, merge_signature
+from sb3_offline.common.signature import check_arguments, merge_signature, named_policy_kwargs
 from sb3_offline.common.storage import Storage, check_storage, make_dataset_buffer
 from sb3_offline.common.tensorboard import open_run
 from sb3_offline.common.time_estimate import TimeEstimate
@@ -147,7 +147,8 @@ class OfflineAlgorithm(DataBacked, Deployable, SafeFiles):
 
     def _setup_model(self) -> None:
         self.replay_buffer_class = OfflineDatasetBuffer
-        super()._setup_model()
+        with named_policy_kwargs(self):
+            super()._setup_model()
         self.streams = Streams(self.seed, self.device, offset=self.num_timesteps)
         self._log_sums: dict[str, th.Tensor] = {}
         self._log_count = 0
@@ -352,7 +353,7 @@ class OfflineAlgorithm(DataBacked, Deployable, SafeFiles):
         as if it had never stopped.
 
         :param path: A folder, of which the newest undamaged checkpoint is taken; or a ``.resume`` file, or its ``.zip``.
-        :param env: As it was; may be left out where the data name their task.
+        :param env: As it was; may be left out where the data name their task. An id that brings data names ``dataset``, too.
         :param dataset: The same data; may be left out if they were given by an id or a path.
         :param load_options: Passed to ``load``, such as ``custom_objects``.
         :raises ValueError: if there is no such checkpoint, or it is damaged or of another algorithm; ``learn`` raises it if

@@ -16,7 +16,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import gymnasium as gym
 import torch as th
 from stable_baselines3.common.type_aliases import GymEnv
 
@@ -99,7 +98,6 @@ def open_checkpoint(
             f"{continuation.path} ran on {about['device']}, which is not here: its random streams cannot go on. "
             "load() of the portable .zip trains on, but not exactly."
         )
-    env = gym.make(env) if isinstance(env, str) else env
     portable = io.BytesIO(state["model"].numpy().tobytes())
     try:
         model = cls.load(portable, env=env, device=about["device"], **load_options)

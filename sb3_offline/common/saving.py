@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
+import gymnasium as gym
 import numpy as np
 import torch as th
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
@@ -89,7 +90,7 @@ class SafeFiles(OffPolicyAlgorithm):
     def load(
         cls: type[SelfSafeFiles],
         path: FilePath,
-        env: GymEnv | None = None,
+        env: GymEnv | str | None = None,
         device: th.device | str = "auto",
         custom_objects: dict[str, Any] | None = None,
         print_system_info: bool = False,
@@ -102,7 +103,7 @@ class SafeFiles(OffPolicyAlgorithm):
         Read a model as SB3 does, but from plain data: nothing is unpickled, no code of the file is run.
 
         :param path: what ``save`` wrote
-        :param env: a new environment, as in SB3
+        :param env: a new environment, as in SB3, or an id as in the constructor: one that brings data names ``dataset``, too
         :param custom_objects: hyperparameters in place of the file's, above all those that are not plain data
         :param trust: unpickle what is not plain data, and read files of older versions, which are pickled: only for files
             whose writer you trust, because they can run any code
@@ -123,6 +124,9 @@ class SafeFiles(OffPolicyAlgorithm):
                 f"code. If you trust who wrote it: {cls.__name__}.load(path, trust=True), then save it again."
             )
         tensors = file.tensors()
+        if isinstance(env, str):
+            opened: tuple[gym.Env, dict[str, Any]] = cls._open_id(env)  # type: ignore[attr-defined]
+            env, kwargs = opened[0], opened[1] | kwargs
         try:  # SB3 takes what `given` holds and unpickles the rest, so nothing
             with BoundedNetworks(tensors, name):
                 return super().load(io.BytesIO(file.content), env, device, given, print_system_info, force_reset, **kwargs)

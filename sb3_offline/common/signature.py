@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import re
+from collections.abc import Iterator, Set
+from contextlib import contextmanager
 from typing import Any
+
+from stable_baselines3.common.base_class import BaseAlgorithm
 
 # What SB3's SAC and DQN take and offline training has no use for
 ONLINE_ONLY = {
@@ -56,6 +61,39 @@ def check_arguments(cls: type, kwargs: dict[str, Any]) -> None:
             continue
         if name in ONLINE_ONLY:
             raise TypeError(f"{cls.__name__} takes no {name!r}: {ONLINE_ONLY[name]}. Leave it out.")
-        nearest = difflib.get_close_matches(name, known, n=1)
-        hint = f" Did you mean {nearest[0]!r}?" if nearest else f" It takes: {', '.join(sorted(known))}."
-        raise TypeError(f"{cls.__name__} takes no argument {name!r}.{hint}")
+        raise TypeError(f"{cls.__name__} takes no argument {name!r}.{_nearest(name, known)}")
+
+
+@contextmanager
+def named_policy_kwargs(model: BaseAlgorithm) -> Iterator[None]:
+    """
+    Where a policy is made: say which of its ``policy_kwargs`` it does not take, and what was probably meant.
+
+    :raises TypeError: in place of Python's
+    """
+    try:
+        yield
+    except TypeError as error:
+        match = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        if match is None or match[1] not in model.policy_kwargs:
+            raise
+        hint = _nearest(match[1], _policy_arguments(model.policy_class))
+        raise TypeError(f"policy_kwargs: {model.policy_class.__name__} takes no {match[1]!r}.{hint}") from error
+
+
+def _policy_arguments(policy: type) -> set[str]:
+    """What a policy's constructor takes by name, and what it hands on to its parents by ``**kwargs``."""
+    known: set[str] = set()
+    for base in policy.__mro__:
+        if "__init__" in vars(base):
+            parameters = inspect.signature(vars(base)["__init__"]).parameters.values()
+            hands_on = {parameter.name for parameter in parameters if parameter.kind is inspect.Parameter.VAR_KEYWORD}
+            known |= {parameter.name for parameter in parameters} - hands_on
+            if not hands_on:
+                break
+    return known - {"self", "observation_space", "action_space", "lr_schedule"}
+
+
+def _nearest(name: str, known: Set[str]) -> str:
+    nearest = difflib.get_close_matches(name, known, n=1)
+    return f" Did you mean {nearest[0]!r}?" if nearest else f" It takes: {', '.join(sorted(known))}."

@@ -72,8 +72,9 @@ class Deployable(OffPolicyAlgorithm):
         :param actions: (B, action_dim) or one action, in the environment's units, such as ``predict`` returns.
         :return: (B,), or a number for one row, in [0, 1].
         :raises RuntimeError: before :meth:`fit_ood_detector`.
-        :raises ValueError: if the rows do not fit the spaces.
+        :raises ValueError: if the rows do not fit the spaces, or these are other than vectors of numbers.
         """
+        self._check_ood_spaces()
         if not self.has_ood_detector:
             raise RuntimeError("ood_score compares with the data: call model.fit_ood_detector() once, then save the model.")
         one = np.shape(observations) == self.observation_space.shape
@@ -100,11 +101,22 @@ class Deployable(OffPolicyAlgorithm):
         dynamics = getattr(self, "dynamics", None)
         return dynamics if dynamics is not None and bool(dynamics.fitted) else None
 
-    def make_ood_detector(self) -> OODDetector:
-        """A detector of this task's size, not fitted."""
+    def _check_ood_spaces(self) -> None:
         for kind, space in (("states", self.observation_space), ("actions", self.action_space)):
             if not isinstance(space, spaces.Box) or has_images(space):
-                raise ValueError(f"ood_score needs vectors of numbers as {kind} (a Box space); this task has {space}.")
+                instead = (
+                    " How usual each action is in the data, DiscreteDROMO tells: model.networks().behavior(observations), "
+                    "for a tensor of states."
+                    if isinstance(space, spaces.Discrete)
+                    else ""
+                )
+                raise ValueError(
+                    f"ood_score needs vectors of numbers as {kind} (a Box space); this task has {space}.{instead}"
+                )
+
+    def make_ood_detector(self) -> OODDetector:
+        """A detector of this task's size, not fitted."""
+        self._check_ood_spaces()
         return OODDetector(
             get_flattened_obs_dim(self.observation_space),
             get_action_dim(self.action_space),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +13,8 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.sac.policies import SACPolicy
+
+from sb3_offline.common.atomic import draft_of
 
 if TYPE_CHECKING:
     from sb3_offline.common.offline_algorithm import OfflineAlgorithm
@@ -73,6 +74,7 @@ def export_onnx(model: OfflineAlgorithm, path: str | Path, opset: int = 18) -> P
     :param path: The file; ``.onnx`` is added where it is missing.
     :return: The path written.
     :raises ImportError: without the ``onnx`` extra.
+    :raises OSError: if the file cannot be written, naming it and the remedy.
     :raises RuntimeError: if the file's actions differ from ``predict``'s; nothing is written then.
     """
     try:
@@ -82,14 +84,12 @@ def export_onnx(model: OfflineAlgorithm, path: str | Path, opset: int = 18) -> P
         raise ImportError(_MISSING) from error
     path = Path(path)
     path = path if path.suffix == ".onnx" else path.with_name(path.name + ".onnx")
-    path.parent.mkdir(parents=True, exist_ok=True)
     model.policy.set_training_mode(False)
     space = model.observation_space
     names = list(space.spaces) if isinstance(space, spaces.Dict) else ["observation"]
     examples = _examples(space, names, 2)
     graph = DeterministicPolicy(model).to(model.device).eval()
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}") as folder, _quiet():
-        draft = Path(folder) / path.name
+    with draft_of(path) as draft, _quiet():
         th.onnx.export(
             graph,
             tuple(th.as_tensor(example, device=model.device) for example in examples),
@@ -103,7 +103,6 @@ def export_onnx(model: OfflineAlgorithm, path: str | Path, opset: int = 18) -> P
             verbose=False,
         )
         _check(model, draft, names)
-        draft.replace(path)
     return path
 
 

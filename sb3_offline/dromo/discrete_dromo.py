@@ -17,7 +17,7 @@ from sb3_offline.common.offline_dqn import DQNNetworks, one_hot
 from sb3_offline.common.visitation import VisitationMode, make_visitation
 from sb3_offline.common.visits import CountScale
 from sb3_offline.datasets import OfflineDataset
-from sb3_offline.dromo.options import split_behavior_kwargs
+from sb3_offline.dromo.options import split_behavior_kwargs, warn_if_unused
 from sb3_offline.dromo.robustness import smoothing, spread_logs
 
 
@@ -64,6 +64,7 @@ class DiscreteDROMO(DiscreteCOMBO):
             raise ValueError(f"robust_weight must not be negative, got {robust_weight}.")
         if strict and visitation not in (None, "constant"):
             raise ValueError(f"strict (Eq 17) has one n for all states; visitation={visitation!r} belongs to Eq 13.")
+        warn_if_unused(behavior_kwargs, robust_weight)
         self.robust_weight = robust_weight
         self.strict = strict
         self.visitation_mode: VisitationMode = visitation or ("constant" if strict else "simhash")

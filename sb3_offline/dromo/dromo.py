@@ -20,7 +20,13 @@ from sb3_offline.cql.cql import CQLNoise
 from sb3_offline.datasets import OfflineDataset
 from sb3_offline.dromo.actor_rules import ActorRegularizer, actor_rule
 from sb3_offline.dromo.networks import DROMONetworks, DROMONoise
-from sb3_offline.dromo.options import check_lipschitz, check_size, refuse_contradictions, split_behavior_kwargs
+from sb3_offline.dromo.options import (
+    check_lipschitz,
+    check_size,
+    refuse_contradictions,
+    split_behavior_kwargs,
+    warn_if_unused,
+)
 from sb3_offline.dromo.real_ratio import next_real_ratio
 from sb3_offline.dromo.robustness import (
     Robustness,
@@ -81,9 +87,10 @@ class DROMO(COMBO):
         **kwargs: Any,
     ):
         sizes = {"robust_weight": robust_weight, "chi2_radius": chi2_radius, "wasserstein_radius": wasserstein_radius}
-        size = check_size(robustness, sizes)
         beta = kwargs.get("conservative_weight")
         refuse_contradictions(robustness, strict, visitation, count_scale, behavior_kwargs, beta)
+        size = check_size(robustness, sizes)
+        warn_if_unused(behavior_kwargs, size)
         check_lipschitz(lipschitz_weight, lipschitz_bound)
         actor_rule(actor_regularizer, actor_kwargs or {})
         if actor_regularizer == "svpg" and kwargs.get("bc_warmup_steps", 0) > 0:

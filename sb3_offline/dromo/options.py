@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any
@@ -56,6 +57,18 @@ def refuse_contradictions(
         raise ValueError(f"behavior_kwargs fits pi_beta, of which {user} draws no actions: leave it out.")
     if robustness != "std" and conservative_weight == 0:
         raise ValueError(f"robustness={robustness!r} is weighed by beta: with conservative_weight=0 it does nothing.")
+
+
+def warn_if_unused(behavior_kwargs: Mapping[str, Any] | None, size: float) -> None:
+    """
+    A size of 0, which compares with COMBO, leaves other options as they are: no error.
+
+    :param size: Of the robustness set.
+    """
+    if behavior_kwargs and size == 0:
+        warnings.warn(
+            "behavior_kwargs has no effect: it fits pi_beta, of which a robust term of size 0 draws no actions.", stacklevel=3
+        )
 
 
 def split_behavior_kwargs(

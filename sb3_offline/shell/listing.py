@@ -7,6 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
 from sb3_offline import datasets
 from sb3_offline.datasets import DatasetError, load_dataset
 from sb3_offline.datasets.envs import BUILTIN_TASKS, NAMESPACE
@@ -33,6 +37,29 @@ def list_datasets() -> Iterator[Listed]:
         yield _read(f"{NAMESPACE}/{name}", (folder / f"{name}.npz").stat().st_size / 1e6)
     for dataset_id, metadata in installed_minari().items():
         yield _read(dataset_id, metadata.get("dataset_size"))
+
+
+def print_datasets() -> None:
+    """Print them as a table, and what is wrong with those that cannot be read."""
+    table = Table()
+    table.add_column("dataset", no_wrap=True)
+    for column in ("MB", "steps", "episodes", "return", "score"):
+        table.add_column(column, justify="right", no_wrap=True)
+    console = Console()
+    with console.status("reading"):
+        for row in list_datasets():
+            sizes = ["-" if value is None else f"{value:,}" for value in (row.transitions, row.episodes)]
+            megabytes, mean_return, score = (
+                "-" if value is None else f"{value:.1f}" for value in (row.megabytes, row.mean_return, row.score)
+            )
+            table.add_row(escape(row.dataset_id), megabytes, *sizes, mean_return, score)
+            if row.trouble:
+                console.print(f"[yellow]{escape(row.trouble)}[/yellow]")
+    width = console.measure(table, options=console.options.update(max_width=10_000)).maximum
+    if width > console.width:  # an id that is cut or folded cannot be copied
+        console = Console(width=width)
+    console.print(table)
+    console.print("[dim]return: mean of the episodes; score: 0 is the random policy, 100 the task's reference[/dim]")
 
 
 def _read(dataset_id: str, megabytes: float | None) -> Listed:

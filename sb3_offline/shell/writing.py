@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
+import tempfile
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
@@ -14,6 +14,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from sb3_offline.common.atomic import draft_of, named_target, write_atomically
 from sb3_offline.datasets import OfflineDataset, save_mapped
 from sb3_offline.datasets.checks import ALIASES
 from sb3_offline.datasets.offline_dataset import ARRAY_NAMES
@@ -31,14 +32,17 @@ def check_target(target: str, force: bool = False) -> None:
     :param target: a .npz or .hdf5 file, a .mmap folder, or a Minari id
     :param force: replace what is there
     :raises ValueError: if the target is neither, or exists
+    :raises OSError: if it cannot be written
     """
     path = Path(target)
     if path.suffix in (".npz", ".hdf5", ".h5", FOLDER_SUFFIX):
-        if path.exists() and not force:
-            raise ValueError(f"{target} exists: take another name, or --force to replace it.")
-        if path.is_dir() and not is_folder(path):
-            raise ValueError(f"{target} is a folder of something else, which --force does not replace: take another name.")
-        path.parent.mkdir(parents=True, exist_ok=True)
+        with named_target(path):
+            if path.exists() and not force:
+                raise ValueError(f"{target} exists: take another name, or --force to replace it.")
+            if path.is_dir() and not (path.suffix == FOLDER_SUFFIX and is_folder(path)):
+                raise ValueError(f"{target} is a folder of something else, which --force does not replace: take another name.")
+            there = next(folder for folder in path.absolute().parents if folder.exists())
+            tempfile.TemporaryFile(dir=there).close()
         return
     minari = _import_minari(target)
     if not _MINARI_ID.fullmatch(target):
@@ -60,17 +64,17 @@ def write_dataset(dataset: OfflineDataset, target: str, card: Mapping[str, Any] 
     info = replace(dataset.info, card={**dataset.info.card, **(card or {})})
     if target.endswith(".npz"):
         arrays = {name: getattr(dataset, name) for name in ARRAY_NAMES}
-        np.savez_compressed(target, metadata=json.dumps(info.metadata(), default=str), **arrays)
+        metadata = json.dumps(info.metadata(), default=str)
+        write_atomically(target, lambda file: np.savez_compressed(file, metadata=metadata, **arrays))
     elif target.endswith((".hdf5", ".h5")):
-        with h5py.File(target, "w") as file:
+        with draft_of(target) as draft, h5py.File(draft, "w") as file:
             for name in ARRAY_NAMES:
                 file.create_dataset(_FOREIGN.get(name, name), data=getattr(dataset, name), compression="gzip")
             for key, value in info.metadata().items():
                 file[f"metadata/{key}"] = value if isinstance(value, (int, float, str)) else json.dumps(value, default=str)
     elif target.endswith(FOLDER_SUFFIX):
-        if Path(target).exists():
-            shutil.rmtree(target)
-        save_mapped(replace(dataset, info=info), target)
+        with draft_of(target) as draft:
+            save_mapped(replace(dataset, info=info), draft)
     else:
         _write_minari(dataset, target, info.card)
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
+import shutil
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,14 @@ from huggingface_sb3 import EnvironmentName
 from rl_zoo3.callbacks import SaveVecNormalizeCallback
 from rl_zoo3.exp_manager import ExperimentManager
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import EvalCallback
+from stable_baselines3.common.callbacks import EvalCallback, ProgressBarCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_offline.common.offline_algorithm import OfflineAlgorithm
 from sb3_offline.common.schedules import parse_cosine
 from sb3_offline.common.statistics import load_statistics, save_statistics
-from sb3_offline.datasets import OfflineDataset, load_dataset
+from sb3_offline.datasets import OfflineDataset, open_dataset
+from sb3_offline.datasets.envs import task_of
 from sb3_offline.evaluation import OfflineEvalCallback
 from sb3_offline.zoo.algorithms import algorithms
 from sb3_offline.zoo.configs import check_hyperparams, find_recipe
@@ -38,7 +40,38 @@ class OfflineExperimentManager(ExperimentManager):
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
+        self._made: list[Path] = []  # folders that were not there before
         self._lock = threading.Lock()  # trials may run in several threads
+
+    # --- a refused run leaves nothing behind, which enjoy would take for the latest one ---
+
+    def create_log_folder(self) -> None:
+        paths = [Path(path) for path in (self.params_path, self.tensorboard_log) if path is not None]
+        self._made += [folder for path in paths for folder in (path, *path.parents) if not folder.exists()]
+        super().create_log_folder()
+
+    def setup_experiment(self) -> tuple[BaseAlgorithm, dict[str, Any]] | None:
+        with self._removed_if_refused():
+            return super().setup_experiment()
+
+    def learn(self, model: BaseAlgorithm) -> None:
+        with self._removed_if_refused(model):
+            super().learn(model)
+
+    @contextmanager
+    def _removed_if_refused(self, model: Any = None) -> Iterator[None]:
+        """Remove the run's folders when something is raised ahead of the model's first gradient step."""
+        updates = None if model is None else model._n_updates
+        try:
+            yield
+        except BaseException:
+            if model is None or model._n_updates == updates:
+                if Path(self.save_path) in self._made:
+                    shutil.rmtree(self.save_path, ignore_errors=True)
+                for folder in self._made:
+                    with suppress(OSError):  # it is gone, or holds something else
+                        folder.rmdir()
+            raise
 
     # --- hyperparameters ---
 
@@ -113,7 +146,8 @@ class OfflineExperimentManager(ExperimentManager):
         table: dict[str, Any] = rl_zoo3.ALGOS
         table[self.algo] = functools.partial(self._make_trial_model, algorithm)
         try:
-            super().hyperparameters_optimization()
+            with self._removed_if_refused():
+                super().hyperparameters_optimization()
         finally:
             table[self.algo] = algorithm
 
@@ -124,12 +158,15 @@ class OfflineExperimentManager(ExperimentManager):
 
     @functools.cached_property
     def _dataset(self) -> OfflineDataset:
-        source = self._hyperparams.get("dataset")
-        if source is not None:
-            return load_dataset(source, env_id=None)
-        env = gym.make(self.env_name.gym_id, **self.env_kwargs)
+        env = self.create_envs(1, no_log=True)
         try:
-            return load_dataset(env.unwrapped.get_dataset())  # type: ignore[attr-defined]
+            source = self._hyperparams.get("dataset")
+            return open_dataset(
+                env.env_method("get_dataset")[0] if source is None else source,
+                observation_space=env.observation_space,
+                action_space=env.action_space,
+                env_spec=task_of(env),
+            ).load()
         finally:
             env.close()
 
@@ -153,15 +190,25 @@ class SaveStatistics(SaveVecNormalizeCallback):
         return True
 
 
+class ProgressBar(ProgressBarCallback):
+    """SB3's, which RL-Zoo also ends where a refusal came before its start."""
+
+    def _on_training_end(self) -> None:
+        if hasattr(self, "pbar"):
+            super()._on_training_end()
+
+
 @contextmanager
 def offline_manager() -> Iterator[None]:
     """Let RL-Zoo's ``train`` use this manager, and our callbacks."""
     vars(rl_zoo3.train)["ExperimentManager"] = OfflineExperimentManager
     vars(rl_zoo3.exp_manager)["EvalCallback"] = OfflineEvalCallback
     vars(rl_zoo3.exp_manager)["SaveVecNormalizeCallback"] = SaveStatistics
+    vars(rl_zoo3.exp_manager)["ProgressBarCallback"] = ProgressBar
     try:
         yield
     finally:
         vars(rl_zoo3.train)["ExperimentManager"] = ExperimentManager
         vars(rl_zoo3.exp_manager)["EvalCallback"] = EvalCallback
         vars(rl_zoo3.exp_manager)["SaveVecNormalizeCallback"] = SaveVecNormalizeCallback
+        vars(rl_zoo3.exp_manager)["ProgressBarCallback"] = ProgressBarCallback

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import gymnasium as gym
@@ -184,6 +185,21 @@ def test_convert_to_minari_cuts_where_rows_are_missing() -> None:
     np.testing.assert_allclose(data.next_observations[4], arrays["next_observations"][4], rtol=1e-6)
 
 
+@pytest.mark.parametrize("suffix", ["npz", "hdf5", "mmap"])
+def test_convert_names_a_target_that_cannot_be_written(suffix: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("file").touch()
+    assert main(["convert", "Pendulum-medium-v0", f"file/deeper/a.{suffix}"]) == 2
+    assert f"convert: file/deeper/a.{suffix} could not be written (Not a directory)" in (text := capsys.readouterr().err)
+    assert "a part of the path is a file: take another path." in text
+    Path(f"folder.{suffix}").mkdir()
+    assert main(["convert", "Pendulum-medium-v0", f"folder.{suffix}", "--force"]) == 2
+    assert "is a folder" in capsys.readouterr().err
+    assert main(["convert", "missing.npz", f"new/a.{suffix}"]) == 2  # nothing is made for what cannot be read
+    assert sorted(path.name for path in Path().iterdir()) == ["file", f"folder.{suffix}", "minari"]
+    assert main(["convert", "Pendulum-medium-v0", f"new/a.{suffix}"]) == 0
+    assert [path.name for path in Path("new").iterdir()] == [f"a.{suffix}"]
+
+
 def test_convert_scales_rewards() -> None:
     assert main(["convert", "Pendulum-medium-v0", "a.npz", "--reward-scale", "10", "--reward-shift", "-5"]) == 0
     before, after = load_dataset("Pendulum-medium-v0"), load_dataset("a.npz")
@@ -289,6 +305,11 @@ def test_errors_are_one_line(words: list[str], message: str, capsys: pytest.Capt
 def test_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*command.split(), "--help"]) == 0
     assert f"Usage: sb3-offline {command}".strip() in capsys.readouterr().out
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"sb3-offline {metadata.version('sb3-offline')}\n"
 
 
 def test_warnings_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:

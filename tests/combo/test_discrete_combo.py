@@ -97,7 +97,9 @@ def test_behaviour_policy_is_fitted_to_the_data(cartpole_arrays: Arrays) -> None
 
 def test_dromo_without_weight_is_combo_to_the_bit(cartpole_arrays: Arrays) -> None:
     combo = make(DiscreteCOMBO, cartpole_arrays, rollout_policy="target").learn(20)
-    dromo = make(DiscreteDROMO, cartpole_arrays, robust_weight=0.0).learn(20)
+    with pytest.warns(UserWarning, match="behavior_kwargs has no effect"):
+        dromo = make(DiscreteDROMO, cartpole_arrays, robust_weight=0.0, behavior_kwargs={"n_steps": 5}).learn(20)
+    assert not dromo.behavior_policy.fitted
     robust = make(DiscreteDROMO, cartpole_arrays, robust_weight=0.5).learn(20)
     weights = [list(model.q_net.parameters()) for model in (combo, dromo, robust)]
     assert all(th.equal(a, b) for a, b in zip(weights[0], weights[1], strict=True))

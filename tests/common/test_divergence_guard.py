@@ -15,7 +15,7 @@ from stable_baselines3 import SAC
 from stable_baselines3.common.callbacks import ConvertCallback
 from stable_baselines3.common.utils import LinearSchedule
 
-from sb3_offline import COMBO, CQL, MOPO, DivergenceGuard, load_dataset
+from sb3_offline import COMBO, CQL, MOPO, DiscreteCQL, DivergenceGuard, load_dataset
 from sb3_offline.common.divergence_guard import value_bound
 from sb3_offline.common.health import TrainingDivergedError
 from sb3_offline.datasets import save_mapped
@@ -134,6 +134,46 @@ def test_healthy_run_is_the_same_with_a_guard(pendulum_arrays: Arrays, action: A
     plain = make(pendulum_arrays).learn(20)
     assert not guard.events
     assert all(th.equal(a, b) for a, b in zip(weights(guarded), weights(plain), strict=True))
+
+
+def test_discrete_figures_by_hand(cartpole_arrays: Arrays) -> None:
+    """A network of biases alone: Q = (3, 7) in every state, 7 by the policy and 5 by chance."""
+    options = FAST | {"gamma": 0.9, "conservative_weight": 0.0, "learning_rate": 1e-9}
+    guard = DivergenceGuard("warn", check_freq=1, bound_factor=1.0)
+    model = DiscreteCQL("MlpPolicy", env="CartPole-v1", dataset=cartpole_arrays, **options)
+    with th.no_grad():
+        model.q_net.q_net[-1].weight.zero_()
+        model.q_net.q_net[-1].bias.copy_(th.tensor([3.0, 7.0]))
+    model.learn(1, callback=guard)
+    figures = guard.figures()
+    share = float(guard._actions.double().mean())  # of the probe's rows that take the second action
+    largest = float(np.abs(cartpole_arrays["rewards"]).max())
+    assert 0.2 < share < 0.8
+    assert figures["q_data_abs"] == pytest.approx(3.0 + 4.0 * share, rel=1e-5)
+    assert figures["ood_gap"] == pytest.approx((7.0 + 5.0) / 2 - (3.0 + 4.0 * share), rel=1e-4)
+    assert figures["q_bound"] == pytest.approx(largest / 0.1)
+
+
+def test_discrete_runs_are_watched_too(cartpole_arrays: Arrays, tmp_path: Path) -> None:
+    def learn(steps: int, guard: DivergenceGuard | None = None, **options: Any) -> DiscreteCQL:
+        options = FAST | {"check_data": False} | options
+        model = DiscreteCQL("MlpPolicy", env="CartPole-v1", dataset=cartpole_arrays, **options)
+        return model.learn(steps, callback=guard)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        guarded, plain = learn(10, DivergenceGuard("restore", check_freq=2)), learn(10)
+    assert all(th.equal(a, b) for a, b in zip(weights(guarded), weights(plain), strict=True))
+
+    wild: dict[str, Any] = {"learning_rate": 0.3, "tau": 1.0, "conservative_weight": 0.0}
+    guard = DivergenceGuard("lower_lr", check_freq=25, lr_factor=0.1)
+    with pytest.warns(UserWarning, match=r"running away.* Lower learning_rate or gamma, .*target_gap\.$"):
+        model = learn(200, guard, **wild)
+    rate = pytest.approx(0.3 * 0.1 ** len(guard.events))
+    assert (model.learning_rate, model.lr_schedule(0.5), model.qf_lr_schedule(0.5)) == (rate, rate, rate)
+    assert model.policy.optimizer.param_groups[0]["lr"] == rate
+    model.save(tmp_path / "model")
+    assert DiscreteCQL.load(tmp_path / "model", device="cpu").lr_schedule(0.5) == rate
 
 
 def test_not_a_number_is_seen(pendulum_arrays: Arrays) -> None:

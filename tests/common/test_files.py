@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 import pytest
 import torch as th
 
-from sb3_offline.common.atomic import write_atomically
+from sb3_offline.common.atomic import draft_of, write_atomically
 from sb3_offline.common.checksum import DamagedFileError, read_checked, read_label, write_checked
 
 
@@ -60,6 +60,34 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "no folder").touch()
     with pytest.raises(OSError, match="no folder/file could not be written"):
         write_atomically(tmp_path / "no folder" / "file", lambda file: file.write(b"new"))
+
+
+@pytest.mark.parametrize("writer", ["write_atomically", "draft_of"])
+def test_errors_say_what_to_do(writer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(path: Path) -> None:
+        if writer == "write_atomically":
+            write_atomically(path, lambda file: file.write(b"new"))
+        else:
+            with draft_of(path) as draft:
+                draft.write_bytes(b"new")
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    (tmp_path / "folder" / "inner").mkdir(parents=True)
+    (tmp_path / "file").write_bytes(b"old")
+    with pytest.raises(IsADirectoryError, match=rf"^{tmp_path}/folder could not .*; it is a folder: name a file\.$"):
+        write(tmp_path / "folder")
+    with pytest.raises(NotADirectoryError, match=r"^.*file/a/b could not .*; a part of the path is a file: take another"):
+        write(tmp_path / "file" / "a" / "b")
+    write(tmp_path / "new" / "file")
+    assert (tmp_path / "new" / "file").read_bytes() == b"new"
+    monkeypatch.setattr(Path, "replace", refuse)
+    with pytest.raises(PermissionError, match=r"^.*file could not .*; you may not write there: take another path\.$") as error:
+        write(tmp_path / "file")
+    assert error.value.errno == errno.EACCES
+    assert (tmp_path / "file").read_bytes() == b"old"
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "file", "folder", "inner", "new"]
 
 
 def test_content_comes_back(tmp_path: Path) -> None:

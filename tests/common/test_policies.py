@@ -21,6 +21,16 @@ from tests.conftest import FAST, FAST_MODEL_BASED
 Arrays = dict[str, np.ndarray]
 
 
+@pytest.mark.parametrize("policy", ["MlpPolicy", SACPolicy])
+def test_misspelt_policy_kwargs(policy: Any, pendulum_arrays: Arrays) -> None:
+    with pytest.raises(TypeError, match=r"policy_kwargs: .*SACPolicy takes no 'net_arc'\. Did you mean 'net_arch'\?"):
+        make(pendulum_arrays, policy=policy, net_arc=[8])
+    with pytest.raises(TypeError, match=r"'xyzzy'\. It takes: activation_fn, (?!.*lr_schedule).*, use_expln, use_sde\."):
+        make(pendulum_arrays, policy=policy, xyzzy=1)
+    with pytest.raises(TypeError, match=r"Adam.* unexpected keyword argument 'epss'"):  # not the policy's
+        make(pendulum_arrays, policy=policy, optimizer_kwargs={"epss": 1e-3})
+
+
 def make(arrays: Arrays, env: Any = "Pendulum-v1", policy: Any = "MlpPolicy", **policy_kwargs: Any) -> CQL:
     options = FAST | {"n_action_samples": 4, "policy_kwargs": {"net_arch": [32, 32], **policy_kwargs}}
     return CQL(policy, env=env, dataset=arrays, **options)

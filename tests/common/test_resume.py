@@ -172,6 +172,16 @@ def test_a_damaged_checkpoint_is_skipped(pendulum_arrays: Arrays, tmp_path: Path
         CQL.resume(tmp_path, dataset=pendulum_arrays)
 
 
+def test_an_id_of_other_data_is_refused(tmp_path: Path) -> None:
+    trained, other = "sb3_offline/Pendulum-medium-v0", "sb3_offline/Pendulum-medium-replay-v0"
+    CQL("MlpPolicy", trained, **CASES[2][1]).learn(7, [Save(tmp_path, 3)])
+    for env_id in (other, "Pendulum-medium-replay-v0"):
+        with pytest.raises(ValueError, match=rf"was trained on other data: {trained}, .*; given are {other}, "):
+            CQL.resume(tmp_path, env=env_id).learn()
+    assert CQL.resume(tmp_path, env=trained).learn().num_timesteps == 7
+    assert CQL.resume(tmp_path, env=other, dataset=trained).learn().num_timesteps == 7  # said so
+
+
 def test_what_cannot_be_continued_is_refused(pendulum_arrays: Arrays, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"holds no \.resume files, which save"):
         CQL.resume(tmp_path)

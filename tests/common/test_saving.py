@@ -166,6 +166,28 @@ def test_kwargs_custom_objects_and_env_as_in_sb3(tmp_path: Path) -> None:
         CQL.load(tmp_path / "nothing")
 
 
+def test_env_by_id(tmp_path: Path) -> None:
+    """As in the constructor: an id of data brings them, a task's id leaves those of the file."""
+    replay = "sb3_offline/Pendulum-medium-replay-v0"
+    model = CQL("MlpPolicy", "sb3_offline/Pendulum-medium-v0", policy_kwargs={"net_arch": [8]}, batch_size=8, device="cpu")
+    model.save(tmp_path / "model")
+    for env_id, task, data in [
+        ("Pendulum-v1", "Pendulum-v1", "sb3_offline/Pendulum-medium-v0"),
+        (replay, replay, replay),
+        ("Pendulum-medium-replay-v0", "Pendulum-v1", "Pendulum-medium-replay-v0"),
+    ]:
+        loaded = CQL.load(tmp_path / "model", env=env_id, device="cpu")
+        assert loaded.get_env().get_attr("spec")[0].id == task
+        assert loaded.dataset == data
+    loaded.learn(1)
+    assert loaded.dataset_info.dataset_id == replay
+    assert CQL.load(tmp_path / "model", env=replay, dataset="log.npz", device="cpu").dataset == "log.npz"
+    with pytest.raises(ValueError, match="Observation spaces do not match"):
+        CQL.load(tmp_path / "model", env="MountainCarContinuous-v0", device="cpu")
+    with pytest.raises(ValueError, match=r"no gymnasium id.*Pendulum-v1 "):
+        CQL.load(tmp_path / "model", env="Pendulm-v1", device="cpu")
+
+
 def test_sb3s_tools_read_our_file(tmp_path: Path) -> None:
     model = small().learn(2)
     model.save(tmp_path / "model")

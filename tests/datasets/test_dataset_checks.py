@@ -77,7 +77,7 @@ def test_empty(episodes: Arrays, task_spaces: Spaces) -> None:
 def test_not_finite(episodes: Arrays, task_spaces: Spaces, key: str, value: float) -> None:
     episodes[key][3] = value
     episodes[key][5:] = value
-    refused(episodes, task_spaces, f"{key} hold NaN or inf (as float32) in 3 of 7 rows, first in row 3.")
+    refused(episodes, task_spaces, f"{key} hold NaN or inf (as float32) in 3 of 7 rows, first in row 3. Drop such rows")
 
 
 def test_actions_outside(episodes: Arrays, task_spaces: Spaces) -> None:

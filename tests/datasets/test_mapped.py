@@ -112,7 +112,7 @@ def test_defects_are_named_with_their_row(dataset: OfflineDataset, tmp_path: Pat
     folder = tmp_path / "log.mmap"
     save_mapped(dataset, folder)
     np.save(folder / "rewards.npy", np.array([0, 1, 2, 3, 4, np.nan], dtype=np.float32))
-    with pytest.raises(DatasetError, match=r"rewards hold NaN .* first in row 1\. Rows are counted from row 4 of 6"):
+    with pytest.raises(DatasetError, match=r"rewards hold NaN .* first in row 1\. Drop .*\. Rows are counted from row 4 of 6"):
         load_dataset(folder, **SPACES)
 
 
@@ -151,7 +151,7 @@ def test_the_writer_refuses_and_cleans_up(dataset: OfflineDataset, arrays: dict[
     folder = tmp_path / "log.mmap"
     with pytest.raises(DatasetError, match="actions leave the action space"), MappedWriter(folder, dataset.info) as writer:
         list(writer.append(arrays | {"actions": factor * arrays["actions"]}) for factor in (1, 9))
-    assert list(folder.iterdir()) == []
+    assert not folder.exists()
     with pytest.raises(DatasetError, match="no rows were written"), MappedWriter(folder, dataset.info):
         pass
     del arrays["next_observations"]
@@ -160,6 +160,31 @@ def test_the_writer_refuses_and_cleans_up(dataset: OfflineDataset, arrays: dict[
     save_mapped(dataset, folder)
     with pytest.raises(DatasetError, match="holds data already"):
         save_mapped(dataset, folder)
+
+
+def test_a_folder_that_cannot_be_written_is_named(dataset: OfflineDataset, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for target in (tmp_path / "file", tmp_path / "file" / "log.mmap"):
+        with pytest.raises(OSError, match=rf"^{target} could not be written .*; a part of the path is a file: take another"):
+            save_mapped(dataset, target)
+    assert [path.name for path in tmp_path.rglob("*")] == ["file"]
+
+
+@pytest.mark.parametrize("there_before", [False, True])
+def test_a_full_disk_leaves_no_part_of_a_folder(tmp_path: Path, there_before: bool) -> None:
+    """The system itself refuses to let files grow beyond 64 kB; the observations have 360 kB."""
+    folder = tmp_path / "log.mmap"
+    if there_before:
+        folder.mkdir()
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (65536, hard))
+    try:
+        with pytest.raises(OSError, match=r"log\.mmap could not be written \(File too large\); .*; free some space"):
+            save_mapped(load_dataset("Pendulum-medium-v0"), folder)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [path.name for path in tmp_path.rglob("*")] == (["log.mmap"] if there_before else [])
 
 
 def test_metadata_that_are_no_json(dataset: OfflineDataset, tmp_path: Path) -> None:

@@ -50,6 +50,16 @@ def test_a_deterministic_actor_is_exported_too(pendulum_arrays: dict[str, np.nda
     np.testing.assert_allclose(run(model.export_onnx(tmp_path / "policy"), observations), expected, atol=1e-5)
 
 
+def test_a_file_that_cannot_be_written_is_named(pendulum_arrays: dict[str, np.ndarray], tmp_path: Path) -> None:
+    model = CQL("MlpPolicy", "Pendulum-v1", dataset=pendulum_arrays, **FAST)
+    (tmp_path / "file").touch()
+    (tmp_path / "folder.onnx").mkdir()
+    for target, remedy in (("file/policy.onnx", "a part of the path is a file"), ("folder.onnx", "it is a folder: name")):
+        with pytest.raises(OSError, match=rf"^{tmp_path}/{target} could not be written .*{remedy}"):
+            model.export_onnx(tmp_path / target)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "folder.onnx"]
+
+
 def test_a_file_that_would_act_differently_is_not_written(
     pendulum_arrays: dict[str, np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch as th
 
-from sb3_offline import COMBO, CQL
+from sb3_offline import COMBO, CQL, DiscreteCQL, DiscreteDROMO
 from sb3_offline.deployment import OODDetector
 from tests.conftest import FAST, FAST_MODEL_BASED
 
@@ -77,6 +77,20 @@ def test_rows_that_do_not_fit_are_refused(pendulum_arrays: dict[str, np.ndarray]
         model.ood_score(np.zeros((2, 3)), np.zeros((2, 2)))
     with pytest.raises(ValueError, match="2 observations, but 3 actions"):
         model.ood_score(np.zeros((2, 3)), np.zeros((3, 1)))
+
+
+def test_discrete_actions_are_told_what_to_use(cartpole_arrays: dict[str, np.ndarray]) -> None:
+    observations, actions = cartpole_arrays["observations"], cartpole_arrays["actions"]
+    model = DiscreteCQL("MlpPolicy", "CartPole-v1", dataset=cartpole_arrays, **FAST)
+    for call in (lambda: model.ood_score(observations[:3], actions[:3]), model.fit_ood_detector):
+        with pytest.raises(ValueError, match=r"as actions .*Discrete\(2\)\. .* DiscreteDROMO .*networks\(\)\.behavior\("):
+            call()
+
+    always = cartpole_arrays | {"actions": np.ones_like(actions)}
+    dromo = DiscreteDROMO("MlpPolicy", "CartPole-v1", dataset=always, **FAST_MODEL_BASED, behavior_kwargs=FIT).learn(1)
+    usual = dromo.networks().behavior(th.as_tensor(observations[:50]))
+    assert usual.shape == (50, 2)
+    assert usual[:, 1].min() > 0.9  # the data know no other action
 
 
 def test_dynamics_that_came_after_the_fit_have_no_say(pendulum_arrays: dict[str, np.ndarray]) -> None:

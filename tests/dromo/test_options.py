@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ def assert_equal_weights(one: Any, other: Any) -> None:
         ({"robustness": "chi2", "wasserstein_radius": 0.1}, "wasserstein_radius belongs to"),
         ({"robustness": "chi2", "chi2_radius": -0.1}, "chi2_radius must not be negative"),
         ({"robustness": "chi2", "chi2_radius": 0.1, "strict": True}, "strict .* has no robustness='chi2'"),
+        ({"robustness": "chi2", "strict": True}, "strict .* has no robustness='chi2'"),  # and not: needs chi2_radius
         (
             {"robustness": "wasserstein", "wasserstein_radius": 0.1, "visitation": "knn"},
             "leave out visitation",
@@ -74,6 +76,17 @@ BALLS = [
     {"robustness": "chi2", "chi2_radius": 0.0},
     {"robustness": "wasserstein", "wasserstein_radius": 0.0, **WITHOUT_PI_BETA},
 ]
+
+
+@pytest.mark.parametrize("options", [{"robust_weight": 0.0}, BALLS[0]])
+def test_options_of_an_unused_behaviour_policy_are_named(pendulum_arrays: Arrays, options: dict[str, Any]) -> None:
+    with pytest.warns(UserWarning, match="behavior_kwargs has no effect"):
+        model = make(pendulum_arrays, **options).learn(3)
+    assert not model.behavior_policy.fitted
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        make(pendulum_arrays, **options | WITHOUT_PI_BETA)
+        make(pendulum_arrays)
 
 
 def test_unknown_behavior_kwargs_are_refused_at_once(pendulum_arrays: Arrays) -> None:

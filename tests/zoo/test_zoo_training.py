@@ -179,6 +179,44 @@ def test_bad_input_is_one_line(
     assert message in error
 
 
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["-params", "gamma:2"], "gamma must lie in"),  # by the constructor
+        (["--dataset", "bad.npz"], "NaN"),  # by learn
+        (["--dataset", "bad.npz", "-P"], "NaN"),
+        (["--dataset", "bad.npz", "-optimize", "--n-trials", "1"], "NaN"),
+    ],
+)
+def test_a_refused_run_leaves_nothing_behind(
+    more: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rewards = np.zeros(60)
+    rewards[7] = np.nan
+    data = load_dataset(ENV)
+    names = ("observations", "actions", "terminations", "truncations")
+    np.savez("bad.npz", rewards=rewards, **{name: getattr(data, name)[:60] for name in names})
+    before = set(tmp_path.rglob("*"))
+    command = ["--algo", "cql", "--env", ENV, "-f", "logs", "-tb", "tb", *more]
+    assert run("train", train, command) == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]
+    assert set(tmp_path.rglob("*")) == before
+
+
+def test_a_run_that_fails_while_it_learns_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(model: CQL) -> None:
+        if model.num_timesteps == 3:
+            raise ValueError("at the fourth step")
+        update(model)
+
+    update = CQL.update
+    monkeypatch.setattr(CQL, "update", fail)
+    with pytest.raises(ValueError, match="fourth"):
+        train(words("cql", tmp_path, 10, "--eval-freq", "-1", "--save-freq", "2"))
+    assert (tmp_path / "cql" / f"{FOLDER}_1" / "rl_model_2_steps.zip").is_file()
+
+
 def test_nan_ends_a_trial() -> None:
     model = CQL("MlpPolicy", ENV, policy_kwargs={"net_arch": [8]}, batch_size=8, seed=0, device="cpu")
     with th.no_grad():

@@ -140,7 +140,8 @@ def flags(name: str, array: np.ndarray, where: str) -> np.ndarray:
 def finite_float32(name: str, array: np.ndarray, where: str) -> np.ndarray:
     with np.errstate(over="ignore"):  # beyond float32 is inf, and refused as such
         array = array.astype(np.float32, copy=False)
-    check_rows(~np.isfinite(array), f"{where}: {name} hold NaN or inf (as float32)", "")
+    remedy = ". Drop such rows and mark the rows before them as truncations, or mend their values"
+    check_rows(~np.isfinite(array), f"{where}: {name} hold NaN or inf (as float32)", remedy)
     return array
 
 

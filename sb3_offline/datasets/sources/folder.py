@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
 import numpy as np
 
+from sb3_offline.common.atomic import named_target, write_atomically
 from sb3_offline.datasets.checks import build_dataset
 from sb3_offline.datasets.errors import DatasetError
 from sb3_offline.datasets.mapped import FollowingObservations, blocks, check_mapped
@@ -102,10 +104,13 @@ class MappedWriter:
         self.folder, self.info = Path(folder), info
         if is_folder(self.folder):
             raise DatasetError(f"{self.folder} holds data already: take another name, or delete it.")
-        self.folder.mkdir(parents=True, exist_ok=True)
         self.n_rows = 0
-        self._columns = {name: _Column(self.folder / f"{name}.npy.part") for name in _COLUMNS}
-        self._columns |= {name: _Column(self.folder / f"{name}.npy.part") for name in ("final_rows", "final_observations")}
+        self._columns: dict[str, _Column] = {}
+        self._made = not self.folder.exists()
+        with named_target(self.folder), self._discarded_on_error():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for name in (*_COLUMNS, "final_rows", "final_observations"):
+                self._columns[name] = _Column(self.folder / f"{name}.npy.part")
         self._last: np.ndarray | None = None  # next observation of the last row so far, (1, *obs_shape)
 
     def append(self, block: Mapping[str, Any]) -> None:
@@ -142,9 +147,13 @@ class MappedWriter:
             self._discard()
             raise DatasetError(f"{self.folder}: no rows were written.")
         self._final(np.array([self.n_rows - 1]), self._last)
-        (self.folder / _METADATA).write_text(json.dumps(self.info.metadata(), default=str), encoding="utf-8")
+        metadata = json.dumps(self.info.metadata(), default=str).encode()
+        with self._discarded_on_error():
+            for column in self._columns.values():
+                column.finish()
+            write_atomically(self.folder / _METADATA, lambda file: file.write(metadata))
         for column in reversed(self._columns.values()):  # observations.npy, which marks the folder, comes last
-            column.close()
+            column.path.replace(column.path.with_suffix(""))
 
     def __enter__(self) -> MappedWriter:
         return self
@@ -155,9 +164,20 @@ class MappedWriter:
         else:
             self._discard()
 
+    @contextmanager
+    def _discarded_on_error(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self._discard()
+            raise
+
     def _discard(self) -> None:
         for column in self._columns.values():
             column.discard()
+        if self._made:
+            with suppress(OSError):  # somebody else has put something there
+                self.folder.rmdir()
 
 
 def save_mapped(dataset: OfflineDataset, folder: str | Path) -> None:
@@ -165,8 +185,9 @@ def save_mapped(dataset: OfflineDataset, folder: str | Path) -> None:
     Write a data set as a folder that :func:`~sb3_offline.load_dataset` maps into memory.
 
     :raises DatasetError: if the folder holds data already
+    :raises OSError: if it cannot be written, naming it and the remedy
     """
-    with MappedWriter(folder, dataset.info) as writer:
+    with named_target(folder), MappedWriter(folder, dataset.info) as writer:
         for rows in blocks(len(dataset)):
             writer.append({name: getattr(dataset, name)[rows] for name in ARRAY_NAMES})
 
@@ -191,14 +212,14 @@ class _Column:
         # numpy pads the header so that it keeps its length as the first axis grows
         np.lib.format.write_array_header_1_0(self.file, {"descr": self.descr, "fortran_order": False, "shape": self.shape})
 
-    def close(self) -> None:
+    def finish(self) -> None:
         self.file.seek(0)
         self._write_header()
         self.file.close()
-        self.path.replace(self.path.with_suffix(""))
 
     def discard(self) -> None:
-        self.file.close()
+        with suppress(OSError):  # of a full disk, when what is left in memory cannot be written
+            self.file.close()
         self.path.unlink()
 
 

@@ -128,7 +128,7 @@ def _import_minari(dataset_id: str) -> ModuleType:
     except ImportError as error:
         raise DatasetError(
             f"{dataset_id!r} is neither a packaged data set nor a data file, and reading Minari ids needs Minari: "
-            '`pip install "sb3-offline[minari]"`.'
+            f'`pip install "sb3-offline[minari]"`.{_near(dataset_id, {})}'
         ) from error
     return minari
 
@@ -167,12 +167,14 @@ def _not_installed(dataset_id: str, local: dict[str, Any]) -> str:
     if dataset_id in gym.registry:
         return f"{dataset_id!r} is an environment, not a data set: give its data by dataset=, or the id of a data set."
     return (
-        f"{dataset_id!r} is not in the local Minari store.{_near(dataset_id, local)} `minari list local` and "
-        f"`minari list remote` show what there is; `minari download {dataset_id}`, or download=True, fetches it."
+        f"{dataset_id!r} is no gymnasium id, and not in the local Minari store.{_near(dataset_id, local)} "
+        f"`minari list local` and `minari list remote` show what there is; `minari download {dataset_id}`, or "
+        "download=True, fetches it."
     )
 
 
 def _near(dataset_id: str, local: dict[str, Any]) -> str:
-    known = [*BUILTIN_TASKS, *local]
+    known = {name: name for name in (*BUILTIN_TASKS, *local)}
+    known |= {name: f"{name} (a task, not data)" for name in gym.registry if "/" not in name}
     near = difflib.get_close_matches(dataset_id.removeprefix(f"{NAMESPACE}/"), known, n=3)
-    return f" Near it, and here: {', '.join(near)}." if near else ""
+    return f" Near it, and here: {', '.join(known[name] for name in near)}." if near else ""
