@@ -60,23 +60,14 @@ class DQNNetworks:
 
 class OfflineDQN(OfflineAlgorithm, DQN):
     """
-    Double DQN (van Hasselt et al. 2016) on a fixed dataset, the parent of the algorithms for discrete actions.
+    Double DQN (van Hasselt et al. 2016) on a fixed dataset, the parent of the algorithms for discrete actions. What
+    it shares with all algorithms is in :class:`~sb3_offline.common.offline_algorithm.OfflineAlgorithm`.
 
     Its TD loss is 1/2 (Q - y)^2 and not DQN's Huber loss, so that a penalty's weight means what it means elsewhere here.
 
-    :param policy: "MlpPolicy", "CnnPolicy" (images), "MultiInputPolicy" (dict observations), or an SB3 DQN policy class.
-    :param env: A gymnasium env or its id; may be left out when ``dataset`` names its task or its spaces.
-    :param dataset: Anything :func:`sb3_offline.load_dataset` takes; not needed if ``env`` carries its own data.
     :param learning_rate: Of the Q-network; a number or a schedule.
-    :param batch_size: Transitions a gradient step.
     :param tau: Polyak coefficient of the target network; 1 copies.
     :param target_update_interval: Gradient steps between steps of the target network.
-    :param gamma: Discount factor, in [0, 1).
-    :param check_data: Refuse data that cannot be right, and warn of what looks wrong, before training (the data gate).
-    :param storage: Where the data lie during training, see :mod:`sb3_offline.common.storage`.
-    :param tensorboard_log: Folder for TensorBoard.
-    :param policy_kwargs: Passed to the policy, as in SB3 (``net_arch``, ``activation_fn``, ...).
-    :raises ValueError: if the spaces, the data or an option do not fit.
     """
 
     supported_spaces: ClassVar = {**OfflineAlgorithm.supported_spaces, "action": (spaces.Discrete,)}

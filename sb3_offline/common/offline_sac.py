@@ -40,33 +40,22 @@ class SACNoise:
 
 class OfflineSAC(OnlineFineTuning):
     """
-    Soft Actor-Critic (Haarnoja et al. 2018) on a fixed dataset, the parent of the conservative algorithms.
+    Soft Actor-Critic (Haarnoja et al. 2018) on a fixed dataset, the parent of the conservative algorithms. What
+    it shares with all algorithms is in :class:`~sb3_offline.common.offline_algorithm.OfflineAlgorithm`; its policy is
+    :class:`~sb3_offline.common.policies.OfflineSACPolicy`, with ``policy_kwargs`` of its own.
 
-    :param policy: "MlpPolicy" (:class:`~sb3_offline.common.policies.OfflineSACPolicy`), "CnnPolicy" (images),
-        "MultiInputPolicy" (dict observations), or an SB3 SAC policy class.
-    :param env: A gymnasium env or its id; may be left out when ``dataset`` names its task or its spaces.
-    :param dataset: Anything :func:`sb3_offline.load_dataset` takes; not needed if ``env`` carries its own data.
     :param learning_rate: Of the actor and the temperature; a number or a schedule.
     :param qf_learning_rate: Of the critics.
-    :param batch_size: Transitions a gradient step.
     :param tau: Polyak coefficient of the target critics.
-    :param gamma: Discount factor, in [0, 1).
     :param ent_coef: Entropy temperature, "auto" to learn it.
     :param target_entropy: Target of the learned temperature; "auto" is minus the number of action dimensions.
     :param entropy_backup: Subtract the entropy term from the critics' target too (SAC's form).
     :param critic_update: "adam", or "normalized_td": w <- w - lambda sum_j d_j e_j / (1 + d_j^T d_j)^2 over the batch, with
         lambda = ``qf_learning_rate`` and the critic's own bootstrap (see :mod:`sb3_offline.common.normalized_td`).
     :param semi_gradient: In "normalized_td", d = grad Q(s, a) instead of the gradient of the whole TD residual.
-    :param storage: Where the data lie during training: "device", "memory", "mmap" (a folder of .npy files, read row by row)
-        or "auto", see :mod:`sb3_offline.common.storage`.
     :param execution: How an update is run: "eager", "compile" (torch.compile), "cuda_graph" (captured once, then replayed), or
         "auto": cuda_graph on a GPU, else eager. The numbers agree to rounding (see :mod:`sb3_offline.common.updates`).
     :param precision: Of the networks' matrix products: "float32", "tf32" (GPUs) or "bf16"; weights stay float32.
-    :param check_data: Refuse data that cannot be right, and warn of what looks wrong, before training (the data gate).
-    :param tensorboard_log: Folder for TensorBoard.
-    :param policy_kwargs: Passed to the policy, as in SB3 (``net_arch``, ``activation_fn``, ...), with ``layer_norm``,
-        ``ortho_init`` and ``normalize_observations`` of our own.
-    :raises ValueError: if the spaces, the data or an option do not fit.
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {**SAC.policy_aliases, **POLICIES}

@@ -33,7 +33,6 @@ class PreQN(OfflineAlgorithm, TD3):
     :param cosine: eta, the least alignment that is accepted.
     :param align_to: "delta", or "projected" for what the network can do on this batch (its projection of Delta).
     :param rcond: Eigenvalues of K below this share of the largest are dropped.
-    :param check_data: The data gate, as in :class:`~sb3_offline.OfflineSAC`.
     """
 
     vectors_only = "a Jacobian row for each transition is affordable for vectors"
