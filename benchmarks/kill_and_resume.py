@@ -80,7 +80,7 @@ def digest(model: OfflineAlgorithm) -> str:
     parts = [
         model.get_parameters(),
         {name: getattr(model, name) for name in variables},
-        model._log_sums,
+        model.log_sums.sums,
         {name: state for name, state in model.streams.state()["generators"].items() if name not in FIT_STREAMS},
     ]
     result = hashlib.sha256()

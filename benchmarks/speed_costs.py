@@ -46,8 +46,8 @@ def loop_overhead(clock: str, steps: int = 3000, repeats: int = 5) -> dict[str, 
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(repeats):
             model = make_model("OfflineSAC", data, "float32", "eager", "cpu", tensorboard_log=folder)
-            logs = {name: th.zeros(()) for name in model._log_sums}
-            model.update = partial(model._accumulate, logs)  # type: ignore[method-assign]
+            logs = {name: th.zeros(()) for name in model.log_sums.sums}
+            model.update = partial(model.log_sums.add, logs)  # type: ignore[method-assign]
             loop = LoopClock(clock)
             model.learn(steps, callback=[loop], progress_bar=True)
             taken.append(loop.seconds / steps)

@@ -103,14 +103,14 @@ class DivergenceGuard(BaseCallback):
         """Whether ``learn`` will find a NaN at this step, and stop: the guard comes first."""
         if self.num_timesteps % CHECK_FREQ != 0:
             return False
-        return self.model._loss_watch.first_failure() is not None or non_finite_parameter(self.model) is not None
+        return self.model.log_sums.watch.first_failure() is not None or non_finite_parameter(self.model) is not None
 
     def figures(self) -> dict[str, float]:
         """What is watched, and ``severity``: the largest share of a limit."""
         bound = self.bound_factor * value_bound(self.model)
         q_data, q_ood = self._values()
         gaps = q_ood.mean(dim=(1, 2)) - q_data.mean(dim=1)
-        loss = float(self.model._log_sums.get("critic_loss", th.zeros(()))) / max(self.model._log_count, 1)
+        loss = self.model.log_sums.mean("critic_loss")
         figures = {
             "q_data_abs": float(q_data.abs().mean(dim=1).max()),
             "ood_gap": float(gaps[gaps.abs().argmax()]),
@@ -180,7 +180,7 @@ class DivergenceGuard(BaseCallback):
         self.model.set_parameters(copy.deepcopy(parameters), device=self.model.device)
         for name, tensor in self._tensors().items():
             tensor.data.copy_(tensors[name])
-        self.model.forget_logs()  # they hold what was wrong
+        self.model.log_sums.reset()  # they hold what was wrong
 
 
 def value_bound(model: OfflineSAC | OfflineDQN) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 import sys
 import time
@@ -14,29 +13,29 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.callbacks import CallbackList
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import safe_mean
 
-from sb3_offline.common.atomic import write_atomically
 from sb3_offline.common.buffers import OfflineDatasetBuffer
 from sb3_offline.common.data_backed import DataBacked
-from sb3_offline.common.health import LossWatch, TrainingDivergedError, non_finite_parameter
+from sb3_offline.common.health import TrainingDivergedError, non_finite_parameter
+from sb3_offline.common.log_sums import LogSums
+from sb3_offline.common.model_file import FilePath
 from sb3_offline.common.networks import Normalizer, vec_normalizer
 from sb3_offline.common.observations import check_observations
 from sb3_offline.common.precision import Precision
 from sb3_offline.common.resume import Continuation, open_checkpoint
 from sb3_offline.common.rng import Streams
 from sb3_offline.common.run import Run
-from sb3_offline.common.saving import SafeFiles
+from sb3_offline.common.saving import SafeFiles, zip_path
 from sb3_offline.common.schedules import check_rate
 from sb3_offline.common.signature import check_arguments, merge_signature, named_policy_kwargs
+from sb3_offline.common.statistics import fill_statistics
 from sb3_offline.common.storage import Storage, check_storage, make_dataset_buffer
 from sb3_offline.common.tensorboard import open_run
 from sb3_offline.common.time_estimate import TimeEstimate
 from sb3_offline.datasets import OfflineDataset
 from sb3_offline.datasets.checks import pass_gate
-from sb3_offline.datasets.mapped import blocks
 from sb3_offline.datasets.sources import Source
 from sb3_offline.deployment import Deployable
 
@@ -150,9 +149,7 @@ class OfflineAlgorithm(DataBacked, Deployable, SafeFiles):
         with named_policy_kwargs(self):
             super()._setup_model()
         self.streams = Streams(self.seed, self.device, offset=self.num_timesteps)
-        self._log_sums: dict[str, th.Tensor] = {}
-        self._log_count = 0
-        self._loss_watch = LossWatch()
+        self.log_sums = LogSums()
         if self.has_ood_detector:  # load() fills it
             self.ood_detector = self.make_ood_detector()
 
@@ -162,18 +159,6 @@ class OfflineAlgorithm(DataBacked, Deployable, SafeFiles):
         buffer.transform_rewards(self.reward_scale, self.reward_shift)
         buffer.generator = self.streams["sampling"]
         self.replay_buffer = buffer
-
-    def _prepare_vec_normalize(self, dataset: OfflineDataset) -> None:
-        """An env that is never stepped cannot gather statistics: take them from the data, unless they were loaded."""
-        normalizer = self._vec_normalize_env
-        if normalizer is None:
-            return
-        normalizer.training = False
-        if normalizer.norm_obs and normalizer.obs_rms.count < 2:  # type: ignore[attr-defined]  # fresh, or reset once
-            statistics = RunningMeanStd(shape=self.observation_space.shape)  # type: ignore[arg-type]
-            for rows in blocks(len(dataset)):
-                statistics.update(dataset.observations[rows].astype(np.float64))
-            normalizer.obs_rms = statistics  # type: ignore[assignment]
 
     def _check_tensorboard_log(self) -> None:
         try:
@@ -236,7 +221,7 @@ class OfflineAlgorithm(DataBacked, Deployable, SafeFiles):
             pass_gate(dataset)
         if self.env is None:  # after load(env=None)
             self.set_env(self._env_of(dataset.info))
-        self._prepare_vec_normalize(dataset)
+        fill_statistics(self._vec_normalize_env, dataset)
         total_timesteps, callback = self._setup_learn(
             DEFAULT_TIMESTEPS if total_timesteps is None else total_timesteps,
             callback,
@@ -278,21 +263,7 @@ class OfflineAlgorithm(DataBacked, Deployable, SafeFiles):
             self.before_update(CallbackList([]))
             self.update()
 
-    # --- logging: sums stay on the device until they are written ---
-
-    @th.no_grad()
-    def _accumulate(self, logs: Mapping[str, th.Tensor]) -> None:
-        seen = [name for name in logs if name in self._log_sums]
-        if seen:
-            th._foreach_add_([self._log_sums[name] for name in seen], [logs[name] for name in seen])
-        self._log_sums |= {name: value.detach().clone() for name, value in logs.items() if name not in self._log_sums}
-        self._log_count += 1
-        self._loss_watch.step(self._log_sums)
-
-    def forget_logs(self) -> None:
-        """Start the sums anew."""
-        self._log_sums, self._log_count = {}, 0
-        self._loss_watch.reset()
+    # --- logging ---
 
     def dump_logs(self) -> None:
         """Write the means since the last call to the logger (``train/*``, ``time/*``)."""
@@ -302,22 +273,19 @@ class OfflineAlgorithm(DataBacked, Deployable, SafeFiles):
         if self.ep_info_buffer:
             self.logger.record("rollout/ep_rew_mean", safe_mean([info["r"] for info in self.ep_info_buffer]))
         self.logger.record("time/fps", int((self.num_timesteps - self._num_timesteps_at_start) / elapsed))
-        if self._run is None and (failure := self._loss_watch.first_failure()) is not None:  # no learn() looks, online
+        if self._run is None and (failure := self.log_sums.watch.first_failure()) is not None:  # no learn() looks, online
             raise TrainingDivergedError(f"{type(self).__name__} diverged: {failure[0]} is NaN or infinite. Lower the rates.")
         self.logger.record("time/time_elapsed", int(elapsed), exclude="tensorboard")
         self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        sums = th.stack([total.mean() for total in self._log_sums.values()]).tolist() if self._log_sums else []
-        for name, total in zip(self._log_sums, sums, strict=True):
-            self.logger.record(f"train/{name}", total / self._log_count)
-        self.forget_logs()
+        for name, mean in self.log_sums.means().items():
+            self.logger.record(f"train/{name}", mean)
+        self.log_sums.reset()
         self.logger.dump(step=self.num_timesteps)
 
     # --- save and load ---
 
-    def save(
-        self, path: str | Path | io.BufferedIOBase, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None
-    ) -> None:
+    def save(self, path: FilePath, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None) -> None:
         """
         As SB3's, but written whole or not at all. While ``learn`` runs, a ``.resume`` file follows at the end of the gradient
         step, from which :meth:`resume` goes on exactly; a folder keeps a run's last two.
@@ -330,15 +298,9 @@ class OfflineAlgorithm(DataBacked, Deployable, SafeFiles):
         parameter = non_finite_parameter(self)
         if parameter is not None:
             raise TrainingDivergedError(f"Not saved: the parameter {parameter} holds NaN or infinite numbers.")
-        if not isinstance(path, (str, Path)):
-            super().save(path, exclude, include)
-            return
-        archive = io.BytesIO()
-        super().save(archive, exclude, include)
-        file = Path(path) if Path(path).suffix else Path(f"{path}.zip")
-        write_atomically(file, lambda stream: stream.write(archive.getbuffer()))
-        if self._run is not None:
-            self._run.saved(file)
+        super().save(path, exclude, include)
+        if self._run is not None and isinstance(path, (str, Path)):
+            self._run.saved(zip_path(path))
 
     @classmethod
     def resume(
@@ -362,8 +324,7 @@ class OfflineAlgorithm(DataBacked, Deployable, SafeFiles):
         return open_checkpoint(cls, path, env, dataset, **load_options)  # type: ignore[return-value]
 
     def _excluded_save_params(self) -> list[str]:
-        excluded = [*super()._excluded_save_params(), "streams", "_log_sums", "_log_count", "replay_buffer_class"]
-        excluded += ["_loss_watch", "_run", "_continuation"]
+        excluded = [*super()._excluded_save_params(), "streams", "log_sums", "replay_buffer_class", "_run", "_continuation"]
         excluded.append("lr_schedule")  # made from learning_rate
         if not isinstance(self.dataset, (str, Path)):
             excluded.append("dataset")  # arrays stay where they are; an id or a path travels with the model

@@ -148,7 +148,7 @@ class OfflineDQN(OfflineAlgorithm, DQN):
         self._n_updates += 1
         if self._n_updates % self.target_update_interval == 0:
             self.update_targets()
-        self._accumulate(logs)
+        self.log_sums.add(logs)
 
     def after_critic_step(self, logs: Logs) -> None:
         """Called with the critic's logs; a learned conservative weight takes its step here."""

@@ -175,7 +175,7 @@ class OfflineSAC(OnlineFineTuning):
         if self._runner is None:
             self._runner = UpdateRunner(self)
         self._update_learning_rates()
-        self._accumulate(self._runner())
+        self.log_sums.add(self._runner())
         self._n_updates += 1
 
     def gradient_step(self, nets: SACNetworks, batch: Batch, noise: Any, call: Call = call_plainly) -> Logs:

@@ -17,6 +17,7 @@ from sb3_offline.common.offline_algorithm import OfflineAlgorithm
 from sb3_offline.common.online_buffer import OfflineOnlineBuffer
 from sb3_offline.common.optimizers import plain_optimizer_state
 from sb3_offline.common.policies import POLICIES, OfflineSACPolicy
+from sb3_offline.common.statistics import fill_statistics
 from sb3_offline.common.updates import UpdateRunner
 from sb3_offline.datasets import SpacesOnlyEnv
 from sb3_offline.datasets.checks import pass_gate
@@ -87,7 +88,7 @@ class OnlineFineTuning(OfflineAlgorithm, SAC):
             dataset = self.load_dataset()
             if self.check_data:
                 pass_gate(dataset)
-            self._prepare_vec_normalize(dataset)
+            fill_statistics(self._vec_normalize_env, dataset)
             self.prepare(dataset, progress_bar)
         self._set_online_rates(learning_rate, qf_learning_rate)
         if isinstance(self.replay_buffer, OfflineOnlineBuffer) and buffer_size not in (None, self.replay_buffer.capacity):

@@ -85,10 +85,10 @@ class Run:
 
     def check_health(self) -> None:
         """:raises TrainingDivergedError: naming the step, the term and the last good checkpoint."""
-        step, failure = self.model.num_timesteps, self.model._loss_watch.first_failure()
+        step, failure = self.model.num_timesteps, self.model.log_sums.watch.first_failure()
         if failure is not None:
             name, for_steps = failure
-            kind = "NaN" if math.isnan(self.model._log_sums[name]) else "infinite"
+            kind = "NaN" if math.isnan(self.model.log_sums.sums[name]) else "infinite"
             self._diverged(f"{name} became {kind} at step {step - for_steps + 1:,}")
         parameter = non_finite_parameter(self.model)
         if parameter is not None:

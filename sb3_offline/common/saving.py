@@ -21,6 +21,7 @@ from stable_baselines3.common.type_aliases import GymEnv, TensorDict
 
 import sb3_offline
 from sb3_offline.common.archives import BoundedNetworks, FileRefused
+from sb3_offline.common.atomic import write_atomically
 from sb3_offline.common.encoding import NotPlain, encode
 from sb3_offline.common.model_file import FORMAT, HEADER, PICKLED, PLAIN, FilePath, ModelFile, name_of
 from sb3_offline.common.online_buffer import OfflineOnlineBuffer
@@ -47,12 +48,17 @@ def is_trusted(trust: bool) -> bool:
     return trust or _trusted.get()
 
 
+def zip_path(path: str | pathlib.Path) -> pathlib.Path:
+    """Where a model is saved: ``.zip`` is added to a name without a suffix."""
+    return pathlib.Path(path) if pathlib.Path(path).suffix else pathlib.Path(f"{path}.zip")
+
+
 class SafeFiles(OffPolicyAlgorithm):
     """SB3's ``save`` and ``load``, except that a file runs no code unless its reader says ``trust=True``."""
 
     def save(self, path: FilePath, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None) -> None:
         """
-        Write the model; the file is SB3's own, and its tools can read it.
+        Write the model, whole or not at all; the file is SB3's own, and its tools can read it.
 
         Warns of hyperparameters that are not plain data (a schedule or a policy class of your own): ``load`` will need them
         by ``custom_objects``.
@@ -60,6 +66,7 @@ class SafeFiles(OffPolicyAlgorithm):
         :param path: the file, ``.zip`` if it has no suffix, or a stream
         :param exclude: attributes to leave out, besides those that always are
         :param include: attributes to write that would be left out
+        :raises OSError: if the file cannot be written; what was there before stays
         """
         written = io.BytesIO()
         super().save(written, exclude, include)
@@ -78,13 +85,15 @@ class SafeFiles(OffPolicyAlgorithm):
                     )
         members["data"] = json.dumps(data, indent=4).encode()
         header = {"format": FORMAT, "class": type(self).__name__, "version": sb3_offline.__version__, "members": [*members]}
-        file = open_path(path, "w", suffix="zip")
-        with zipfile.ZipFile(file, "w") as archive:
+        whole = io.BytesIO()
+        with zipfile.ZipFile(whole, "w") as archive:
             archive.writestr(HEADER, json.dumps(header))
             for name, content in members.items():
                 archive.writestr(name, content)
         if isinstance(path, (str, pathlib.Path)):
-            file.close()
+            write_atomically(zip_path(path), lambda file: file.write(whole.getbuffer()))
+        else:
+            open_path(path, "w").write(whole.getbuffer())
 
     @classmethod
     def load(

@@ -1,4 +1,4 @@
-"""VecNormalize's statistics as JSON beside a model; SB3's own files of them are pickles."""
+"""VecNormalize's statistics: taken from data, and as JSON beside a model; SB3's own files of them are pickles."""
 
 from __future__ import annotations
 
@@ -6,16 +6,33 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_offline.common.archives import FileRefused
 from sb3_offline.common.encoding import decode, encode
 from sb3_offline.common.saving import is_trusted
+from sb3_offline.datasets import OfflineDataset
+from sb3_offline.datasets.mapped import blocks
 
 STATISTICS, PICKLED_STATISTICS = "vecnormalize.json", "vecnormalize.pkl"
 
 _SETTINGS = ("norm_obs", "norm_reward", "clip_obs", "clip_reward", "gamma", "epsilon", "norm_obs_keys")
 _MOMENTS = ("obs_rms", "ret_rms")
+
+
+def fill_statistics(normalizer: VecNormalize | None, dataset: OfflineDataset) -> None:
+    """An env that is never stepped cannot gather statistics: take them from the data, unless they were loaded."""
+    if normalizer is None:
+        return
+    normalizer.training = False
+    present: Any = normalizer.obs_rms
+    if normalizer.norm_obs and present.count < 2:  # fresh, or reset once
+        statistics: Any = RunningMeanStd(shape=dataset.observations.shape[1:])
+        for rows in blocks(len(dataset)):
+            statistics.update(dataset.observations[rows].astype(np.float64))
+        normalizer.obs_rms = statistics
 
 
 def save_statistics(normalizer: VecNormalize, folder: Path) -> None:

@@ -32,8 +32,8 @@ def capture(model: OfflineAlgorithm, about: dict[str, Any]) -> State:
         "global_rng": _global_rng(model.device),
         "tensors": {name: value.detach().cpu() for name, value in vars(model).items() if isinstance(value, th.Tensor)},
         "buffers": {name: _rows(buffer) for name, buffer in _model_buffers(model)},
-        "log_sums": {name: value.cpu() for name, value in model._log_sums.items()},
-        "log_count": model._log_count,
+        "log_sums": {name: value.cpu() for name, value in model.log_sums.sums.items()},
+        "log_count": model.log_sums.n_steps,
         "normalizer": None if normalizer is None else statistics_of(normalizer.obs_rms),
     }
 
@@ -48,8 +48,8 @@ def restore(model: OfflineAlgorithm, state: State) -> None:
             setattr(model, name, value.to(model.device))
     for name, buffer in _model_buffers(model):
         _refill(buffer, state["buffers"][name])
-    model._log_sums = {name: value.to(model.device) for name, value in state["log_sums"].items()}
-    model._log_count = state["log_count"]
+    model.log_sums.sums = {name: value.to(model.device) for name, value in state["log_sums"].items()}
+    model.log_sums.n_steps = state["log_count"]
     model.streams.restore(state["streams"])
     _restore_global_rng(state["global_rng"], model.device)
 

@@ -77,7 +77,7 @@ class PreQN(OfflineAlgorithm, TD3):
         actor_loss = -self.critic.q1_forward(data.observations, self.actor(data.observations)).mean()
         minimize(actor_loss, self.actor.optimizer)
         self._n_updates += 1
-        self._accumulate(
+        self.log_sums.add(
             {
                 "actor_loss": actor_loss,
                 "q_data": q(data.observations, data.actions).mean(),

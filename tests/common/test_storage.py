@@ -124,9 +124,8 @@ def test_auto_keeps_on_the_device_what_fits(dataset: OfflineDataset, folder: Pat
 
 def test_statistics_of_vec_normalize_come_from_the_files(dataset: OfflineDataset, folder: Path, monkeypatch: Any) -> None:
     env = VecNormalize(DummyVecEnv([lambda: gym.make("Pendulum-v1")]), norm_reward=False)
-    model = CQL("MlpPolicy", env, dataset=folder, storage="mmap", **FAST)
-    monkeypatch.setattr("sb3_offline.common.offline_algorithm.blocks", lambda n: [slice(0, 300), slice(300, n)])
-    model._prepare_vec_normalize(load_dataset(folder))
+    monkeypatch.setattr("sb3_offline.common.statistics.blocks", lambda n: [slice(0, 300), slice(300, n)])
+    CQL("MlpPolicy", env, dataset=folder, storage="mmap", **FAST).learn(1)
     assert env.obs_rms.mean == pytest.approx(dataset.observations.mean(axis=0, dtype=np.float64), rel=1e-6)
     assert env.obs_rms.var == pytest.approx(dataset.observations.var(axis=0, dtype=np.float64), rel=1e-6)
 

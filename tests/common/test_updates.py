@@ -424,10 +424,10 @@ def test_options_are_saved(pendulum_arrays: Arrays, tmp_path: Path) -> None:
 
 def test_logs_are_means_over_the_updates(pendulum_arrays: Arrays) -> None:
     model = make("OfflineSAC", pendulum_arrays).learn(1, log_interval=None)
-    model._log_sums, model._log_count = {}, 0
+    model.log_sums.reset()
     for value in (1.0, 2.0, 6.0):
-        model._accumulate({"loss": th.tensor(value)})
-    model._accumulate({"loss": th.tensor(3.0), "late": th.tensor(8.0)})
+        model.log_sums.add({"loss": th.tensor(value)})
+    model.log_sums.add({"loss": th.tensor(3.0), "late": th.tensor(8.0)})
     recorded: dict[str, float] = {}
     model.logger.record = lambda name, value, **_: recorded.update({name: value})  # type: ignore[method-assign]
     model.dump_logs()
