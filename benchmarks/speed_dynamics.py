@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import torch as th
-from rich.console import Console
 from rich.table import Table
 from torch import nn
 from torch.nn import functional as F
@@ -31,6 +30,7 @@ from sb3_offline.common.precision import Precision
 from sb3_offline.dynamics import EnsembleDynamics, rollout
 from sb3_offline.dynamics.epoch import train_batches
 from sb3_offline.dynamics.rules import never_ended
+from sb3_offline.shell.consoles import print_whole
 
 OBSERVATION_DIM, ACTION_DIM, N_MEMBERS, WIDTH, DEPTH, BATCH_SIZE = 11, 3, 7, 200, 4, 256
 N_INPUTS, N_TARGETS = OBSERVATION_DIM + ACTION_DIM, OBSERVATION_DIM + 1
@@ -197,7 +197,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name in MODES:
         speed = [f"{figures[f'{name}_seconds']:.1f}", f"{figures[f'{name}_speedup']:.2f}"]
         table.add_row(name, *speed, f"{figures[f'{name}_floor_seconds']:.1f}", f"{imagined[f'{name}_per_second']:,.0f}")
-    Console().print(table)
+    print_whole(table)
     record = {"machine": machine(), "clock": arguments.clock, "epoch": figures, "rollouts": imagined}
     arguments.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 

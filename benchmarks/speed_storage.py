@@ -24,7 +24,6 @@ from typing import Any
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from rich.console import Console
 from rich.table import Table
 
 from benchmarks.run import RESULTS, machine
@@ -32,6 +31,7 @@ from benchmarks.speed_dynamics import CLOCKS, seconds, set_clock
 from sb3_offline.common.offline_sac import OfflineSAC
 from sb3_offline.common.storage import Storage
 from sb3_offline.datasets import DatasetInfo, MappedWriter, SpacesOnlyEnv
+from sb3_offline.shell.consoles import print_whole
 
 OBSERVATION_DIM, ACTION_DIM, EPISODE = 17, 6, 1000
 SPACES: dict[str, Any] = {
@@ -134,7 +134,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         rates = [f"{figure['mmap_per_second']:.0f}", f"{figure['memory_per_second']:.0f}", f"{figure['ratio']:.2f}"]
         sizes = [f"{value:.0f}" for value in (mapped["RssAnon"], mapped["RssFile"], held["RssAnon"], figure["disk_mb"])]
         table.add_row(f"{figure['rows']:,}", *rates, *sizes)
-    Console().print(table)
+    print_whole(table)
     record = {"machine": machine(), "clock": arguments.clock, "sizes": figures}
     arguments.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 

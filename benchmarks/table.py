@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from benchmarks.run import RESULTS
+from sb3_offline.shell.consoles import print_whole
 
 # 97.5 % quantiles of Student's t for 1, 2, ... degrees of freedom
 T_QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
@@ -66,7 +66,7 @@ def main() -> None:
             f"{np.mean([run['best'] for run in runs]):.1f}",
             f"{np.mean([run['seconds'] for run in runs]) / 60:.1f}",
         )
-    Console().print(table)
+    print_whole(table)
 
 
 if __name__ == "__main__":

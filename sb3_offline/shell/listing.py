@@ -14,6 +14,7 @@ from rich.table import Table
 from sb3_offline import datasets
 from sb3_offline.datasets import DatasetError, load_dataset
 from sb3_offline.datasets.envs import BUILTIN_TASKS, NAMESPACE
+from sb3_offline.shell.consoles import print_whole
 from sb3_offline.zoo.envs import installed_minari
 
 
@@ -55,11 +56,9 @@ def print_datasets() -> None:
             table.add_row(escape(row.dataset_id), megabytes, *sizes, mean_return, score)
             if row.trouble:
                 console.print(f"[yellow]{escape(row.trouble)}[/yellow]")
-    width = console.measure(table, options=console.options.update(max_width=10_000)).maximum
-    if width > console.width:  # an id that is cut or folded cannot be copied
-        console = Console(width=width)
-    console.print(table)
-    console.print("[dim]return: mean of the episodes; score: 0 is the random policy, 100 the task's reference[/dim]")
+    print_whole(table).print(
+        "[dim]return: mean of the episodes; score: 0 is the random policy, 100 the task's reference[/dim]"
+    )
 
 
 def _read(dataset_id: str, megabytes: float | None) -> Listed:
