@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
+from sb3_offline.combo.combo import COMBO
 from sb3_offline.common.model_based_dqn import ModelBasedDQN
 from sb3_offline.common.networks import Batch
 from sb3_offline.cql.conservative import Conservatism
@@ -18,6 +19,8 @@ class DiscreteCOMBO(ModelBasedDQN, DiscreteCQL):
     :param conservative_weight: beta, 0.5 if neither it nor ``target_gap`` is given; half of a published weight.
     :param conservative: "expectation" is Eq 8 as it stands; "logsumexp" is COMBO's practical variant, here exact.
     """
+
+    weight_bounds: ClassVar[tuple[float, float]] = COMBO.weight_bounds
 
     def __init__(
         self,

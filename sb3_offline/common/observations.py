@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
@@ -64,6 +65,11 @@ def check_observations(
     :raises ValueError: with the reason, and what would do
     """
     space = env.observation_space
+    if vectors_only is not None and isinstance(space, spaces.Box) and len(space.shape) == 2:
+        raise ValueError(
+            f"{name} takes observations of shape (n,), not {space.shape}: {vectors_only}. Flatten the logged ones, and the "
+            "env's by gymnasium.wrappers.FlattenObservation."
+        )
     is_dict, image = isinstance(space, spaces.Dict), has_images(space)
     by_name = policy in ("CnnPolicy", "MultiInputPolicy")
     if vectors_only is not None and (by_name or is_dict or image):
@@ -83,6 +89,21 @@ def check_observations(
         raise ValueError(f"'MultiInputPolicy' takes a Dict space, and this task has {space}: use 'MlpPolicy' or 'CnnPolicy'.")
     elif policy == "CnnPolicy" and "features_extractor_class" not in policy_kwargs:
         _check_nature_cnn(space, policy_kwargs.get("normalize_images", True))
+
+
+def check_actions(name: str, env: gym.Env | VecEnv) -> None:
+    """
+    Refuse actions that are not one row of numbers.
+
+    :param name: the algorithm's, for the message
+    :raises ValueError: with what would do
+    """
+    space = env.action_space
+    if isinstance(space, spaces.Box) and len(space.shape) != 1:
+        raise ValueError(
+            f"{name} takes actions of shape (n,); this task's have shape {space.shape}. Reshape the logged actions to "
+            f"({math.prod(space.shape)},), and the env's by gymnasium.wrappers.TransformAction."
+        )
 
 
 def _check_nature_cnn(space: spaces.Space, normalize_images: bool) -> None:

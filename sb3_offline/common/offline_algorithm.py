@@ -22,7 +22,7 @@ from sb3_offline.common.health import TrainingDivergedError, non_finite_paramete
 from sb3_offline.common.log_sums import LogSums
 from sb3_offline.common.model_file import FilePath
 from sb3_offline.common.networks import Normalizer, vec_normalizer
-from sb3_offline.common.observations import check_observations
+from sb3_offline.common.observations import check_actions, check_observations
 from sb3_offline.common.precision import Precision
 from sb3_offline.common.resume import Continuation, open_checkpoint
 from sb3_offline.common.rng import Streams
@@ -122,6 +122,7 @@ class OfflineAlgorithm(DataBacked, Deployable, SafeFiles):
         env = self._resolve_env(env, dataset, loading=not _init_setup_model)
         if env is not None:  # load() gives none
             check_observations(type(self).__name__, policy, env, policy_kwargs, self.vectors_only)
+            check_actions(type(self).__name__, env)
         super().__init__(  # type: ignore[call-arg]  # SAC, TD3 and DQN take _init_setup_model
             policy=policy,
             env=env,

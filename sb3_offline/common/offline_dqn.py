@@ -161,6 +161,8 @@ class OfflineDQN(OfflineAlgorithm, DQN):
         """The view of the networks that the losses get."""
         return DQNNetworks(self.policy, self.normalizer)
 
+    double_q = True  # the target's action is the online network's choice
+
     def update_targets(self) -> None:
         """Polyak step of the target network: theta' <- tau theta + (1 - tau) theta'."""
         polyak(self.q_net, self.q_net_target, self.tau)

@@ -198,6 +198,11 @@ class OfflineSAC(OnlineFineTuning):
         self.update_targets()
         return {name: value.detach() for name, value in {**logs, **actor_logs, "ent_coef": self._ent_coef()}.items()}
 
+    @property
+    def bootstraps_itself(self) -> bool:
+        """Whether a critic's target is made of its own present Q, not of the target critics'."""
+        return self.critic_update == "normalized_td"
+
     def capture_obstacle(self) -> str | None:
         """Why this update can be neither compiled nor captured, if so."""
         if self.critic_update == "normalized_td":
@@ -219,15 +224,19 @@ class OfflineSAC(OnlineFineTuning):
         return [o for o in (self.critic.optimizer, self.actor.optimizer, self.ent_coef_optimizer) if o is not None]
 
     def normalized_td(self, nets: SACNetworks, batch: Batch, noise: SACNoise) -> Logs:
-        """One step of the normalised rule for each critic, on e = Q(s, a) - r - gamma (1 - done) Q(s', a')."""
-        next_actions, _ = nets.sample(batch.next_observations, noise.next_action)
+        """One step of the normalised rule for each critic, on e = Q(s, a) - r - gamma (1 - done) Q(s', a'), a' ~ pi."""
+        discounts, rewards = self.gamma * (1.0 - batch.dones), batch.rewards
+        with th.no_grad():
+            next_actions, log_prob = nets.sample(batch.next_observations, noise.next_action)
+            if self.entropy_backup:
+                rewards = rewards - discounts * self._ent_coef() * log_prob.squeeze(-1)
         transitions = Transitions(
             nets.normalize(batch.observations),
             batch.actions,
-            batch.rewards,
-            self.gamma * (1.0 - batch.dones),
+            rewards,
+            discounts,
             nets.normalize(batch.next_observations),
-            next_actions.squeeze(1).detach(),
+            next_actions.squeeze(1),
         )
         rate = self.qf_lr_schedule(self._current_progress_remaining)
         residuals, norms = [], []

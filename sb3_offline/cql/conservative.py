@@ -83,7 +83,7 @@ class ConservativePenalty(OfflineAlgorithm):
     def current_conservative_weight(self) -> th.Tensor:
         """alpha: fixed, or exp(l) within ``weight_bounds``, detached."""
         if self.log_conservative_weight is None:
-            return th.full((1,), self.conservative_weight, device=self.device)
+            return th.full((1,), float(self.conservative_weight), device=self.device)
         return self.log_conservative_weight.detach().exp().clamp(*self.weight_bounds)
 
     def after_critic_step(self, logs: Logs) -> None:

@@ -113,7 +113,7 @@ class NTKCallback(ProbeCallback):
     """
 
     def _figures(self, model: QLearner, probe: Probe) -> dict[str, float]:
-        batch, targets = bootstrap(model, probe.samples)
+        batch, targets = bootstrap(model, probe.samples, index=self.index)
         gamma, rate = float(model.gamma), critic_learning_rate(model)
         kernel, next_kernel = ntk.transition_kernels(self._q.critic, batch, index=self.index)
         rho = probe.rho.to(kernel.device)
@@ -146,14 +146,14 @@ class ExcitationCallback(ProbeCallback):
     - ``remainder_ratio`` (median): 0 where the linear model describes the change since the reference, of order 1 where
       it says nothing.
 
-    The reference is the critic's target network, or where that is an exact copy at present, the weights at the previous
-    probe. Parameters are those of :class:`ProbeCallback`.
+    The reference is the critic's target network, or where there is none or it is an exact copy at present, the weights at the
+    previous probe. Parameters are those of :class:`ProbeCallback`.
     """
 
     _snapshot: Parameters | None = None
 
     def _figures(self, model: QLearner, probe: Probe) -> dict[str, float]:
-        batch, _ = bootstrap(model, probe.samples)
+        batch, _ = bootstrap(model, probe.samples, index=self.index)
         spectrum = excitation(data_vectors(self._q, batch))
         reference = QFunction(target_critic(model), self.index).parameters
         current = self._q.parameters

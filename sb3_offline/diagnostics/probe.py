@@ -114,7 +114,9 @@ def trained_critic(model: QLearner) -> nn.Module:
 
 
 def target_critic(model: QLearner) -> nn.Module:
-    """:return: the target network of :func:`trained_critic`"""
+    """:return: what makes the targets of :func:`trained_critic`: its target network, or itself where the algorithm has none"""
+    if getattr(model, "bootstraps_itself", False):
+        return trained_critic(model)
     return model.q_net_target if isinstance(model, DQN) else model.critic_target
 
 
@@ -124,33 +126,46 @@ def critic_learning_rate(model: QLearner) -> float:
     return float(optimizer.param_groups[0]["lr"])
 
 
-def bootstrap(model: QLearner, samples: Samples, seed: int = 0) -> tuple[Transitions, th.Tensor]:
+def bootstrap(model: QLearner, samples: Samples, seed: int = 0, index: int = 0) -> tuple[Transitions, th.Tensor]:
     """
     The transitions with the next actions that the algorithm would take, and its own targets y, shape (M,).
 
-    DQN takes the target network's greedy action, TD3 the target actor's (without smoothing noise), SAC a sample of the
-    actor's, always with the same noise. y uses the target networks, as the algorithm's critic loss does.
+    DQN takes the target network's greedy action (this package's the online network's: double), TD3 the target actor's
+    (without smoothing noise), SAC a sample of the actor's, always with the same noise; CQL with ``n_target_actions`` the best
+    of as many. y is of the target networks, the smallest of a pair, as in the algorithm's critic loss; PreQN and
+    ``critic_update="normalized_td"`` have none there, and take the critic's own.
+
+    :param index: which Q of a critic that makes its own targets
     """
     discounts = samples.discounts if samples.discounts is not None else model.gamma
     discounts = ((1 - samples.dones) * discounts).flatten()
     rewards, successors = samples.rewards.flatten(), samples.next_observations
+    critic, own = target_critic(model), getattr(model, "bootstraps_itself", False)
     with th.no_grad(), evaluation_mode(model.policy), preserved_rng(model):
         th.manual_seed(seed)
         if isinstance(model, DQN):
-            values, next_actions = model.q_net_target(successors).max(dim=1, keepdim=True)
+            q = critic(successors)
+            next_actions = (model.q_net(successors) if getattr(model, "double_q", False) else q).argmax(dim=1, keepdim=True)
+            values = q.gather(1, next_actions)
         elif isinstance(model, SAC):
-            next_actions, log_prob = model.actor.action_log_prob(successors)
-            values = _smallest(model.critic_target(successors, next_actions))
+            draws = [model.actor.action_log_prob(successors) for _ in range(getattr(model, "n_target_actions", 1))]
+            actions = th.stack([action for action, _ in draws])  # (n, M, action_dim)
+            q = th.stack([_columns(critic(successors, action), own, index) for action in actions])  # (n, M, critics)
+            best, which = q.max(dim=0)
+            values, smallest = best.min(dim=1, keepdim=True)
+            next_actions = actions[which.gather(1, smallest).flatten(), th.arange(len(values), device=actions.device)]
             if getattr(model, "entropy_backup", True):
                 log_temperature = model.log_ent_coef
                 temperature = model.ent_coef_tensor if log_temperature is None else log_temperature.exp()
-                values = values - temperature * log_prob.reshape(-1, 1)
+                values = values - temperature * draws[0][1].reshape(-1, 1)
         else:
-            next_actions = model.actor_target(successors)
-            values = _smallest(model.critic_target(successors, next_actions))
+            next_actions = (model.actor if own else model.actor_target)(successors)
+            values = _columns(critic(successors, next_actions), own, index).min(dim=1, keepdim=True).values
     batch = Transitions(samples.observations, samples.actions, rewards, discounts, successors, next_actions)
     return batch, rewards + discounts * values.flatten()
 
 
-def _smallest(values: tuple[th.Tensor, ...]) -> th.Tensor:
-    return th.cat(values, dim=1).min(dim=1, keepdim=True).values
+def _columns(values: tuple[th.Tensor, ...], own: bool, index: int) -> th.Tensor:
+    """A critic's values side by side, (M, critics); or only its own column."""
+    joined = th.cat(values, dim=1)
+    return joined[:, index : index + 1] if own else joined

@@ -83,6 +83,8 @@ class DiscreteDROMO(DiscreteCOMBO):
             generator=self.streams.cpu("behavior"),
             **architecture,
         ).to(self.device)
+        if not hasattr(self, "visitation_seed"):  # else load() brought it: the cells of states stay what they were
+            self.visitation_seed = self.streams.cpu("visitation").initial_seed()
         n_states = observation_dim if self.visitation_mode == "exact" else None
         self.visitation = make_visitation(self.visitation_mode, count_scale=self.count_scale, n_states=n_states)
         self.visitation.to(self.device)
@@ -92,7 +94,7 @@ class DiscreteDROMO(DiscreteCOMBO):
         if self.robust_weight == 0:
             return  # COMBO, to the bit
         observations = self.replay_buffer.observations
-        self.visitation.fit(observations, generator=self.streams.cpu("visitation"))
+        self.visitation.fit(observations, generator=th.Generator().manual_seed(self.visitation_seed))
         if not self.strict and not bool(self.behavior_policy.fitted):
             _, options = split_behavior_kwargs(self.behavior_kwargs, ("hidden_sizes",))
             every_row = th.arange(self.replay_buffer.size(), device=self.device)

@@ -18,7 +18,7 @@ from sb3_offline.common.visitation import VisitationMode, make_visitation
 from sb3_offline.common.visits import CountScale
 from sb3_offline.cql.cql import CQLNoise
 from sb3_offline.datasets import OfflineDataset
-from sb3_offline.dromo.actor_rules import ActorRegularizer, actor_rule
+from sb3_offline.dromo.actor_rules import SVPG, ActorRegularizer, actor_rule
 from sb3_offline.dromo.networks import DROMONetworks, DROMONoise
 from sb3_offline.dromo.options import (
     check_lipschitz,
@@ -92,9 +92,11 @@ class DROMO(COMBO):
         size = check_size(robustness, sizes)
         warn_if_unused(behavior_kwargs, size)
         check_lipschitz(lipschitz_weight, lipschitz_bound)
-        actor_rule(actor_regularizer, actor_kwargs or {})
         if actor_regularizer == "svpg" and kwargs.get("bc_warmup_steps", 0) > 0:
             raise ValueError("bc_warmup_steps clones into one actor; actor_regularizer='svpg' has many: leave one out.")
+        rule = actor_rule(actor_regularizer, actor_kwargs or {})
+        if isinstance(rule, SVPG) and kwargs.get("batch_size", 256) < rule.n_particles:
+            raise ValueError(f"n_particles={rule.n_particles} needs a batch_size of at least as many: each gets a row.")
         if auto_real_ratio and kwargs.get("execution") == "compile":
             raise ValueError("auto_real_ratio moves f, which torch.compile takes for a constant: execution='eager'.")
         self.robustness = robustness
@@ -127,6 +129,8 @@ class DROMO(COMBO):
         self.behavior_policy = BehaviorPolicy(
             observation_dim, get_action_dim(self.action_space), generator=self.streams.cpu("behavior"), **architecture
         ).to(self.device)
+        if not hasattr(self, "visitation_seed"):  # else load() brought it: the cells of states stay what they were
+            self.visitation_seed = self.streams.cpu("visitation").initial_seed()
         n_states = observation_dim if exact else None
         self.visitation = make_visitation(self.visitation_mode, count_scale=self.count_scale, n_states=n_states)
         self.visitation.to(self.device)
@@ -139,7 +143,7 @@ class DROMO(COMBO):
             self.observation_scale = observation_moments(observations)[1].float()
         if self.robust_size == 0 or self.robustness == "wasserstein":
             return  # n(s) and pi_beta are not asked; COMBO, to the bit, without a robust term
-        self.visitation.fit(observations, generator=self.streams.cpu("visitation"))
+        self.visitation.fit(observations, generator=th.Generator().manual_seed(self.visitation_seed))
         if not self.strict and not bool(self.behavior_policy.fitted):
             _, options = split_behavior_kwargs(self.behavior_kwargs)
             fit_behavior_policy(

@@ -28,7 +28,8 @@ class ParticleActor(Actor):
         means, log_stds, _ = zip(
             *(one.get_action_dist_params(observations[i::n]) for i, one in enumerate(particles)), strict=True
         )
-        order = th.cat([th.arange(i, len(observations), n, device=observations.device) for i in range(n)]).argsort()
+        own = th.arange(len(observations), device=observations.device) % n
+        order = own.argsort(stable=True).argsort()
         return th.cat(means)[order], th.cat(log_stds)[order]
 
     def particle_parameters(self) -> list[list[nn.Parameter]]:

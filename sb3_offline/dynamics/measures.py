@@ -87,8 +87,8 @@ def open_loop(
     """
     ends = dataset.episode_ends[np.searchsorted(dataset.episode_ends, rows)]
     left = np.minimum(ends - rows + dataset.valid_next[ends], horizon)  # steps whose outcome is known
-    starts = rng.permutation(rows[left >= min(horizon, int(np.quantile(left, 0.5)))])[:256]
-    left = np.minimum(dataset.episode_ends[np.searchsorted(dataset.episode_ends, starts)] - starts + 1, horizon)
+    chosen = rng.permutation(np.flatnonzero(left >= min(horizon, int(np.quantile(left, 0.5)))))[:256]
+    starts, left = rows[chosen], left[chosen]
     observations, actions, following = (
         th.as_tensor(array, device=model.device)
         for array in (dataset.observations, encode_actions(dataset.actions, dataset.action_space), dataset.next_observations)

@@ -68,8 +68,8 @@ class MOPO(ModelBasedSAC):
 
     def _setup_model(self) -> None:
         super()._setup_model()
-        self.penalty_coefficient = th.tensor(self.penalty_weight or 0.0, device=self.device)  # lambda, or alpha
-        self.penalty_target = th.tensor(self.target_uncertainty or 0.0, device=self.device)  # delta; 0 for a fixed lambda
+        self.penalty_coefficient = th.tensor(float(self.penalty_weight or 0), device=self.device)  # lambda, or alpha
+        self.penalty_target = th.tensor(float(self.target_uncertainty or 0), device=self.device)  # delta; 0 for a fixed lambda
         self.rollout_uncertainty = self.penalty_target.clone()  # E[u] over the latest rollouts
 
     def make_model_buffer(self, capacity: int) -> PenalizedRolloutBuffer:

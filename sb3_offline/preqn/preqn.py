@@ -35,6 +35,7 @@ class PreQN(OfflineAlgorithm, TD3):
     :param rcond: Eigenvalues of K below this share of the largest are dropped.
     """
 
+    bootstraps_itself = True  # without target networks
     vectors_only = "a Jacobian row for each transition is affordable for vectors"
 
     def __init__(

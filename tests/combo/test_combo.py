@@ -84,6 +84,23 @@ def test_target_actor_follows_the_actor(pendulum_arrays: dict[str, np.ndarray]) 
         th.testing.assert_close(new.data, 0.25 * source.data + 0.75 * old)
 
 
+@pytest.mark.parametrize("rollout_policy", ["current", "target"])
+def test_rollouts_are_by_the_policy_that_was_named(pendulum_arrays: dict[str, np.ndarray], rollout_policy: str) -> None:
+    """After some updates, when the two policies differ; Pendulum's torque lies in [-2, 2]."""
+    model = make(pendulum_arrays, rollout_policy=rollout_policy, tau=0.01).learn(20)
+    observations = th.as_tensor(pendulum_arrays["observations"][:50])
+    acting = model.rollout_actor(th.Generator().manual_seed(1))(observations)
+    normals = th.randn(50, 1, 1, generator=th.Generator().manual_seed(1))[:, 0]
+    named = model.actor_target if rollout_policy == "target" else model.actor
+    expected, learned = (
+        2 * th.tanh(mean + log_std.exp() * normals)
+        for mean, log_std, _ in (actor.get_action_dist_params(observations) for actor in (named, model.actor))
+    )
+    if rollout_policy == "target":
+        assert float((expected - learned).abs().max()) > 1e-3
+    th.testing.assert_close(acting, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_dynamics_are_fitted_once(pendulum_arrays: dict[str, np.ndarray]) -> None:
     model = make(pendulum_arrays)
     assert not bool(model.dynamics.fitted)

@@ -57,6 +57,14 @@ def test_rollouts(cartpole_arrays: Arrays, rollout_policy: str) -> None:
     assert th.equal(rows.dones[:, 0].bool(), fallen)  # CartPole's own rule
 
 
+def test_a_learned_weight_keeps_combos_bounds(cartpole_arrays: Arrays) -> None:
+    """[1e-6, 1e3], in DROMO too."""
+    for algorithm in (DiscreteCOMBO, DiscreteDROMO):
+        model = make(algorithm, cartpole_arrays, target_gap=1.0)
+        model.log_conservative_weight.data.fill_(20.0)
+        assert float(model.current_conservative_weight()) == pytest.approx(1e3)
+
+
 def test_penalty_falls_on_imagined_states(cartpole_arrays: Arrays) -> None:
     """beta (mean over the model's rows of max Q - mean over the data's rows of Q(s, a))."""
     model = make(DiscreteCOMBO, cartpole_arrays, conservative_weight=0.3, real_ratio=0.25).learn(1)

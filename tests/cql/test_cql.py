@@ -76,6 +76,25 @@ def test_soft_maximum_runs_over_all_3n_actions(pendulum_arrays: dict[str, np.nda
         assert float(value[state]) == pytest.approx(expected, rel=1e-5)
 
 
+def test_actions_of_the_next_state_are_drawn_there(pendulum_arrays: dict[str, np.ndarray]) -> None:
+    """pi(s') has its own actions and densities, and both are scored at s."""
+    model = make(pendulum_arrays, n_action_samples=2)
+    nets = StandIn(lambda observations, actions: observations[..., 0] + actions[..., 0])
+    nets.sample = lambda observations, noise: (noise + observations[:, :1, None], 2 * observations[:, :1].expand(-1, 2))  # type: ignore[method-assign]
+    batch = batch_of(1, 1)._replace(observations=th.full((1, 3), 0.25), next_observations=th.full((1, 3), 0.5))
+    noise = CQLNoise(th.zeros(1, 1, 1), th.zeros(1, 1, 1), *(th.zeros(1, 2, 1) for _ in range(3)))
+    # uniform: Q = .25, log p = -log 2; pi(s'): Q = .25 + .5, log p = 1; pi(s): Q = .25 + .25, log p = .5
+    expected = math.log((math.exp(0.25 + math.log(2)) + math.exp(0.75 - 1) + math.exp(0.5 - 0.5)) / 3)
+    assert float(model.out_of_data_value(nets, batch, noise)[0, 0]) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("weight", [0, 5])
+def test_a_whole_number_will_do_as_weight(pendulum_arrays: dict[str, np.ndarray], weight: int) -> None:
+    whole, floating = (make(pendulum_arrays, conservative_weight=kind(weight)).learn(3) for kind in (int, float))
+    assert whole.current_conservative_weight().dtype == th.float32
+    assert all(th.equal(a, b) for a, b in zip(whole.policy.parameters(), floating.policy.parameters(), strict=True))
+
+
 def test_importance_sampling_estimates_the_integral(pendulum_arrays: dict[str, np.ndarray]) -> None:
     """log of the integral of exp(2a) over [-1, 1] = log(sinh 2)."""
     model = make(pendulum_arrays)

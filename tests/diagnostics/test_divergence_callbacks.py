@@ -15,10 +15,14 @@ from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch import nn
 
-from sb3_offline import CQL
+from sb3_offline import CQL, DiscreteCQL, OfflineSAC, PreQN
+from sb3_offline.common.networks import Batch
 from sb3_offline.diagnostics import ExcitationCallback, NTKCallback, ntk
 from sb3_offline.diagnostics.callbacks import ProbeCallback
 from sb3_offline.diagnostics.probe import bootstrap, draw_probe, merge_repeats, preserved_rng
+from tests.conftest import FAST
+
+Arrays = dict[str, np.ndarray]
 
 SMALL: dict[str, Any] = {"learning_starts": 50, "batch_size": 32, "seed": 0, "device": "cpu"}
 ALGORITHMS = [(SAC, "Pendulum-v1"), (TD3, "Pendulum-v1"), (DDPG, "Pendulum-v1"), (DQN, "CartPole-v1")]
@@ -97,6 +101,62 @@ def test_targets_are_those_of_the_algorithms() -> None:
         value = th.cat(sac.critic_target(probe.next_observations, actions), 1).min(1).values
         value = value - sac.log_ent_coef.exp() * log_prob
     assert th.allclose(y, probe.rewards.flatten() + 0.99 * (1 - probe.dones.flatten()) * value)
+
+
+def test_targets_are_those_of_our_algorithms(pendulum_arrays: Arrays, cartpole_arrays: Arrays) -> None:
+    """PreQN and the normalised rule bootstrap from the critic itself, our DQN doubly, CQL from the best of n actions."""
+
+    def probe_of(model: Any) -> ReplayBufferSamples:
+        drawn = draw_probe(model, 64)
+        assert drawn is not None
+        return drawn.samples
+
+    preqn = PreQN("MlpPolicy", "Pendulum-v1", dataset=pendulum_arrays, **FAST).learn(30)
+    probe = probe_of(preqn)
+    _, y = bootstrap(preqn, probe)
+    value = preqn.critic.q1_forward(probe.next_observations, preqn.actor(probe.next_observations))
+    th.testing.assert_close(y, (probe.rewards + 0.99 * (1 - probe.dones) * value).flatten().detach())
+
+    options = FAST | {"tau": 0.001, "gamma": 0.9}
+    dqn = DiscreteCQL("MlpPolicy", "CartPole-v1", dataset=cartpole_arrays, learning_rate=0.01, **options).learn(200)
+    probe = probe_of(dqn)
+    columns = (probe.observations, probe.actions, probe.next_observations, probe.dones.flatten(), probe.rewards.flatten())
+    fields = dict(zip(("observations", "actions", "next_observations", "dones", "rewards"), columns, strict=True))
+    expected = dqn.td_target(dqn.networks(), Batch(**fields, n_real=len(columns[3])))
+    _, y = bootstrap(dqn, probe)
+    th.testing.assert_close(y, expected)
+    assert not th.allclose(y, fields["rewards"] + 0.9 * (1 - fields["dones"]) * dqn.q_net_target(columns[2]).amax(dim=1))
+
+    cql = CQL("MlpPolicy", "Pendulum-v1", dataset=pendulum_arrays, n_target_actions=5, **options).learn(30)
+    probe = probe_of(cql)
+    batch, y = bootstrap(cql, probe, seed=3)
+    with th.random.fork_rng(), th.no_grad():
+        th.manual_seed(3)
+        draws = [cql.actor.action_log_prob(probe.next_observations)[0] for _ in range(5)]
+        q = th.stack([th.cat(cql.critic_target(probe.next_observations, action), dim=1) for action in draws])
+        best = q.amax(dim=0).amin(dim=1)
+        chosen = th.cat(cql.critic_target(probe.next_observations, batch.next_actions), dim=1)
+    th.testing.assert_close(y, probe.rewards.flatten() + 0.9 * best)
+    assert bool(((chosen - best.unsqueeze(1)).abs() < 1e-5).any(dim=1).all())  # it is the action that made y
+
+    normalized = OfflineSAC("MlpPolicy", "Pendulum-v1", dataset=pendulum_arrays, critic_update="normalized_td", **options)
+    probe = probe_of(normalized.learn(5))
+    batch, y = bootstrap(normalized, probe, index=1)
+    with th.no_grad():
+        own = normalized.critic(probe.next_observations, batch.next_actions)[1].flatten()
+    th.testing.assert_close(y, probe.rewards.flatten() + 0.9 * own)
+
+
+@pytest.mark.parametrize("algorithm", [PreQN, DiscreteCQL])
+def test_both_log_on_our_algorithms(algorithm: type[Any], pendulum_arrays: Arrays, cartpole_arrays: Arrays) -> None:
+    env, arrays = ("CartPole-v1", cartpole_arrays) if algorithm is DiscreteCQL else ("Pendulum-v1", pendulum_arrays)
+    callbacks = [NTKCallback(10, 16), ExcitationCallback(10, 16)]
+    watched, alone = (algorithm("MlpPolicy", env, dataset=arrays, **FAST) for _ in range(2))
+    assert th.equal(weights(watched.learn(30, callback=callbacks)), weights(alone.learn(30)))
+    for callback in callbacks:
+        assert [row["step"] for row in callback.history] == [10, 20, 30]
+        assert all(row["finite"] == 1.0 for row in callback.history)
+    assert callbacks[1].history[-1]["remainder_ratio"] > 0  # the reference is not what the critic is now
 
 
 def test_probe_waits_for_the_buffer() -> None:

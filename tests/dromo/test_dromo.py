@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -74,6 +75,27 @@ def test_robust_weight_changes_the_critic_but_no_other_stream(pendulum_arrays: d
     assert th.equal(with_term.model_buffer.observations[:5], without.model_buffer.observations[:5])
     assert th.equal(with_term.sample_batch().rewards, without.sample_batch().rewards)
     assert not th.equal(with_term.critic.q_networks[0][0].weight, without.critic.q_networks[0][0].weight)
+
+
+@pytest.mark.parametrize("seed", [0, None])
+def test_counts_of_states_survive_a_file(pendulum_arrays: dict[str, np.ndarray], tmp_path: Path, seed: int | None) -> None:
+    """A loaded model that learns on keeps its cells: n(s) would otherwise be dealt anew in the middle of training."""
+    model = make(pendulum_arrays, seed=seed).learn(3)
+    observations = model.replay_buffer.observations[:200]
+    before = model.visitation(observations)
+    model.save(tmp_path / "dromo")
+    loaded = DROMO.load(tmp_path / "dromo", device="cpu")
+    loaded.dataset = pendulum_arrays
+    loaded.learn(2, reset_num_timesteps=False)
+    assert len(before.unique()) > 5
+    assert th.equal(loaded.visitation(observations), before)
+
+
+def test_svpg_needs_a_row_for_each_particle(pendulum_arrays: dict[str, np.ndarray]) -> None:
+    options = {"actor_regularizer": "svpg", "actor_kwargs": {"n_particles": 8}}
+    with pytest.raises(ValueError, match="n_particles=8 needs a batch_size of at least as many"):
+        make(pendulum_arrays, batch_size=4, **options)
+    assert np.isfinite(make(pendulum_arrays, batch_size=8, **options).learn(2).log_sums.mean("actor_loss"))
 
 
 def test_penalty_by_hand(pendulum_arrays: dict[str, np.ndarray]) -> None:

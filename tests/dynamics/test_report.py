@@ -98,6 +98,24 @@ def test_open_loop_never_crosses_an_episodes_end() -> None:
     assert max(result.error) < 1e-5
 
 
+def test_open_loop_leaves_out_unknown_ends() -> None:
+    """A terminal row whose next observation was not logged holds a copy of its own: no outcome to be judged by."""
+    data = walk(n_episodes=40, length=7)
+    terminations, valid_next, following = data.truncations.copy(), ~data.truncations, data.next_observations.copy()
+    following[~valid_next] = data.observations[~valid_next]
+    nowhere = np.zeros(len(data), dtype=bool)
+    columns_of = {
+        "terminations": terminations,
+        "truncations": nowhere,
+        "valid_next": valid_next,
+        "next_observations": following,
+    }
+    data = dataclasses.replace(data, **columns_of)
+    result = measures.open_loop(walker(0.0), data, np.arange(len(data)), 50, np.random.default_rng(0))
+    assert len(result.steps) == 6
+    assert max(result.error) < 1e-5
+
+
 def test_coverage_finds_where_rollouts_leave() -> None:
     """From a start in 0..59 the walk passes the largest logged state, and goes on by 1 a step."""
     data = walk()

@@ -79,15 +79,24 @@ def test_calibration_widens_the_penalty(pendulum_arrays: Arrays) -> None:
 
 
 def test_without_weight_it_is_sac_on_the_same_batches(pendulum_arrays: Arrays) -> None:
-    """lambda = 0 leaves exactly COMBO without its conservative term."""
-    mopo = make(pendulum_arrays, penalty_weight=0.0, real_ratio=0.5, entropy_backup=False).learn(30)
+    """lambda = 0 rolls out, samples and rewards as COMBO does."""
+    mopo = make(pendulum_arrays, penalty_weight=0.0, real_ratio=0.5, entropy_backup=False).learn(1)
     combo = COMBO("MlpPolicy", env="Pendulum-v1", dataset=pendulum_arrays, conservative_weight=0.0, **FAST_MODEL_BASED)
     combo.learn(1)
-    one = make(pendulum_arrays, penalty_weight=0.0, real_ratio=0.5, entropy_backup=False).learn(1)
-    assert th.equal(one.model_buffer.observations, combo.model_buffer.observations)
-    assert th.equal(one.model_buffer.rewards, combo.model_buffer.rewards)
+    assert th.equal(mopo.model_buffer.observations, combo.model_buffer.observations)
+    ours, theirs = mopo.sample_batch(), combo.sample_batch()
+    assert all(th.equal(a, b) for a, b in zip(ours[:5], theirs[:5], strict=True))
     assert isinstance(mopo, SAC)
+    mopo.learn(29, reset_num_timesteps=False)
     assert float(mopo.penalty_coefficient) == 0.0
+
+
+def test_whole_numbers_will_do_as_weight_and_target(pendulum_arrays: Arrays) -> None:
+    """E[u] stays a fraction when delta was given as a whole number."""
+    whole, floating = (make(pendulum_arrays, target_uncertainty=kind(1), penalty="max_std").learn(3) for kind in (int, float))
+    mean = float(whole.rollout_uncertainty)
+    assert mean == float(floating.rollout_uncertainty) != round(mean)
+    assert float(make(pendulum_arrays, penalty_weight=1).learn(2, log_interval=1).penalty_coefficient) == 1.0
 
 
 def test_delta_is_the_percentile_on_held_out_rows(pendulum_arrays: Arrays) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,16 @@ def test_offline_updates_follow_the_td_errors(pendulum_arrays: dict[str, np.ndar
     model.update()
     change = q(data.observations, data.actions).detach() - before
     assert float(th.nn.functional.cosine_similarity(change, delta, dim=0)) > 0.97
+
+
+def test_the_actor_climbs_q(pendulum_arrays: dict[str, np.ndarray]) -> None:
+    model = make(pendulum_arrays, learning_rate=1e-4).learn(1)
+    observations = model.replay_buffer.sample(500).observations
+    before = copy.deepcopy(model.actor)
+    model.learn(20, reset_num_timesteps=False)
+    with th.no_grad():
+        values = [float(model.critic.q1_forward(observations, actor(observations)).mean()) for actor in (before, model.actor)]
+    assert values[1] > values[0]
 
 
 def test_same_seed_same_weights_and_save(pendulum_arrays: dict[str, np.ndarray], tmp_path: Path) -> None:
