@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.preprocessing import get_flattened_obs_dim
 
 import sb3_offline
+from sb3_offline.common.arguments import INSIDE_UNIT, check_count, check_flag, check_number
 from sb3_offline.common.buffers import ModelRolloutBuffer
 from sb3_offline.common.interrupt import deferred_interrupts
 from sb3_offline.common.networks import Batch
@@ -57,29 +58,21 @@ class ModelBasedAlgorithm(OfflineAlgorithm):
         dynamics_cache: bool = True,
         **kwargs: Any,
     ):
-        self.real_ratio = real_ratio
-        self.rollout_length = rollout_length
-        self.rollout_freq = rollout_freq
-        self.rollout_batch_size = rollout_batch_size
-        self.rollout_retain = rollout_retain
+        self.real_ratio = check_number("real_ratio", real_ratio, INSIDE_UNIT)
+        self.rollout_length = check_count("rollout_length", rollout_length)
+        self.rollout_freq = check_count("rollout_freq", rollout_freq)
+        self.rollout_batch_size = check_count("rollout_batch_size", rollout_batch_size)
+        self.rollout_retain = check_count("rollout_retain", rollout_retain)
+        if rollout_policy not in get_args(RolloutPolicy):
+            raise ValueError(f"rollout_policy must be 'current', 'target' or 'uniform', got {rollout_policy!r}.")
         self.rollout_policy = rollout_policy
+        DynamicsConfig.from_kwargs(dynamics_kwargs)  # refuses bad options now
         self.dynamics_kwargs = None if dynamics_kwargs is None else dict(dynamics_kwargs)
-        self.dynamics_cache = dynamics_cache
-        self._check_options()
+        self.dynamics_cache = check_flag("dynamics_cache", dynamics_cache)
         super().__init__(*args, **kwargs)
 
     vectors_only = "a dynamics model learns vectors"
     precision: Precision = "float32"  # of the dynamics too; algorithms without the option stay at that
-
-    def _check_options(self) -> None:
-        if not 0 < self.real_ratio < 1:
-            raise ValueError(f"real_ratio must lie strictly between 0 and 1, got {self.real_ratio}.")
-        for name in ("rollout_length", "rollout_freq", "rollout_batch_size", "rollout_retain"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        if self.rollout_policy not in ("current", "target", "uniform"):
-            raise ValueError(f"rollout_policy must be 'current', 'target' or 'uniform', got {self.rollout_policy!r}.")
-        DynamicsConfig.from_kwargs(self.dynamics_kwargs)
 
     # --- set up ---
 
@@ -207,7 +200,13 @@ class ModelBasedAlgorithm(OfflineAlgorithm):
 
     @th.no_grad()
     def rollout_model(self) -> None:
-        """Roll the model out from states of the data, and append what it imagines to ``model_buffer``."""
+        """
+        Roll the model out from states of the data, and append what it imagines to ``model_buffer``.
+
+        :raises ValueError: before the first ``learn``, which fits the model.
+        """
+        if self.replay_buffer.size() == 0:
+            raise ValueError("There is no model to roll out yet: call learn() first.")
         generator = self.streams["rollout"]
         start_rows = th.randint(self.replay_buffer.size(), (self.rollout_batch_size,), generator=generator, device=self.device)
         imagined = rollout(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 import time
 from collections.abc import Iterable, Mapping
@@ -16,6 +15,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import safe_mean
 
+from sb3_offline.common.arguments import POSITIVE, Interval, check_count, check_flag, check_number, check_steps
 from sb3_offline.common.buffers import OfflineDatasetBuffer
 from sb3_offline.common.data_backed import DataBacked
 from sb3_offline.common.health import TrainingDivergedError, non_finite_parameter
@@ -29,7 +29,7 @@ from sb3_offline.common.rng import Streams
 from sb3_offline.common.run import Run
 from sb3_offline.common.saving import SafeFiles, zip_path
 from sb3_offline.common.schedules import check_rate
-from sb3_offline.common.signature import check_arguments, merge_signature, named_policy_kwargs
+from sb3_offline.common.signature import check_arguments, check_policy_kwargs, merge_signature, named_policy_kwargs
 from sb3_offline.common.statistics import fill_statistics
 from sb3_offline.common.storage import Storage, check_storage, make_dataset_buffer
 from sb3_offline.common.tensorboard import open_run
@@ -107,18 +107,11 @@ class OfflineAlgorithm(DataBacked, Deployable, SafeFiles):
         **of_the_sb3_algorithm: Any,
     ):
         self.check_arguments(of_the_sb3_algorithm)
-        check_rate("learning_rate", learning_rate)
-        if batch_size < 2:
-            raise ValueError(f"batch_size must be at least 2, got {batch_size}.")
-        if not 0 <= gamma < 1:
-            raise ValueError(f"gamma must lie in [0, 1), got {gamma}.")
-        if not (0 < reward_scale < math.inf and math.isfinite(reward_shift)):
-            raise ValueError(f"reward_scale={reward_scale} must be positive, reward_shift={reward_shift} a finite number.")
-        self.reward_scale = reward_scale
-        self.reward_shift = reward_shift
+        self.reward_scale = check_number("reward_scale", reward_scale, POSITIVE)
+        self.reward_shift = check_number("reward_shift", reward_shift)
         self.storage = check_storage(storage)
-        self.check_data = check_data
-        policy_kwargs = dict(policy_kwargs or {})  # SB3 writes into it
+        self.check_data = check_flag("check_data", check_data)
+        policy_kwargs = check_policy_kwargs(policy_kwargs)
         env = self._resolve_env(env, dataset, loading=not _init_setup_model)
         if env is not None:  # load() gives none
             check_observations(type(self).__name__, policy, env, policy_kwargs, self.vectors_only)
@@ -126,16 +119,16 @@ class OfflineAlgorithm(DataBacked, Deployable, SafeFiles):
         super().__init__(  # type: ignore[call-arg]  # SAC, TD3 and DQN take _init_setup_model
             policy=policy,
             env=env,
-            learning_rate=learning_rate,
-            batch_size=batch_size,
-            gamma=gamma,
+            learning_rate=check_rate("learning_rate", learning_rate),
+            batch_size=check_count("batch_size", batch_size, least=2),
+            gamma=check_number("gamma", gamma, Interval(0.0, 1.0, open_high=True)),
             buffer_size=1,
             learning_starts=0,
             stats_window_size=stats_window_size,
             tensorboard_log=tensorboard_log,
             policy_kwargs=policy_kwargs,
             verbose=verbose,
-            seed=seed,
+            seed=None if seed is None else check_count("seed", seed, least=0),
             device=device,
             _init_setup_model=False,
             **of_the_sb3_algorithm,
@@ -209,8 +202,10 @@ class OfflineAlgorithm(DataBacked, Deployable, SafeFiles):
         :raises TrainingDivergedError: if a loss or a parameter becomes NaN or infinite.
         :raises KeyboardInterrupt: after Ctrl-C, once the step is finished and the model is saved.
         """
-        if total_timesteps is not None and (total_timesteps < 1 or total_timesteps != int(total_timesteps)):
-            raise ValueError(f"total_timesteps must be a whole number of gradient steps, at least 1; got {total_timesteps}.")
+        if total_timesteps is not None:
+            check_steps(total_timesteps)
+        if log_interval is not None:
+            check_count("log_interval", log_interval)
         announce = total_timesteps is None or self.verbose > 0
         self._check_tensorboard_log()
         dataset = self.load_dataset()

@@ -13,6 +13,7 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from stable_baselines3.common.utils import FloatSchedule
 from stable_baselines3.dqn.policies import DQNPolicy
 
+from sb3_offline.common.arguments import UPDATE_RATE, check_count, check_number
 from sb3_offline.common.networks import Batch, Logs, Normalizer
 from sb3_offline.common.observations import Observations
 from sb3_offline.common.offline_algorithm import OfflineAlgorithm
@@ -81,9 +82,10 @@ class OfflineDQN(OfflineAlgorithm, DQN):
         target_update_interval: int = 1,
         **kwargs: Any,
     ):
-        if target_update_interval < 1:
-            raise ValueError(f"target_update_interval must be at least 1, got {target_update_interval}.")
-        kwargs |= {"learning_rate": learning_rate, "tau": tau, "target_update_interval": target_update_interval}
+        if isinstance((kwargs.get("policy_kwargs") or {}).get("net_arch"), Mapping):
+            raise ValueError("policy_kwargs: net_arch is of one Q-network here, a list such as [256, 256].")
+        kwargs |= {"learning_rate": learning_rate, "tau": check_number("tau", tau, UPDATE_RATE)}
+        kwargs["target_update_interval"] = check_count("target_update_interval", target_update_interval)
         super().__init__(*args, **kwargs)
 
     @classmethod

@@ -13,6 +13,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.utils import FloatSchedule
 
+from sb3_offline.common.arguments import NOT_NEGATIVE, POSITIVE, UPDATE_RATE, check_flag, check_number
 from sb3_offline.common.networks import Batch, Logs, SACNetworks
 from sb3_offline.common.normalized_td import normalized_td_step
 from sb3_offline.common.online import OnlineFineTuning
@@ -36,6 +37,21 @@ class SACNoise:
 
     next_action: th.Tensor
     action: th.Tensor
+
+
+def check_entropy(ent_coef: str | float, target_entropy: str | float) -> None:
+    """:raises ValueError: for a temperature or its target that SAC cannot read"""
+    try:
+        if ent_coef != "auto":
+            number = float(ent_coef.removeprefix("auto_")) if isinstance(ent_coef, str) else ent_coef
+            check_number("ent_coef", number, POSITIVE if isinstance(ent_coef, str) else NOT_NEGATIVE)
+        if target_entropy != "auto":
+            check_number("target_entropy", float(target_entropy))
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f'ent_coef must be "auto", "auto_0.1" (learned from 0.1 on) or a number that is not negative, and target_entropy '
+            f'"auto" or a finite number; got {ent_coef!r} and {target_entropy!r}.'
+        ) from error
 
 
 class OfflineSAC(OnlineFineTuning):
@@ -75,20 +91,21 @@ class OfflineSAC(OnlineFineTuning):
         precision: Precision = "float32",
         **kwargs: Any,
     ):
-        check_rate("qf_learning_rate", qf_learning_rate)
         if critic_update not in ("adam", "normalized_td"):
             raise ValueError(f"critic_update must be 'adam' or 'normalized_td', got {critic_update!r}.")
         if semi_gradient and critic_update == "adam":
             raise ValueError("semi_gradient belongs to critic_update='normalized_td'; Adam's TD step is one already.")
         if precision != "float32" and critic_update == "normalized_td":
             raise ValueError(f"precision={precision!r} belongs to critic_update='adam'.")
-        self.qf_learning_rate = qf_learning_rate
-        self.entropy_backup = entropy_backup
+        self.qf_learning_rate = check_rate("qf_learning_rate", qf_learning_rate)
+        self.entropy_backup = check_flag("entropy_backup", entropy_backup)
         self.critic_update = critic_update
-        self.semi_gradient = semi_gradient
+        self.semi_gradient = check_flag("semi_gradient", semi_gradient)
         self.execution: Execution = execution
         self.precision: Precision = precision
-        kwargs |= {"learning_rate": learning_rate, "tau": tau, "ent_coef": ent_coef, "target_entropy": target_entropy}
+        check_entropy(ent_coef, target_entropy)
+        kwargs |= {"learning_rate": learning_rate, "ent_coef": ent_coef, "target_entropy": target_entropy}
+        kwargs["tau"] = check_number("tau", tau, UPDATE_RATE)
         super().__init__(*args, **kwargs)
         check_execution(execution, precision, self.device, self.capture_obstacle())
 

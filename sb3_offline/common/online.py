@@ -13,6 +13,7 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from stable_baselines3.common.utils import FloatSchedule
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
+from sb3_offline.common.arguments import Interval, check_count, check_number, check_steps
 from sb3_offline.common.offline_algorithm import OfflineAlgorithm
 from sb3_offline.common.online_buffer import OfflineOnlineBuffer
 from sb3_offline.common.optimizers import plain_optimizer_state
@@ -67,13 +68,12 @@ class OnlineFineTuning(OfflineAlgorithm, SAC):
         :return: The model.
         :raises ValueError: if there is no simulator, no data, more than one environment, or a rate that has fallen to 0.
         """
-        if not 0 <= offline_ratio < 1:
-            raise ValueError(f"offline_ratio must lie in [0, 1), got {offline_ratio}; learn() uses the data alone.")
-        if total_timesteps < 1 or (buffer_size is not None and buffer_size < 1) or learning_starts < 0:
-            raise ValueError(
-                "total_timesteps and buffer_size must be at least 1 and learning_starts not negative, got "
-                f"{total_timesteps}, {buffer_size} and {learning_starts}."
-            )
+        offline_ratio = check_number("offline_ratio", offline_ratio, Interval(0.0, 1.0, open_high=True))
+        total_timesteps = check_steps(total_timesteps)
+        buffer_size = None if buffer_size is None else check_count("buffer_size", buffer_size)
+        check_count("learning_starts", learning_starts, least=0)
+        if log_interval is not None:
+            check_count("log_interval", log_interval)
         if isinstance(self.observation_space, spaces.Dict):
             raise ValueError("learn_online keeps no dict observations: go on with SB3's own SAC, to_sac(env).learn(...).")
         if self._continuation is not None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Real
 
 from stable_baselines3.common.type_aliases import Schedule
+
+from sb3_offline.common.arguments import NOT_NEGATIVE
 
 
 @dataclass(frozen=True)
@@ -41,11 +44,17 @@ class ScaledSchedule:
         return self.factor * self.schedule(progress_remaining)
 
 
-def check_rate(name: str, rate: object) -> None:
-    """:raises ValueError: for what is neither a schedule nor a number that is not negative."""
-    if not callable(rate) and not (isinstance(rate, (int, float)) and rate >= 0):
-        hint = " RL-Zoo's texts are for its YAML files: here it is CosineSchedule(1e-4)." if isinstance(rate, str) else ""
-        raise ValueError(f"{name} must be a schedule, or a number that is not negative, got {rate!r}.{hint}")
+def check_rate(name: str, rate: object) -> float | Schedule:
+    """
+    :return: the schedule, or the number, NumPy's as Python's
+    :raises ValueError: for what is neither a schedule nor a finite number that is not negative
+    """
+    if callable(rate):
+        return rate
+    if isinstance(rate, Real) and not isinstance(rate, bool) and float(rate) in NOT_NEGATIVE:
+        return float(rate)
+    hint = " RL-Zoo's texts are for its YAML files: here it is CosineSchedule(1e-4)." if isinstance(rate, str) else ""
+    raise ValueError(f"{name} must be a schedule, or a number that is not negative, got {rate!r}.{hint}")
 
 
 def parse_cosine(text: str) -> CosineSchedule | None:

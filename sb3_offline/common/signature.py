@@ -5,11 +5,13 @@ from __future__ import annotations
 import difflib
 import inspect
 import re
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager
 from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
+from torch import nn
+from torch.optim import Optimizer
 
 # What SB3's SAC and DQN take and offline training has no use for
 ONLINE_ONLY = {
@@ -62,6 +64,23 @@ def check_arguments(cls: type, kwargs: dict[str, Any]) -> None:
         if name in ONLINE_ONLY:
             raise TypeError(f"{cls.__name__} takes no {name!r}: {ONLINE_ONLY[name]}. Leave it out.")
         raise TypeError(f"{cls.__name__} takes no argument {name!r}.{_nearest(name, known)}")
+
+
+def check_policy_kwargs(policy_kwargs: object) -> dict[str, Any]:
+    """
+    A copy, which SB3 writes into.
+
+    :raises TypeError: for what is no mapping, or where a class is needed for what is none
+    """
+    if policy_kwargs is None:
+        return {}
+    if not isinstance(policy_kwargs, Mapping):
+        raise TypeError(f"policy_kwargs must be a dict, got {policy_kwargs!r}.")
+    for name, example in (("activation_fn", "torch.nn.ReLU"), ("optimizer_class", "torch.optim.Adam")):
+        value = policy_kwargs.get(name)
+        if value is not None and (isinstance(value, nn.Module | Optimizer) or not callable(value)):
+            raise TypeError(f"policy_kwargs: {name} must be a class, such as {example}; got {value!r}.")
+    return dict(policy_kwargs)
 
 
 @contextmanager

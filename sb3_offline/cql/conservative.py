@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 
 import torch as th
 
+from sb3_offline.common.arguments import NOT_NEGATIVE, check_number
 from sb3_offline.common.networks import Batch, Logs
 from sb3_offline.common.offline_algorithm import OfflineAlgorithm
 from sb3_offline.common.optimizers import minimize
@@ -37,14 +38,11 @@ class ConservativePenalty(OfflineAlgorithm):
     ):
         if conservative_weight is not None and target_gap is not None:
             raise ValueError("Give conservative_weight (fixed) or target_gap (the weight is learned), not both.")
-        if conservative_weight is not None and not (
-            isinstance(conservative_weight, (int, float)) and conservative_weight >= 0
-        ):
-            raise ValueError(f"conservative_weight must be a number that is not negative, got {conservative_weight!r}.")
         if conservative not in self.regularizers:
             raise ValueError(f"conservative must be one of {', '.join(self.regularizers)}, got {conservative!r}.")
-        self.conservative_weight = 2.5 if conservative_weight is None else conservative_weight
-        self.target_gap = target_gap
+        weight = 2.5 if conservative_weight is None else conservative_weight
+        self.conservative_weight = check_number("conservative_weight", weight, NOT_NEGATIVE)
+        self.target_gap = None if target_gap is None else check_number("target_gap", target_gap)
         self.conservative = conservative
         super().__init__(*args, **kwargs)
 

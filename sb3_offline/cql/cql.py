@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch as th
 
+from sb3_offline.common.arguments import check_count, check_flag
 from sb3_offline.common.networks import Batch, Logs, SACNetworks
 from sb3_offline.common.observations import take_rows
 from sb3_offline.common.offline_sac import OfflineSAC, SACNoise
@@ -53,18 +54,14 @@ class CQL(ConservativePenalty, OfflineSAC):
         bc_warmup_steps: int = 0,
         **kwargs: Any,
     ):
-        if n_action_samples < 1 or n_target_actions < 1:
-            raise ValueError(f"n_action_samples={n_action_samples}, n_target_actions={n_target_actions} must be at least 1.")
+        self.n_action_samples = check_count("n_action_samples", n_action_samples)
+        self.n_target_actions = check_count("n_target_actions", n_target_actions)
+        self.calibrated = check_flag("calibrated", calibrated)
+        self.bc_warmup_steps = check_count("bc_warmup_steps", bc_warmup_steps, least=0)
         if n_target_actions > 1 and kwargs.get("entropy_backup", False):
             raise ValueError("entropy_backup has no maximum over actions: leave it out, or n_target_actions at 1.")
-        if bc_warmup_steps < 0:
-            raise ValueError(f"bc_warmup_steps must not be negative, got {bc_warmup_steps}.")
         if kwargs.get("critic_update", "adam") != "adam":
             raise ValueError("critic_update='normalized_td' has no conservative term: use it with OfflineSAC.")
-        self.n_action_samples = n_action_samples
-        self.calibrated = calibrated
-        self.n_target_actions = n_target_actions
-        self.bc_warmup_steps = bc_warmup_steps
         super().__init__(*args, **kwargs)
 
     # --- the penalty ---

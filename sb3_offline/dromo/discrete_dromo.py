@@ -9,6 +9,7 @@ import torch as th
 from stable_baselines3.common.preprocessing import get_flattened_obs_dim
 
 from sb3_offline.combo.discrete_combo import DiscreteCOMBO
+from sb3_offline.common.arguments import NOT_NEGATIVE, check_flag, check_number
 from sb3_offline.common.behavior_fit import fit_behavior_policy
 from sb3_offline.common.discrete_behavior_policy import DiscreteBehaviorPolicy
 from sb3_offline.common.model_based import RolloutPolicy
@@ -60,17 +61,15 @@ class DiscreteDROMO(DiscreteCOMBO):
         behavior_kwargs: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ):
-        if robust_weight < 0:
-            raise ValueError(f"robust_weight must not be negative, got {robust_weight}.")
+        self.robust_weight = check_number("robust_weight", robust_weight, NOT_NEGATIVE)
+        self.strict = check_flag("strict", strict)
         if strict and visitation not in (None, "constant"):
             raise ValueError(f"strict (Eq 17) has one n for all states; visitation={visitation!r} belongs to Eq 13.")
         warn_if_unused(behavior_kwargs, robust_weight)
-        self.robust_weight = robust_weight
-        self.strict = strict
         self.visitation_mode: VisitationMode = visitation or ("constant" if strict else "simhash")
         self.count_scale = count_scale
+        split_behavior_kwargs(behavior_kwargs, ("hidden_sizes",))  # refuses bad options now
         self.behavior_kwargs = dict(behavior_kwargs or {})
-        split_behavior_kwargs(behavior_kwargs, ("hidden_sizes",))
         super().__init__(*args, rollout_policy=rollout_policy, **kwargs)
 
     def _setup_model(self) -> None:

@@ -10,6 +10,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.preprocessing import get_action_dim, get_flattened_obs_dim
 
 from sb3_offline.combo.combo import COMBO
+from sb3_offline.common.arguments import check_flag
 from sb3_offline.common.behavior_fit import fit_behavior_policy
 from sb3_offline.common.behavior_policy import BehaviorPolicy, observation_moments
 from sb3_offline.common.model_based import RolloutPolicy
@@ -103,16 +104,16 @@ class DROMO(COMBO):
         self.robust_weight = size if robustness == "std" else None
         self.chi2_radius = chi2_radius
         self.wasserstein_radius = wasserstein_radius
-        self.strict = strict
+        self.strict = check_flag("strict", strict)
         self.visitation_mode: VisitationMode = visitation or ("constant" if strict else "simhash")
         self.count_scale = count_scale
         self.lipschitz_weight = lipschitz_weight
         self.lipschitz_bound = lipschitz_bound
-        self.auto_real_ratio = auto_real_ratio
+        self.auto_real_ratio = check_flag("auto_real_ratio", auto_real_ratio)
         self.actor_regularizer = actor_regularizer
         self.actor_kwargs = dict(actor_kwargs or {})
+        split_behavior_kwargs(behavior_kwargs)  # refuses bad options now
         self.behavior_kwargs = dict(behavior_kwargs or {})
-        split_behavior_kwargs(behavior_kwargs)
         super().__init__(*args, rollout_policy=rollout_policy, **kwargs)
 
     # --- set up ---

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any
 
+from sb3_offline.common.arguments import INSIDE_UNIT, NOT_NEGATIVE, check_count, check_number
+
 
 def check_size(robustness: str, sizes: Mapping[str, float | None]) -> float:
     """
@@ -25,12 +27,11 @@ def check_size(robustness: str, sizes: Mapping[str, float | None]) -> float:
             continue
         if owner != robustness:
             raise ValueError(f"{name} belongs to robustness={owner!r}, not to {robustness!r}: give {names[robustness]}.")
-        if not size >= 0:
-            raise ValueError(f"{name} must not be negative, got {size}.")
+        check_number(name, size, NOT_NEGATIVE)
     given = sizes[names[robustness]]
     if given is None and robustness != "std":
         raise ValueError(f"robustness={robustness!r} needs {names[robustness]}, the size of its ball; 0 is COMBO.")
-    return 0.1 if given is None else given
+    return 0.1 if given is None else float(given)
 
 
 def refuse_contradictions(
@@ -78,15 +79,26 @@ def split_behavior_kwargs(
     What goes to pi_beta's network, and what to its fit.
 
     :param architecture: Names of the network's options.
-    :raises TypeError: for an unknown name, with the nearest known one.
+    :raises TypeError: for an unknown name, with the nearest known one, or a value of the wrong type.
+    :raises ValueError: for a value outside its range.
     """
     known = (*architecture, "n_steps", "batch_size", "holdout_fraction", "eval_every", "patience")
+    if kwargs is not None and not isinstance(kwargs, Mapping):
+        raise TypeError(f"behavior_kwargs must be a dict, got {kwargs!r}.")
     for name in kwargs or {}:
         if name not in known:
             nearest = get_close_matches(name, known, n=1)
             hint = f"Did you mean {nearest[0]!r}?" if nearest else f"It takes: {', '.join(known)}."
             raise TypeError(f"behavior_kwargs takes no {name!r}. {hint}")
     given = dict(kwargs or {})
+    for name, value in given.items():
+        label = f"behavior_kwargs[{name!r}]"
+        if name == "hidden_sizes":
+            given[name] = tuple(check_count(label, size) for size in value)
+        elif name == "holdout_fraction":
+            given[name] = check_number(label, value, INSIDE_UNIT)
+        else:
+            given[name] = check_count(label, value)
     return {k: v for k, v in given.items() if k in architecture}, {k: v for k, v in given.items() if k not in architecture}
 
 
@@ -96,8 +108,9 @@ def check_lipschitz(lipschitz_weight: float, lipschitz_bound: float | None) -> N
 
     :raises ValueError: for a negative one, or one without the other.
     """
-    if not lipschitz_weight >= 0 or (lipschitz_bound is not None and not lipschitz_bound >= 0):
-        raise ValueError(f"lipschitz_weight={lipschitz_weight} and lipschitz_bound={lipschitz_bound} must not be negative.")
+    check_number("lipschitz_weight", lipschitz_weight, NOT_NEGATIVE)
+    if lipschitz_bound is not None:
+        check_number("lipschitz_bound", lipschitz_bound, NOT_NEGATIVE)
     if (lipschitz_weight > 0) != (lipschitz_bound is not None):
         raise ValueError(
             f"lipschitz_weight={lipschitz_weight} and lipschitz_bound={lipschitz_bound} belong together: a positive weight "

@@ -5,11 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
+from numbers import Real
 from typing import Any, get_args
 
+from sb3_offline.common.arguments import INSIDE_UNIT, NOT_NEGATIVE, POSITIVE, Interval, check_count, check_number
 from sb3_offline.dynamics.ensemble import weight_decay_per_layer
 from sb3_offline.dynamics.recalibration import CalibrationMethod
 from sb3_offline.dynamics.termination import Termination, check_termination
+
+_INTERVALS = {
+    "learning_rate": POSITIVE,
+    "logvar_loss_weight": NOT_NEGATIVE,
+    "holdout_fraction": INSIDE_UNIT,
+    "calibration_fraction": INSIDE_UNIT,
+    "test_fraction": Interval(0.0, 0.5),
+}
 
 
 @dataclass(frozen=True)
@@ -52,30 +62,29 @@ class DynamicsConfig:
     test_fraction: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("n_members", "n_elites", "batch_size", "patience"):
-            _check_count(name, getattr(self, name))
-        if self.max_epochs is not None:
-            _check_count("max_epochs", self.max_epochs)
+        counts = {name: getattr(self, name) for name in ("n_members", "n_elites", "batch_size", "patience", "max_epochs")}
+        for name, value in counts.items():
+            if not (name == "max_epochs" and value is None):
+                self._set(name, check_count(f"dynamics_kwargs[{name!r}]", value))
         if self.n_elites > self.n_members:
             raise ValueError(f"dynamics_kwargs['n_elites']={self.n_elites} exceeds n_members={self.n_members}.")
 
         sizes = _as_tuple("hidden_sizes", self.hidden_sizes)
-        for size in sizes:
-            _check_count("hidden_sizes", size)
-        object.__setattr__(self, "hidden_sizes", sizes)
+        self._set("hidden_sizes", tuple(check_count("dynamics_kwargs['hidden_sizes']", size) for size in sizes))
 
-        if self.weight_decay is not None and not isinstance(self.weight_decay, (int, float)):
-            object.__setattr__(self, "weight_decay", _as_tuple("weight_decay", self.weight_decay))
+        if self.weight_decay is not None and not isinstance(self.weight_decay, Real):
+            self._set("weight_decay", _as_tuple("weight_decay", self.weight_decay))
         for decay in weight_decay_per_layer(self.weight_decay, len(sizes) + 1):
-            _check_number("weight_decay", decay, low=0.0)
+            check_number("dynamics_kwargs['weight_decay']", decay, NOT_NEGATIVE)
 
-        _check_number("learning_rate", self.learning_rate, low=0.0, low_open=True)
-        _check_number("logvar_loss_weight", self.logvar_loss_weight, low=0.0)
-        _check_number("holdout_fraction", self.holdout_fraction, low=0.0, low_open=True, below=1.0)
-        _check_number("calibration_fraction", self.calibration_fraction, low=0.0, low_open=True, below=1.0)
-        _check_number("test_fraction", self.test_fraction, low=0.0, below=0.51)
+        for name, interval in _INTERVALS.items():
+            self._set(name, check_number(f"dynamics_kwargs[{name!r}]", getattr(self, name), interval))
         _check_choice("calibration", self.calibration, get_args(CalibrationMethod))
         check_termination(self.termination)
+
+    def _set(self, name: str, value: Any) -> None:
+        """In a frozen dataclass, while it is made."""
+        object.__setattr__(self, name, value)
 
     @classmethod
     def from_kwargs(cls, kwargs: Mapping[str, Any] | None) -> DynamicsConfig:
@@ -84,6 +93,8 @@ class DynamicsConfig:
 
         :raises TypeError: for an unknown key, naming the nearest known one
         """
+        if kwargs is not None and not isinstance(kwargs, Mapping):
+            raise TypeError(f"dynamics_kwargs must be a dict, got {kwargs!r}.")
         kwargs = dict(kwargs or {})
         known = [field.name for field in fields(cls)]
         for key in kwargs:
@@ -108,18 +119,3 @@ def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
         near = get_close_matches(str(value), choices, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"dynamics_kwargs[{name!r}] must be one of {', '.join(choices)}, got {value!r}.{hint}")
-
-
-def _check_count(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"dynamics_kwargs[{name!r}] must be made of integers, got {value!r}.")
-    if value < 1:
-        raise ValueError(f"dynamics_kwargs[{name!r}] must be at least 1, got {value}.")
-
-
-def _check_number(name: str, value: Any, *, low: float, low_open: bool = False, below: float = float("inf")) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"dynamics_kwargs[{name!r}] must be a number, got {value!r}.")
-    if not low <= value < below or (low_open and value == low):
-        bound = f"{'>' if low_open else '>='} {low:g}" + (f" and < {below:g}" if below < float("inf") else "")
-        raise ValueError(f"dynamics_kwargs[{name!r}] must be {bound}, got {value}.")

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch as th
 
+from sb3_offline.common.arguments import NOT_NEGATIVE, POSITIVE, Interval, check_number
 from sb3_offline.common.model_based_sac import ModelBasedSAC
 from sb3_offline.common.networks import Batch, Logs
 from sb3_offline.datasets import OfflineDataset
@@ -47,29 +48,29 @@ class MOPO(ModelBasedSAC):
             penalty = "relative_entropy" if penalty_weight is None else "max_std"
         if penalty not in PENALTIES:
             raise ValueError(f"penalty must be one of {', '.join(PENALTIES)}, got {penalty!r}.")
-        if penalty_weight is not None and penalty_weight < 0:
-            raise ValueError(f"penalty_weight must not be negative, got {penalty_weight}.")
         if penalty_weight is not None and target_uncertainty is not None:
             raise ValueError("Give penalty_weight (fixed) or target_uncertainty (the weight is learned), not both.")
         if target_percentile is not None and (penalty_weight is not None or target_uncertainty is not None):
             raise ValueError("target_percentile sets delta: it goes with neither penalty_weight nor target_uncertainty.")
-        if target_percentile is not None and not 0 <= target_percentile <= 100:
-            raise ValueError(f"target_percentile must lie in [0, 100], got {target_percentile}.")
-        if not penalty_learning_rate > 0:
-            raise ValueError(f"penalty_learning_rate must be positive, got {penalty_learning_rate}.")
+        if penalty_weight is not None:
+            penalty_weight = check_number("penalty_weight", penalty_weight, NOT_NEGATIVE)
+        if target_uncertainty is not None:
+            target_uncertainty = check_number("target_uncertainty", target_uncertainty)
+        if target_percentile is not None:
+            target_percentile = check_number("target_percentile", target_percentile, Interval(0.0, 100.0))
         self.penalty_weight = penalty_weight
         self.penalty: Penalty = penalty
         self.target_uncertainty = target_uncertainty
         self.target_percentile = target_percentile
-        self.penalty_learning_rate = penalty_learning_rate
+        self.penalty_learning_rate = check_number("penalty_learning_rate", penalty_learning_rate, POSITIVE)
         super().__init__(*args, real_ratio=real_ratio, entropy_backup=entropy_backup, rollout_freq=rollout_freq, **kwargs)
 
     model_buffer: PenalizedRolloutBuffer
 
     def _setup_model(self) -> None:
         super()._setup_model()
-        self.penalty_coefficient = th.tensor(float(self.penalty_weight or 0), device=self.device)  # lambda, or alpha
-        self.penalty_target = th.tensor(float(self.target_uncertainty or 0), device=self.device)  # delta; 0 for a fixed lambda
+        self.penalty_coefficient = th.tensor(self.penalty_weight or 0.0, device=self.device)  # lambda, or alpha
+        self.penalty_target = th.tensor(self.target_uncertainty or 0.0, device=self.device)  # delta; 0 for a fixed lambda
         self.rollout_uncertainty = self.penalty_target.clone()  # E[u] over the latest rollouts
 
     def make_model_buffer(self, capacity: int) -> PenalizedRolloutBuffer:

@@ -11,6 +11,7 @@ from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import MaybeCallback, Schedule
 
+from sb3_offline.common.arguments import Interval, check_number
 from sb3_offline.common.offline_algorithm import OfflineAlgorithm
 from sb3_offline.common.optimizers import minimize
 from sb3_offline.diagnostics.q_function import QFunction
@@ -53,7 +54,8 @@ class PreQN(OfflineAlgorithm, TD3):
         **kwargs: Any,
     ):
         self.step_size, self.step_decay, self.max_backtracks = step_size, step_decay, max_backtracks
-        self.cosine, self.align_to, self.rcond = cosine, align_to, rcond
+        self.cosine, self.align_to = cosine, align_to
+        self.rcond = check_number("rcond", rcond, Interval(0.0, 1.0, open_high=True))
         self._line_search()  # refuses bad values now
         kwargs |= {"learning_rate": learning_rate, "batch_size": batch_size}
         super().__init__(*args, policy_kwargs={"n_critics": 1, **(policy_kwargs or {})}, **kwargs)

@@ -14,6 +14,7 @@ from typing import Literal
 
 import torch as th
 
+from sb3_offline.common.arguments import INSIDE_UNIT, POSITIVE, Interval, check_count, check_number
 from sb3_offline.diagnostics.q_function import (
     Parameters,
     QFunction,
@@ -46,8 +47,10 @@ class LineSearch:
     align_to: AlignTo = "delta"
 
     def __post_init__(self) -> None:
-        if self.step_size <= 0 or not 0 < self.decay < 1 or self.max_backtracks < 0 or not -1 <= self.cosine <= 1:
-            raise ValueError(f"need step_size > 0, 0 < decay < 1, max_backtracks >= 0 and |cosine| <= 1, not {self}.")
+        check_number("step_size", self.step_size, POSITIVE)
+        check_number("decay", self.decay, INSIDE_UNIT)
+        check_count("max_backtracks", self.max_backtracks, least=0)
+        check_number("cosine", self.cosine, Interval(-1.0, 1.0))
         if self.align_to not in ("delta", "projected"):
             raise ValueError(f'align_to={self.align_to!r}: choose "delta" or "projected".')
 

@@ -114,7 +114,7 @@ def test_dynamics_are_fitted_once(pendulum_arrays: dict[str, np.ndarray]) -> Non
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"real_ratio": 1.0}, "real_ratio must lie strictly between 0 and 1"),
+        ({"real_ratio": 1.0}, "real_ratio must lie in \\(0, 1\\)"),
         ({"rollout_length": 0}, "rollout_length must be at least 1"),
         ({"rollout_policy": "old"}, "rollout_policy must be"),
         ({"dynamics_kwargs": {"n_member": 3}}, "n_members"),

@@ -1,0 +1,85 @@
+"""Numbers that a user gives: of the right kind, within their range, or refused by name."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from numbers import Integral, Real
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Where a number may lie; infinity is in no interval."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    open_low: bool = False
+    open_high: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        above = value > self.low if self.open_low else value >= self.low
+        below = value < self.high if self.open_high else value <= self.high
+        return math.isfinite(value) and above and below  # a NaN is in none
+
+    def __str__(self) -> str:
+        if self == POSITIVE:
+            return "be positive and finite"
+        if self == NOT_NEGATIVE:
+            return "not be negative or infinite"
+        if self == FINITE:
+            return "be finite"
+        left, right = "(" if self.open_low else "[", ")" if self.open_high else "]"
+        return f"lie in {left}{self.low:g}, {self.high:g}{right}"
+
+
+FINITE = Interval()
+POSITIVE = Interval(0.0, open_low=True)
+NOT_NEGATIVE = Interval(0.0)
+UPDATE_RATE = Interval(0.0, 1.0, open_low=True)  # of a Polyak step
+INSIDE_UNIT = Interval(0.0, 1.0, open_low=True, open_high=True)
+
+
+def check_number(name: str, value: object, interval: Interval = FINITE) -> float:
+    """
+    :return: the number, NumPy's as Python's
+    :raises TypeError: if it is no number
+    :raises ValueError: if it lies outside the interval
+    """
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be a number, got {value!r}.")
+    number = float(value)
+    if number not in interval:
+        raise ValueError(f"{name} must {interval}, got {value!r}.")
+    return number
+
+
+def check_count(name: str, value: object, least: int = 1) -> int:
+    """
+    :return: the whole number, NumPy's as Python's
+    :raises TypeError: if it is no whole number
+    :raises ValueError: if it is below ``least``
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{name} must be a whole number, got {value!r}.")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value!r}.")
+    return int(value)
+
+
+def check_steps(total_timesteps: object) -> int:
+    """
+    :return: the steps, for which 1e5 will do
+    :raises TypeError: if it is no number
+    :raises ValueError: if it is not whole, or below 1
+    """
+    number = check_number("total_timesteps", total_timesteps)
+    if number < 1 or number % 1 != 0:
+        raise ValueError(f"total_timesteps must be a whole number of steps, at least 1; got {total_timesteps!r}.")
+    return int(number)
+
+
+def check_flag(name: str, value: object) -> bool:
+    """:raises TypeError: for what is neither True nor False, such as "no", which Python takes for true"""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, got {value!r}.")
+    return value
