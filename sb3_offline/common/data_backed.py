@@ -9,7 +9,7 @@ import gymnasium as gym
 from gymnasium import spaces
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import GymEnv
-from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
 
 import sb3_offline
 from sb3_offline.common.observations import has_images
@@ -33,6 +33,7 @@ class DataBacked(OffPolicyAlgorithm):
     }
     dataset: Source | None = None  # how to load the data again; kept by save() when it is an id or a path
     dataset_info: DatasetInfo | None = None
+    trained_normalized: bool | None = None  # whether VecNormalize's observations were learned from; None before learn
 
     def _resolve_env(self, env: GymEnv | str | None, dataset: Source | None, loading: bool) -> GymEnv:
         """
@@ -57,23 +58,8 @@ class DataBacked(OffPolicyAlgorithm):
             env, dataset = _by_id(env)
         elif isinstance(env, str):
             env = gym.make(env)
-        if isinstance(env, VecEnv) and env.num_envs != 1:
-            raise ValueError(
-                f"{type(self).__name__} got {env.num_envs} environments. Give one: offline training never steps it."
-            )
-        normalizer = unwrap_vec_normalize(env) if isinstance(env, VecEnv) else None
-        if normalizer is not None and normalizer.norm_reward:
-            raise ValueError(
-                "VecNormalize(norm_reward=True) would change the logged rewards' meaning offline. Use norm_reward=False "
-                '(RL-Zoo: normalize: "dict(norm_obs=True, norm_reward=False)").'
-            )
-        if normalizer is not None and normalizer.norm_obs:
-            space = normalizer.venv.observation_space
-            if isinstance(space, spaces.Dict) or has_images(space):
-                raise ValueError(
-                    f"VecNormalize(norm_obs=True) is for vectors here; this task has {space}. Use norm_obs=False: the policy "
-                    "divides images by 255 itself; scale the vectors of a Dict in the data and in an env wrapper."
-                )
+        if isinstance(env, VecEnv):
+            self._check_wrappers(env)
         self.dataset = dataset
         if dataset is None:
             if env is None:
@@ -87,6 +73,47 @@ class DataBacked(OffPolicyAlgorithm):
         ).info
         self.dataset_info = info
         return self._env_of(info) if env is None else env
+
+    def _check_wrappers(self, env: VecEnv) -> None:
+        """:raises ValueError: for more than one environment, or statistics that mean nothing offline"""
+        if env.num_envs != 1:
+            raise ValueError(f"{type(self).__name__} got {env.num_envs} environments. Give one.")
+        normalizer = unwrap_vec_normalize(env)
+        if normalizer is not None and normalizer.norm_reward:
+            raise ValueError(
+                "VecNormalize(norm_reward=True) would change the logged rewards' meaning offline. Use norm_reward=False "
+                '(RL-Zoo: normalize: "dict(norm_obs=True, norm_reward=False)").'
+            )
+        if normalizer is not None and normalizer.norm_obs:
+            space = normalizer.venv.observation_space
+            if isinstance(space, spaces.Dict) or has_images(space):
+                raise ValueError(
+                    f"VecNormalize(norm_obs=True) is for vectors here; this task has {space}. Use norm_obs=False: the policy "
+                    "divides images by 255 itself; scale the vectors of a Dict in the data and in an env wrapper."
+                )
+
+    def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
+        """
+        As in SB3; data that the env carries take the place of the model's.
+
+        :raises ValueError: for an env that the constructor would refuse, or that normalises observations where the one that
+            was trained with did not, or the other way round.
+        """
+        if isinstance(env, VecEnv):
+            self._check_wrappers(env)
+        self._check_normalization(unwrap_vec_normalize(env) if isinstance(env, VecEnv) else None)
+        super().set_env(env, force_reset)
+        if carries_data(env):
+            self.dataset = self.dataset_info = None
+
+    def _check_normalization(self, normalizer: VecNormalize | None) -> None:
+        normalizes = normalizer is not None and normalizer.norm_obs
+        if self.trained_normalized not in (None, normalizes):
+            raise ValueError(
+                "Wrap the env in VecNormalize as that of the training was, or neither: these networks were trained on "
+                f"{'normalised' if self.trained_normalized else 'raw'} observations. "
+                "policy_kwargs=dict(normalize_observations=True) needs no wrapper."
+            )
 
     @classmethod
     def _open_id(cls, name: str) -> tuple[gym.Env, dict[str, Any]]:
@@ -112,7 +139,7 @@ class DataBacked(OffPolicyAlgorithm):
         :raises ValueError: if there is none (after ``load`` from a file, pass ``env=`` or set ``model.dataset``).
         """
         source = self.dataset
-        if source is None and self.env is not None and self.env.has_attr("get_dataset"):
+        if source is None and self.env is not None and carries_data(self.env):
             source = self.env.env_method("get_dataset")[0]
         if source is None:
             raise ValueError(_NO_DATA)
@@ -126,12 +153,17 @@ class DataBacked(OffPolicyAlgorithm):
         return dataset
 
 
+def carries_data(env: GymEnv) -> bool:
+    """Whether ``get_dataset`` of an env, or of the first of a vector of them, gives data."""
+    return env.has_attr("get_dataset") if isinstance(env, VecEnv) else hasattr(env.unwrapped, "get_dataset")
+
+
 def _by_id(name: str) -> tuple[gym.Env | None, str | None]:
     """An id's env and data, which :meth:`save` remembers as an id: what is not registered is taken for data."""
     if name not in gym.registry:
         return None, name
     env = gym.make(name)
-    return env, name if hasattr(env.unwrapped, "get_dataset") else None
+    return env, name if carries_data(env) else None
 
 
 def _algorithms_for(kind: str, space: spaces.Space) -> list[str]:

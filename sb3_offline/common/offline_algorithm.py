@@ -153,6 +153,7 @@ class OfflineAlgorithm(DataBacked, Deployable, SafeFiles):
         buffer.transform_rewards(self.reward_scale, self.reward_shift)
         buffer.generator = self.streams["sampling"]
         self.replay_buffer = buffer
+        self.trained_normalized = self._vec_normalize_env is not None and self._vec_normalize_env.norm_obs
 
     def _check_tensorboard_log(self) -> None:
         try:
@@ -217,6 +218,7 @@ class OfflineAlgorithm(DataBacked, Deployable, SafeFiles):
             pass_gate(dataset)
         if self.env is None:  # after load(env=None)
             self.set_env(self._env_of(dataset.info))
+        self._check_normalization(self._vec_normalize_env)
         fill_statistics(self._vec_normalize_env, dataset)
         total_timesteps, callback = self._setup_learn(
             DEFAULT_TIMESTEPS if total_timesteps is None else total_timesteps,

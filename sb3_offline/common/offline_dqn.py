@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 import torch as th
 import torch.nn.functional as F
@@ -162,6 +162,17 @@ class OfflineDQN(OfflineAlgorithm, DQN):
     def networks(self) -> DQNNetworks:
         """The view of the networks that the losses get."""
         return DQNNetworks(self.policy, self.normalizer)
+
+    def learn_online(self, *_: Any, **__: Any) -> NoReturn:
+        """
+        Not for discrete actions.
+
+        :raises NotImplementedError: saying how SB3's DQN goes on from the saved file.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} has no learn_online. SB3's DQN goes on from its file: model.save(path), then "
+            "DQN.load(path, env=env, buffer_size=100_000, learning_starts=1000, exploration_initial_eps=0.05).learn(...)."
+        )
 
     double_q = True  # the target's action is the online network's choice
 

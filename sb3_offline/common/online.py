@@ -11,7 +11,6 @@ from stable_baselines3 import SAC
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import FloatSchedule
-from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
 from sb3_offline.common.arguments import Interval, check_count, check_number, check_steps
 from sb3_offline.common.offline_algorithm import OfflineAlgorithm
@@ -88,6 +87,7 @@ class OnlineFineTuning(OfflineAlgorithm, SAC):
             dataset = self.load_dataset()
             if self.check_data:
                 pass_gate(dataset)
+            self._check_normalization(self._vec_normalize_env)
             fill_statistics(self._vec_normalize_env, dataset)
             self.prepare(dataset, progress_bar)
         self._set_online_rates(learning_rate, qf_learning_rate)
@@ -126,20 +126,10 @@ class OnlineFineTuning(OfflineAlgorithm, SAC):
 
     def _set_online_env(self, env: GymEnv) -> None:
         before = self._vec_normalize_env
-        after = unwrap_vec_normalize(env) if isinstance(env, VecEnv) else None
-        if (before is None) != (after is None):
-            raise ValueError(
-                "Wrap the offline and the online environment in VecNormalize, or neither: these networks were trained on "
-                f"{'raw' if before is None else 'normalised'} observations. policy_kwargs=dict(normalize_observations=True) "
-                "needs no wrapper."
-            )
-        if isinstance(env, VecEnv) and env.num_envs != 1:
-            raise ValueError(f"learn_online takes one environment, got {env.num_envs}.")
-        if before is not None and after is not None and after is not before:
-            if after.norm_reward:
-                raise ValueError("VecNormalize(norm_reward=True) would change the rewards' meaning. Use norm_reward=False.")
-            after.obs_rms, after.training = before.obs_rms, False
         self.set_env(env)
+        after = self._vec_normalize_env
+        if before is not None and after is not None and after is not before:
+            after.obs_rms, after.training = before.obs_rms, False
 
     def _sample_action(self, learning_starts: int, *args: Any, **kwargs: Any) -> tuple[np.ndarray, np.ndarray]:
         return super()._sample_action(0, *args, **kwargs)  # a trained policy has no use for SB3's random first steps

@@ -22,6 +22,7 @@ from stable_baselines3.common.type_aliases import GymEnv, TensorDict
 import sb3_offline
 from sb3_offline.common.archives import BoundedNetworks, FileRefused
 from sb3_offline.common.atomic import write_atomically
+from sb3_offline.common.data_backed import carries_data
 from sb3_offline.common.encoding import NotPlain, encode
 from sb3_offline.common.model_file import FORMAT, HEADER, PICKLED, PLAIN, FilePath, ModelFile, name_of
 from sb3_offline.common.online_buffer import OfflineOnlineBuffer
@@ -122,7 +123,7 @@ class SafeFiles(OffPolicyAlgorithm):
         if custom_objects is not None and not isinstance(custom_objects, dict):
             raise ValueError("custom_objects must be a dict of hyperparameters by name, or None.")
         file, name = ModelFile(path), name_of(path)
-        given = {**kwargs, **(custom_objects or {})}
+        given = {name: value for name, value in kwargs.items() if name != "policy_kwargs"} | (custom_objects or {})
         header = file.header()
         if header is not None:
             file.check(header, cls.__name__)
@@ -133,6 +134,10 @@ class SafeFiles(OffPolicyAlgorithm):
                 f"code. If you trust who wrote it: {cls.__name__}.load(path, trust=True), then save it again."
             )
         tensors = file.tensors()
+        for argument in kwargs.keys() - (given.keys() if header is not None else kwargs.keys()):
+            cls.check_arguments({argument: None})  # type: ignore[attr-defined]
+        if env is not None and not isinstance(env, str) and carries_data(env):
+            kwargs = {"dataset": None} | kwargs
         if isinstance(env, str):
             opened: tuple[gym.Env, dict[str, Any]] = cls._open_id(env)  # type: ignore[attr-defined]
             env, kwargs = opened[0], opened[1] | kwargs
@@ -144,7 +149,9 @@ class SafeFiles(OffPolicyAlgorithm):
         except Exception as error:  # of hyperparameters and tensors that do not belong together
             cause = error.__context__ or error
             what = " ".join(str(cause).split())[:300]
-            raise FileRefused(f"{name} does not make a {cls.__name__}: {type(cause).__name__}: {what}") from error
+            given_by_name = f" with the given {', '.join(sorted({**kwargs, **(custom_objects or {})}))}"
+            changed = given_by_name if kwargs or custom_objects else ""
+            raise FileRefused(f"{name} does not make a {cls.__name__}{changed}: {type(cause).__name__}: {what}") from error
 
     def set_parameters(
         self, load_path_or_dict: str | TensorDict, exact_match: bool = True, device: th.device | str = "auto"

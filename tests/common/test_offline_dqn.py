@@ -55,6 +55,19 @@ def batch() -> Batch:
     )
 
 
+def test_online_is_for_sb3(cartpole_arrays: Arrays, tmp_path: Path) -> None:
+    """What the refusal of learn_online names does go on."""
+    model = make(cartpole_arrays).learn(2)
+    with pytest.raises(NotImplementedError, match=r"DQN\.load\(path, env=env, buffer_size=100_000, learning_starts=1000"):
+        model.learn_online(10)
+    model.save(tmp_path / "model")
+    options = {"buffer_size": 100_000, "learning_starts": 1000, "exploration_initial_eps": 0.05}
+    online = DQN.load(tmp_path / "model", env=gym.make("CartPole-v1"), device="cpu", **options).learn(1100)
+    assert online.replay_buffer is not None
+    assert online.replay_buffer.size() == 1100
+    assert not th.equal(online.q_net.q_net[0].weight, model.q_net.q_net[0].weight)
+
+
 def test_the_online_network_chooses_and_the_target_network_judges(cartpole_arrays: Arrays) -> None:
     """argmax Q is action 2 at state 1 and action 1 at state 0: neither is the largest of Q'."""
     target = make(cartpole_arrays, gamma=0.5).td_target(Table(), batch())

@@ -23,6 +23,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.utils import LinearSchedule
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_offline import CQL, DROMO, MOPO, OfflineSAC, PreQN, load_dataset
 from sb3_offline.common.archives import FileRefused
@@ -64,6 +65,57 @@ def nothing_unpickled() -> Iterator[None]:
         assert _unpickled == []
     finally:
         _unpickled = None
+
+
+def test_load_takes_the_data_of_a_given_env(tmp_path: Path) -> None:
+    """As an id and as an object; so does set_env. Data that are named go before the env's."""
+    model = CQL("MlpPolicy", DATA, **SMALL)
+    model.save(tmp_path / "model")
+    other = "sb3_offline/Pendulum-medium-replay-v0"
+    for env in (other, gym.make(other), DummyVecEnv([lambda: gym.make(other)])):
+        loaded = CQL.load(tmp_path / "model", env=env, device="cpu")
+        assert loaded.load_dataset().info.dataset_id == other
+    loaded = CQL.load(tmp_path / "model", env=gym.make(other), dataset=DATA, device="cpu")
+    assert loaded.load_dataset().info.dataset_id == DATA
+    model.set_env(gym.make(other))
+    assert model.load_dataset().info.dataset_id == other
+    model.set_env(gym.make("Pendulum-v1"))  # which has none: no data are left
+    with pytest.raises(ValueError, match="No data to learn from"):
+        model.load_dataset()
+    loaded = CQL.load(tmp_path / "model", env=gym.make("Pendulum-v1"), device="cpu")
+    assert loaded.load_dataset().info.dataset_id == DATA
+
+
+def test_load_does_not_change_the_policy(tmp_path: Path) -> None:
+    CQL("MlpPolicy", DATA, **SMALL).save(tmp_path / "model")
+    with pytest.raises(ValueError, match="policy kwargs do not equal"):
+        CQL.load(tmp_path / "model", policy_kwargs={"net_arch": [8], "activation_fn": th.nn.Tanh})
+    assert CQL.load(tmp_path / "model", policy_kwargs={"net_arch": [8], "use_sde": False}, gamma=0.5).gamma == 0.5
+    with pytest.raises(TypeError, match=r"'learnign_rate'\. Did you mean 'learning_rate'"):
+        CQL.load(tmp_path / "model", learnign_rate=1e-3)
+    with pytest.raises(FileRefused, match="does not make a CQL with the given learning_rate"):
+        CQL.load(tmp_path / "model", custom_objects={"learning_rate": "x"})
+
+
+def test_normalised_observations_stay_normalised(tmp_path: Path) -> None:
+    """Networks that were trained on VecNormalize's observations are not trained on raw ones, nor the other way round."""
+
+    def wrapped(**options: Any) -> VecNormalize:
+        return VecNormalize(DummyVecEnv([lambda: gym.make(DATA)]), **options)
+
+    raw = CQL("MlpPolicy", DATA, **SMALL)
+    raw.set_env(wrapped(norm_reward=False))  # before training either will do
+    raw.set_env(gym.make(DATA))
+    raw.learn(2)
+    with pytest.raises(ValueError, match="trained on raw observations"):
+        raw.set_env(wrapped(norm_reward=False))
+    with pytest.raises(ValueError, match="norm_reward=True"):
+        raw.set_env(wrapped())
+    raw.set_env(wrapped(norm_obs=False, norm_reward=False))
+    CQL("MlpPolicy", wrapped(norm_reward=False), **SMALL).learn(2).save(tmp_path / "model")
+    with pytest.raises(ValueError, match="trained on normalised observations"):
+        CQL.load(tmp_path / "model", env=gym.make(DATA), device="cpu").learn(2)
+    CQL.load(tmp_path / "model", env=wrapped(norm_reward=False), device="cpu").learn(2)
 
 
 def test_the_witness_sees_pickles() -> None:
