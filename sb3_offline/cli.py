@@ -25,7 +25,7 @@ app = typer.Typer(
 Model = Annotated[Path, typer.Argument(help="A saved model (.zip) of this package or of Stable-Baselines3.")]
 Algo = Annotated[str | None, typer.Option(help="Its algorithm, if it cannot be told from the file.")]
 Trust = Annotated[bool, typer.Option("--trust", help="Unpickle what is no plain data; only for files whose writer you trust.")]
-Seed = Annotated[int, typer.Option(help="Random seed.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Random seed.")]
 EnvId = Annotated[str | None, typer.Option("--env-id", help="Task of data that do not name it, such as Hopper-v5.")]
 Data = Annotated[str, typer.Argument(help="An id (packaged or Minari) or a file (.npz, .hdf5).", show_default=False)]
 

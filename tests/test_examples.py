@@ -6,10 +6,15 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from sb3_offline.datasets import DatasetWarning
+from sb3_offline.datasets.checks import gate
+
 ROOT = Path(__file__).parent.parent
+PYPROJECT = ROOT / "pyproject.toml"
 EXAMPLES = {
     "offline_from_replay_buffer.py": ["--online-steps", "300", "--offline-steps", "30"],
     "your_own_data.py": ["--steps", "30"],
@@ -17,6 +22,7 @@ EXAMPLES = {
 PAGES = (
     "README.md",
     "docs/quickstart.md",
+    "docs/from_logs_to_policy.md",
     "docs/from_sac.md",
     "docs/online_after_offline.md",
     "docs/cql.md",
@@ -51,6 +57,14 @@ def run(code: list[str], folder: Path) -> str:
     return result.stdout
 
 
+def test_every_extra_is_in_the_table() -> None:
+    extras = re.search(r"^\[project.optional-dependencies\]\n(.*?)\n\n", PYPROJECT.read_text(), re.DOTALL | re.MULTILINE)
+    assert extras is not None
+    page = (ROOT / "docs" / "install.md").read_text(encoding="utf-8")
+    listed = {name for cell in re.findall(r"^\| (`.*?) \|", page, re.MULTILINE) for name in re.findall(r"`(\w+)`", cell)}
+    assert listed == set(re.findall(r"^(\w+) =", extras[1], re.MULTILINE)) != set()
+
+
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_example(name: str, tmp_path: Path) -> None:
     output = run([str(ROOT / "examples" / name), *EXAMPLES[name]], tmp_path)
@@ -69,3 +83,15 @@ def test_code_of_page(page: str, tmp_path: Path) -> None:
     script = tmp_path / "page.py"
     script.write_text(code, encoding="utf-8")
     run([str(script)], tmp_path)
+
+
+def test_the_pictures_of_the_page_can_be_learned_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both rewards are logged, so the data gate has nothing to say about them."""
+    monkeypatch.setattr(gate, "_passed", set())
+    page = (ROOT / "docs" / "images_and_dicts.md").read_text(encoding="utf-8")
+    code = re.findall(r"```python\n(.*?)```", page, re.DOTALL)[0].replace("learn(100)", "learn(1)")
+    names: dict[str, Any] = {}
+    with pytest.warns(DatasetWarning) as warned:
+        exec(code, names)
+    assert set(names["rewards"]) == {0.0, 1.0}
+    assert not [warning for warning in warned if "nothing to learn" in str(warning.message)]

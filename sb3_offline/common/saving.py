@@ -190,10 +190,14 @@ class SafeFiles(OffPolicyAlgorithm):
         """
         Take a file as the data of the next ``learn``: one of :meth:`save_replay_buffer`, or any that ``dataset=`` takes.
 
+        :param path: the file; where there is none, and the name has no suffix or ``.pkl``, the ``.npz`` that was saved for it
         :param trust: also read SB3's replay buffers, which are pickled: only those whose writer you trust
         :raises ValueError: if it is no data file, or pickled
         """
         file = pathlib.Path(path) if isinstance(path, (str, pathlib.Path)) else None
+        if file is not None and file.suffix in ("", ".pkl") and not file.exists():
+            written = file.with_suffix(".npz")
+            path = file = written if written.exists() else file
         if file is not None and (file.is_dir() or file.suffix in (".npz", ".hdf5", ".h5")):
             open_dataset(str(path), observation_space=self.observation_space, action_space=self.action_space)
             self.dataset = str(path)

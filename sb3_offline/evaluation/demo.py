@@ -12,6 +12,7 @@ import numpy as np
 import torch as th
 from rich.console import Console
 from rich.table import Table
+from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 
@@ -58,14 +59,19 @@ def run_demo(dataset: str, steps: int | None, eval_freq: int, seed: int, output:
     Train DROMO, print the table of scores, and write model, TensorBoard logs, evaluations and the learning curve.
 
     :param steps: Gradient steps; ``None`` takes the demo's own number.
+    :param eval_freq: Gradient steps between evaluations; there is one at least.
     :param output: Folder for all results; tried for writing before training starts.
     :return: DROMO's normalised score.
+    :raises ValueError: for a number of steps that is not positive.
     :raises OSError: if the folder cannot be written.
     """
+    steps = DEMO_STEPS if steps is None else steps
+    for option, number in (("--steps", steps), ("--eval-freq", eval_freq)):
+        if number < 1:
+            raise ValueError(f"{option} must be at least 1, got {number}.")
     check_writable(output)
     th.set_num_threads(1)  # with networks this small, threads only wait for each other
     console = Console()
-    steps = DEMO_STEPS if steps is None else steps
     model = DROMO("MlpPolicy", dataset=dataset, tensorboard_log=str(output / "tensorboard"), seed=seed, **DEMO_OPTIONS)
     data = model.load_dataset()
     info = data.info
@@ -73,7 +79,7 @@ def run_demo(dataset: str, steps: int | None, eval_freq: int, seed: int, output:
 
     start = time.perf_counter()
     evaluation = OfflineEvalCallback(
-        Monitor(info.make_env()), eval_freq=eval_freq, n_eval_episodes=10, log_path=str(output), verbose=0
+        Monitor(info.make_env()), eval_freq=min(eval_freq, steps), n_eval_episodes=10, log_path=str(output), verbose=0
     )
     model.learn(steps, callback=evaluation, progress_bar=True)
     minutes = (time.perf_counter() - start) / 60
@@ -96,7 +102,7 @@ def run_demo(dataset: str, steps: int | None, eval_freq: int, seed: int, output:
             score = info.normalized_score(value)
             table.add_row(name, f"{value:.1f}", "-" if score is None else f"{score:.1f}")
     console.print(table)
-    write_curve(output, info, scores["the data's mean return"])
+    write_curve(output, evaluation, info, scores["the data's mean return"])
     console.print(
         f"Took {minutes:.1f} minutes. Written to {output}: dromo.zip (DROMO.load), learning_curve.png, learning_curve.csv and "
         f"TensorBoard logs (tensorboard --logdir {output / 'tensorboard'})."
@@ -126,12 +132,11 @@ def check_writable(folder: Path) -> None:
         raise OSError(f"cannot write to {str(folder)!r} ({error.strerror}); give another folder with --output") from error
 
 
-def write_curve(output: Path, info: DatasetInfo, data_return: float | None) -> None:
-    """Turn EvalCallback's evaluations into a CSV, and a PNG where matplotlib is installed."""
-    evaluations = np.load(output / "evaluations.npz", allow_pickle=False)
-    steps, returns = evaluations["timesteps"], evaluations["results"].mean(axis=1)
+def write_curve(output: Path, evaluation: EvalCallback, info: DatasetInfo, data_return: float | None) -> None:
+    """Turn this run's evaluations into a CSV, and a PNG where matplotlib is installed."""
+    steps, returns = evaluation.evaluations_timesteps, np.mean(evaluation.evaluations_results, axis=1).tolist()
     with (output / "learning_curve.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([("step", "mean_return"), *zip(steps.tolist(), returns.tolist(), strict=True)])
+        csv.writer(file).writerows([("step", "mean_return"), *zip(steps, returns, strict=True)])
     try:
         from matplotlib.figure import Figure
     except ImportError:

@@ -45,8 +45,8 @@ def collect(
     seen: Any = None if saved is None else saved.model.observation_space
     if seen is not None and env.observation_space.shape not in (seen.shape, other_layout(seen)):
         raise ValueError(
-            f"The model sees {seen}, but the environment shows {env.observation_space}: name the "
-            "task that it was trained on by --env."
+            f"The model sees {seen}, but the environment shows {env.observation_space}: collect in the task that it was "
+            "trained on, or give another --model."
         )
     rows: dict[str, list[Any]] = {}
     rollout = _rollout(env, saved, deterministic, random_share, seed)

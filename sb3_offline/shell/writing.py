@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import tempfile
 import warnings
@@ -80,12 +81,22 @@ def write_dataset(dataset: OfflineDataset, target: str, card: Mapping[str, Any] 
 
 
 def transformed(dataset: OfflineDataset, scale: float, shift: float) -> OfflineDataset:
-    """The data with rewards ``scale * r + shift``; reference scores do not survive that, so they are dropped."""
+    """
+    The data with rewards ``scale * r + shift``; reference scores do not survive that, so they are dropped.
+
+    :raises ValueError: for a scale that is not positive, and for rewards that would not be finite
+    """
+    if not (0 < scale < math.inf and math.isfinite(shift)):
+        raise ValueError(f"--reward-scale {scale:g} must be positive, --reward-shift {shift:g} a finite number.")
     if scale == 1.0 and shift == 0.0:
         return dataset
+    with np.errstate(over="ignore"):
+        rewards = (scale * dataset.rewards + shift).astype(np.float32)
+    if not np.isfinite(rewards).all():
+        raise ValueError(f"--reward-scale {scale:g} and --reward-shift {shift:g} lead out of float32: take smaller ones.")
     card = {**dataset.info.card, "rewards": f"{scale:g} r + {shift:g} of the original"}
     info = replace(dataset.info, reference_min_score=None, reference_max_score=None, card=card)
-    return replace(dataset, info=info, rewards=(scale * dataset.rewards + shift).astype(np.float32))
+    return replace(dataset, info=info, rewards=rewards)
 
 
 def _write_minari(dataset: OfflineDataset, target: str, facts: Mapping[str, Any]) -> None:

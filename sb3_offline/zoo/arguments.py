@@ -9,6 +9,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch as th
+from stable_baselines3.common.utils import get_device
+
 from sb3_offline.zoo.algorithms import algorithms
 from sb3_offline.zoo.configs import config_path
 from sb3_offline.zoo.envs import resolve_env_id
@@ -70,10 +73,11 @@ def train_arguments(words: Sequence[str], trust: bool = False) -> list[str]:
 
     :param words: RL-Zoo's options, and ``--dataset`` with an id or a file
     :param trust: read pickled files beside the model that ``-i`` names
-    :raises ValueError: for an unknown algorithm, env or file, and for options that cannot apply to logged data
+    :raises ValueError: for an unknown algorithm, env, device or file, and for options that cannot apply to logged data
     """
     arguments = Arguments(words)
     algo = _check_algo(arguments)
+    _check_device(arguments)
     _translate_env(arguments)
     for option, reason in _REFUSED.items():
         if arguments.position(option) is not None:
@@ -95,6 +99,7 @@ def play_arguments(words: Sequence[str]) -> list[str]:
     """The command line of ``zoo.enjoy`` and ``zoo.record_video``: the log folder is ``logs``, as train's is."""
     arguments = Arguments(words)
     _check_algo(arguments)
+    _check_device(arguments)
     _translate_env(arguments)
     if arguments.position("-f", "--folder") is None:
         arguments.words += ["-f", "logs"]
@@ -112,6 +117,16 @@ def _check_algo(arguments: Arguments) -> str:
             f"unknown algorithm {algo!r}.{hint} Offline ones are {', '.join(known)}; for SB3's own, call rl_zoo3 itself."
         )
     return algo
+
+
+def _check_device(arguments: Arguments) -> None:
+    device = arguments.get("--device")
+    if device is None:
+        return
+    try:
+        th.zeros(1, device=get_device(device)).item()
+    except (RuntimeError, AssertionError, ImportError) as error:
+        raise ValueError(f"--device {device}: PyTorch has no such device here. Take auto, cpu or cuda.") from error
 
 
 def _translate_env(arguments: Arguments) -> None:

@@ -80,7 +80,7 @@ def check_hyperparams(algo: type[OfflineAlgorithm], hyperparams: Mapping[str, An
             f"{where}: normalize={hyperparams['normalize']!r} would normalise rewards, which changes the meaning of logged "
             'ones. Write normalize: "dict(norm_obs=True, norm_reward=False)".'
         )
-    known = {*inspect.signature(algo).parameters, *ZOO_KEYS}
+    known = {key for key in inspect.signature(algo).parameters if not key.startswith("_")} | {*ZOO_KEYS}
     for key in hyperparams:
         if key in known:
             continue

@@ -20,10 +20,11 @@ from rl_zoo3.callbacks import SaveVecNormalizeCallback
 from rl_zoo3.exp_manager import ExperimentManager
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import EvalCallback, ProgressBarCallback
+from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_offline.common.offline_algorithm import OfflineAlgorithm
-from sb3_offline.common.schedules import parse_cosine
+from sb3_offline.common.schedules import check_rate, parse_cosine
 from sb3_offline.common.statistics import load_statistics, save_statistics
 from sb3_offline.datasets import OfflineDataset, open_dataset
 from sb3_offline.datasets.envs import task_of
@@ -40,6 +41,13 @@ class OfflineExperimentManager(ExperimentManager):
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
+        if self.n_timesteps == 0 or self.n_timesteps < -1:
+            raise ValueError(f"-n must be at least 1, got {self.n_timesteps}; without it the configuration's number is taken.")
+        for option, number in (("--eval-episodes", self.n_eval_episodes), ("--n-eval-envs", self.n_eval_envs)):
+            if number < 1:
+                raise ValueError(f"{option} must be at least 1, got {number}. --eval-freq -1 evaluates nothing.")
+        if self.log_interval == 0:
+            raise ValueError("--log-interval must be at least 1, got 0. -1 is the usual one, -2 logs nothing.")
         self._made: list[Path] = []  # folders that were not there before
         self._lock = threading.Lock()  # trials may run in several threads
 
@@ -97,8 +105,7 @@ class OfflineExperimentManager(ExperimentManager):
         schedules = {}
         for name in ("learning_rate", "qf_learning_rate"):
             if isinstance(text := hyperparams.get(name), str):
-                linear = ExperimentManager._preprocess_schedules
-                schedules[name] = parse_cosine(text) or linear({"learning_rate": text})["learning_rate"]
+                schedules[name] = _schedule(name, text)
         others = {name: value for name, value in hyperparams.items() if name not in schedules}
         return ExperimentManager._preprocess_schedules(others) | schedules
 
@@ -178,6 +185,20 @@ class OfflineExperimentManager(ExperimentManager):
         except ValueError as error:
             raise optuna.exceptions.TrialPruned(str(error)) from error
         return model
+
+
+def _schedule(name: str, text: str) -> Schedule:
+    try:
+        schedule: Schedule = (
+            parse_cosine(text) or ExperimentManager._preprocess_schedules({"learning_rate": text})["learning_rate"]
+        )
+        check_rate(name, schedule(1.0))
+    except ValueError as error:
+        raise ValueError(
+            f"{name}: {text!r} is no schedule. Write lin_1e-4, which falls linearly from 1e-4 to 0, or cosine_1e-4, by half a "
+            "cosine, or a number (1.0e-4 in YAML, for which 1e-4 is text); none is negative."
+        ) from error
+    return schedule
 
 
 class SaveStatistics(SaveVecNormalizeCallback):

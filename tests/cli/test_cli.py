@@ -207,6 +207,13 @@ def test_convert_scales_rewards() -> None:
     assert "10 r + -5" in after.info.card["rewards"]
 
 
+@pytest.mark.parametrize("options", [("--reward-scale", "3e38"), ("--reward-scale", "2", "--reward-shift", "1e39")])
+def test_convert_refuses_rewards_beyond_float32(options: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["convert", "Pendulum-medium-v0", "a.npz", *options]) == 2
+    assert "lead out of float32" in capsys.readouterr().err
+    assert not Path("a.npz").exists()
+
+
 # --- models of any class ---
 
 
@@ -278,12 +285,20 @@ def test_model_report_of_data(capsys: pytest.CaptureFixture[str]) -> None:
         (["collect", "Pendulum-v1", "a.npz", "--steps", "0"], "--steps must be at least 1"),
         (["collect", "Pendulum-v1", "a.npz", "--steps", "many"], "--steps"),
         (["collect", "Pendulum-v1", "a.npz", "--random-share", "2"], "must lie in [0, 1]"),
-        (["collect", "Hopper-v5", "a.npz", "--model", "cql.zip"], "name the task that it was trained on"),
+        (["collect", "Hopper-v5", "a.npz", "--model", "cql.zip"], "collect in the task that it was trained on"),
+        (["collect", "Pendulum-v1", "a.npz", "--seed", "-1"], "'--seed'"),
+        (["collect", "Pendulum-v1", "a.npz", "--seed", str(2**32)], "'--seed'"),
+        (["evaluate", "cql.zip", "--seed", "-1"], "'--seed'"),
         (["evaluate", "missing.zip"], "there is no such model"),
         (["evaluate", "cql.zip", "--algo", "cqql"], "Did you mean 'cql'"),
         (["evaluate", "cql.zip", "--episodes", "0"], "--episodes must be at least 1"),
         (["convert", "Pendulum-medium-v0", "cql.npz"], "cql.npz exists"),
+        (["convert", "Pendulum-medium-v0", "a.npz", "--reward-scale", "nan"], "--reward-scale nan must be positive"),
+        (["convert", "Pendulum-medium-v0", "a.npz", "--reward-scale", "0"], "--reward-scale 0 must be positive"),
+        (["convert", "Pendulum-medium-v0", "a.npz", "--reward-shift", "inf"], "--reward-shift inf a finite number"),
         (["demo", "--dataset", "nothing-v0"], "nothing-v0"),
+        (["demo", "--steps", "0"], "--steps must be at least 1, got 0"),
+        (["demo", "--eval-freq", "0"], "--eval-freq must be at least 1, got 0"),
         (["model-report", "cql.zip"], "learns no dynamics model"),
         (["model-report", "Pendulum-medium-v0", "--page", "a.pdf"], ".html or .png"),
         (["train", "--algo", "nothing", "--env", "Pendulum-v1"], ""),
@@ -297,6 +312,7 @@ def test_errors_are_one_line(words: list[str], message: str, capsys: pytest.Capt
     assert captured.err.count("\n") == 1
     assert captured.err.startswith("sb3-offline")
     assert message in captured.err
+    assert not Path("a.npz").exists()
 
 
 @pytest.mark.parametrize(

@@ -445,6 +445,24 @@ def test_the_buffer_is_data_and_no_pickle(tmp_path: Path) -> None:
     assert len(other.replay_buffer.observations) == len(data)
 
 
+@pytest.mark.parametrize("name", ["buffer", "buffer.pkl"])
+def test_a_buffer_comes_back_by_the_name_that_was_saved(name: str, tmp_path: Path) -> None:
+    model, path = small(), tmp_path / name
+    model.save_replay_buffer(path)
+    other = CQL("MlpPolicy", "Pendulum-v1", **SMALL)
+    for given in (path, str(path)):
+        other.load_replay_buffer(given)
+        assert other.dataset == str(tmp_path / "buffer.npz")
+    path.write_bytes(b"")  # what is there by that very name goes first
+    with pytest.raises(FileRefused, match=r"buffer\S* is no \.npz or \.hdf5 file"):
+        other.load_replay_buffer(path)
+
+
+def test_a_buffer_that_was_not_saved_is_refused_by_the_given_name(tmp_path: Path) -> None:
+    with pytest.raises(FileRefused, match=r"buffer\.pkl is no \.npz"):
+        small().load_replay_buffer(tmp_path / "buffer.pkl")
+
+
 def test_what_was_collected_online_is_data_too(tmp_path: Path) -> None:
     model = PreQN("MlpPolicy", "Pendulum-v1", **PREQN)
     model.learn_online(30, learning_starts=50)

@@ -13,18 +13,24 @@ from sb3_offline import DROMO
 from sb3_offline.evaluation import demo
 from tests.conftest import FAST_DYNAMICS
 
+QUICK = {
+    "policy_kwargs": {"net_arch": [8]},
+    "batch_size": 16,
+    "dynamics_kwargs": FAST_DYNAMICS | {"max_epochs": 1},
+    "behavior_kwargs": {"hidden_sizes": (8,), "n_steps": 20},
+    "rollout_batch_size": 50,
+}
+
+
+def curve(folder: Path) -> list[list[str]]:
+    with (folder / "learning_curve.csv").open() as file:
+        return list(csv.reader(file))
+
 
 def test_demo_writes_model_logs_and_curve(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = {
-        "policy_kwargs": {"net_arch": [8]},
-        "batch_size": 16,
-        "dynamics_kwargs": FAST_DYNAMICS | {"max_epochs": 1},
-        "behavior_kwargs": {"hidden_sizes": (8,), "n_steps": 20},
-        "rollout_batch_size": 50,
-    }
-    monkeypatch.setattr(demo, "DEMO_OPTIONS", options)
+    monkeypatch.setattr(demo, "DEMO_OPTIONS", QUICK)
     score = demo.run_demo("sb3_offline/Pendulum-medium-replay-v0", 20, 10, seed=0, output=tmp_path / "out")
     printed = capsys.readouterr().out
     assert score is not None
@@ -35,13 +41,29 @@ def test_demo_writes_model_logs_and_curve(
     for name in ("dromo.zip", "learning_curve.csv", "learning_curve.png", "evaluations.npz"):
         assert (tmp_path / "out" / name).stat().st_size > 100 or name.endswith(".csv")
     assert list((tmp_path / "out" / "tensorboard").glob("DROMO_1/events*"))
-    with (tmp_path / "out" / "learning_curve.csv").open() as file:
-        rows = list(csv.reader(file))
-    assert [row[0] for row in rows] == ["step", "10", "20"]
+    assert [row[0] for row in curve(tmp_path / "out")] == ["step", "10", "20"]
     model = DROMO.load(tmp_path / "out" / "dromo", device="cpu")
     observation, _ = gym.make("Pendulum-v1").reset(seed=0)
     action, _ = model.predict(observation, deterministic=True)
     assert -2.0 <= action[0] <= 2.0
+
+
+def test_fewer_steps_than_between_evaluations_are_evaluated_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the end; and the curve is of this run, whatever an earlier one has left in the folder."""
+    monkeypatch.setattr(demo, "DEMO_OPTIONS", QUICK)
+    np.savez(tmp_path / "evaluations.npz", timesteps=[7], results=[[-1.0] * 10])
+    demo.run_demo("sb3_offline/Pendulum-medium-replay-v0", 5, 1000, 0, tmp_path)
+    header, (step, mean_return) = curve(tmp_path)
+    assert (header, step) == (["step", "mean_return"], "5")
+    with np.load(tmp_path / "evaluations.npz") as evaluations:
+        assert float(mean_return) == pytest.approx(evaluations["results"].mean())
+
+
+@pytest.mark.parametrize(("steps", "eval_freq", "option"), [(0, 10, "steps"), (-5, 10, "steps"), (10, 0, "eval-freq")])
+def test_steps_that_are_none_are_refused(steps: int, eval_freq: int, option: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=f"--{option} must be at least 1"):
+        demo.run_demo("sb3_offline/Pendulum-medium-replay-v0", steps, eval_freq, 0, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_unwritable_output_is_refused_before_training(tmp_path: Path) -> None:

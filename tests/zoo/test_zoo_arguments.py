@@ -67,6 +67,8 @@ def test_text_among_hyperparameters_is_quoted(given: str, passed: str) -> None:
         ([*PENDULUM, "-conf", "missing.yml"], "no such file"),
         ([*PENDULUM, "-i", "missing.zip"], "no such .zip file"),
         ([*PENDULUM, "-params", "batch_size"], "must read name:value"),
+        ([*PENDULUM, "--device", "gpu"], "^--device gpu: PyTorch has no such device here"),
+        ([*PENDULUM, "--device=meta"], "^--device meta: PyTorch has no such device here"),
     ],
 )
 def test_what_cannot_apply_is_refused(words: list[str], message: str) -> None:
@@ -86,6 +88,15 @@ def test_a_pickled_buffer_is_not_loaded(tmp_path: Path) -> None:
 def test_enjoy_looks_where_train_saves() -> None:
     assert play_arguments(PENDULUM)[-2:] == ["-f", "logs"]
     assert play_arguments([*PENDULUM, "-f", "mine"]) == [*PENDULUM, "-f", "mine"]
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu", "cuda"])
+def test_devices_pass(device: str) -> None:
+    """SB3 takes the CPU for cuda where there is none."""
+    words = [*PENDULUM, "--device", device]
+    assert train_arguments(words)[: len(words)] == words
+    with pytest.raises(ValueError, match="--device gpu"):
+        play_arguments([*PENDULUM, "--device", "gpu"])
 
 
 def test_plots_name_folders_as_rl_zoo_does() -> None:

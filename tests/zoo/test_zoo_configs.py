@@ -182,6 +182,8 @@ def test_unknown_algorithm_has_no_file() -> None:
     ("change", "error", "message"),
     [
         ({"conservativ_weight": 1.0}, TypeError, "Did you mean 'conservative_weight'"),
+        ({"zzqqxx": 1}, TypeError, r"takes no 'zzqqxx'\. It takes: batch_size, (?!.*_init_setup_model)"),
+        ({"_init_setup_model": False}, TypeError, "takes no '_init_setup_model'"),
         ({"n_timestep": 1}, TypeError, "Did you mean 'n_timesteps'"),
         ({"n_timesteps": None}, ValueError, "has no 'n_timesteps'"),
         ({"policy": None}, ValueError, "has no 'policy'"),

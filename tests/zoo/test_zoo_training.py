@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch as th
 import yaml
 
 from sb3_offline import COMBO, CQL, load_dataset
+from sb3_offline.cli import main
 from sb3_offline.shell.running import run
 
 pytest.importorskip("rl_zoo3")
@@ -62,6 +64,15 @@ def test_schedules_by_name() -> None:
     assert found["qf_learning_rate"](0.75) == pytest.approx(0.375)
     assert found["gamma"] == 0.9
     assert OfflineExperimentManager._preprocess_schedules({"learning_rate": 0.5})["learning_rate"](0.1) == 0.5
+
+
+@pytest.mark.parametrize("name", ["learning_rate", "qf_learning_rate"])
+@pytest.mark.parametrize("text", ["cosine_x", "lin_x", "cosine", "1e-4", "lin_1_2", "cosine_-1", "lin_-1", "lin_nan"])
+def test_schedules_that_are_none(name: str, text: str) -> None:
+    from sb3_offline.zoo.manager import OfflineExperimentManager
+
+    with pytest.raises(ValueError, match=f"^{name}: '{text}' is no schedule. Write lin_1e-4, .* or cosine_1e-4"):
+        OfflineExperimentManager._preprocess_schedules({name: text})
 
 
 def test_registering_twice_is_registering_once() -> None:
@@ -165,6 +176,14 @@ def test_a_file_of_data_and_the_entry_of_its_name(tmp_path: Path, capsys: pytest
         (["--env", "Pendulum-v1"], "Pendulum-v1 has no data of its own"),
         (["--env", "CartPole-v1", "--dataset", "Pendulum-medium-v0"], "does not match that of the data"),
         (["-conf", "bad.yml"], "has no 'n_timesteps'"),
+        (["--device", "gpu"], "--device gpu"),
+        (["-n", "0"], "-n must be at least 1, got 0"),
+        (["-n0"], "-n must be at least 1, got 0"),
+        (["--n-timesteps=-7"], "-n must be at least 1, got -7"),
+        (["--eval-episodes", "0"], "--eval-episodes must be at least 1, got 0"),
+        (["--n-eval-envs", "0"], "--n-eval-envs must be at least 1, got 0"),
+        (["--log-interval", "0"], "--log-interval must be at least 1, got 0"),
+        (["-params", "learning_rate:cosine_x"], "learning_rate: 'cosine_x' is no schedule"),
     ],
 )
 def test_bad_input_is_one_line(
@@ -177,6 +196,19 @@ def test_bad_input_is_one_line(
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("train: ")
     assert message in error
+    assert not Path("cql").exists()  # no folder, which enjoy would take for the latest run
+
+
+def test_the_page_from_logs_to_policy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its commands with fewer steps, and evaluations as often among them: they write the file that it evaluates."""
+    monkeypatch.chdir(tmp_path)
+    page = (Path(__file__).parents[2] / "docs" / "from_logs_to_policy.md").read_text(encoding="utf-8")
+    exec(re.findall(r"```python\n(.*?)```", page, re.DOTALL)[0], {})
+    commands = re.findall(r"^sb3-offline (train .*--algo cql.*|evaluate .*)$", page, re.MULTILINE)
+    assert [command.split()[0] for command in commands] == ["train", "evaluate"]
+    for command in commands:
+        words = re.sub(r"(?<= )(20|2)000\b", r"\g<1>", command).replace("--episodes 50", "--episodes 2").split()
+        assert main([*words, *(["--eval-episodes", "1"] if words[0] == "train" else [])]) == 0
 
 
 @pytest.mark.parametrize(
