@@ -83,3 +83,18 @@ def check_flag(name: str, value: object) -> bool:
     if not isinstance(value, bool):
         raise TypeError(f"{name} must be True or False, got {value!r}.")
     return value
+
+
+def check_entropy(ent_coef: str | float, target_entropy: str | float) -> None:
+    """:raises ValueError: for a temperature or its target that SAC cannot read"""
+    try:
+        if ent_coef != "auto":
+            number = float(ent_coef.removeprefix("auto_")) if isinstance(ent_coef, str) else ent_coef
+            check_number("ent_coef", number, POSITIVE if isinstance(ent_coef, str) else NOT_NEGATIVE)
+        if target_entropy != "auto":
+            check_number("target_entropy", float(target_entropy))
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f'ent_coef must be "auto", "auto_0.1" (learned from 0.1 on) or a number that is not negative, and target_entropy '
+            f'"auto" or a finite number; got {ent_coef!r} and {target_entropy!r}.'
+        ) from error

@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch as th
+from stable_baselines3.common.policies import ContinuousCritic
 
 from sb3_offline.diagnostics.q_function import Parameters, QFunction, flatten, unflatten
 from sb3_offline.diagnostics.td_linearization import Transitions, bellman_residuals, data_vectors
@@ -59,3 +60,17 @@ def normalized_td_step(
         residuals=e,
         squared_norms=squared_norms,
     )
+
+
+def normalized_td_steps(
+    critic: ContinuousCritic, batch: Transitions, learning_rate: float, *, semi_gradient: bool = False
+) -> dict[str, th.Tensor]:
+    """A step of each Q of a critic on its own errors, in place; the mean squared error and normaliser, to be logged."""
+    residuals, norms = [], []
+    for index in range(critic.n_critics):
+        q = QFunction(critic, index)
+        step = normalized_td_step(q, batch, learning_rate, semi_gradient=semi_gradient)
+        q.assign(step.parameters)
+        residuals.append(step.residuals)
+        norms.append(step.squared_norms)
+    return {"critic_loss": th.stack(residuals).square().mean(), "normalizer": 1.0 + th.stack(norms).mean()}

@@ -13,9 +13,9 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.utils import FloatSchedule
 
-from sb3_offline.common.arguments import NOT_NEGATIVE, POSITIVE, UPDATE_RATE, check_flag, check_number
+from sb3_offline.common.arguments import UPDATE_RATE, check_entropy, check_flag, check_number
 from sb3_offline.common.networks import Batch, Logs, SACNetworks
-from sb3_offline.common.normalized_td import normalized_td_step
+from sb3_offline.common.normalized_td import normalized_td_steps
 from sb3_offline.common.online import OnlineFineTuning
 from sb3_offline.common.online_buffer import OfflineOnlineBuffer
 from sb3_offline.common.optimizers import minimize, plain_optimizer_state, polyak, set_learning_rate
@@ -25,7 +25,6 @@ from sb3_offline.common.schedules import check_rate
 from sb3_offline.common.storage import HostDatasetBuffer
 from sb3_offline.common.updates import Call, Execution, UpdateRunner, call_plainly, check_execution
 from sb3_offline.datasets import OfflineDataset
-from sb3_offline.diagnostics.q_function import QFunction
 from sb3_offline.diagnostics.td_linearization import Transitions
 
 CriticUpdate = Literal["adam", "normalized_td"]
@@ -37,21 +36,6 @@ class SACNoise:
 
     next_action: th.Tensor
     action: th.Tensor
-
-
-def check_entropy(ent_coef: str | float, target_entropy: str | float) -> None:
-    """:raises ValueError: for a temperature or its target that SAC cannot read"""
-    try:
-        if ent_coef != "auto":
-            number = float(ent_coef.removeprefix("auto_")) if isinstance(ent_coef, str) else ent_coef
-            check_number("ent_coef", number, POSITIVE if isinstance(ent_coef, str) else NOT_NEGATIVE)
-        if target_entropy != "auto":
-            check_number("target_entropy", float(target_entropy))
-    except (ValueError, TypeError) as error:
-        raise ValueError(
-            f'ent_coef must be "auto", "auto_0.1" (learned from 0.1 on) or a number that is not negative, and target_entropy '
-            f'"auto" or a finite number; got {ent_coef!r} and {target_entropy!r}.'
-        ) from error
 
 
 class OfflineSAC(OnlineFineTuning):
@@ -256,14 +240,7 @@ class OfflineSAC(OnlineFineTuning):
             next_actions.squeeze(1),
         )
         rate = self.qf_lr_schedule(self._current_progress_remaining)
-        residuals, norms = [], []
-        for index in range(self.critic.n_critics):
-            q = QFunction(self.critic, index)
-            step = normalized_td_step(q, transitions, rate, semi_gradient=self.semi_gradient)
-            q.assign(step.parameters)
-            residuals.append(step.residuals)
-            norms.append(step.squared_norms)
-        return {"critic_loss": th.stack(residuals).square().mean(), "normalizer": 1.0 + th.stack(norms).mean()}
+        return normalized_td_steps(self.critic, transitions, rate, semi_gradient=self.semi_gradient)
 
     def after_critic_step(self, logs: Logs) -> None:
         """Called with the critics' logs; a learned conservative weight takes its step here."""
