@@ -14,6 +14,7 @@ import torch as th
 import sb3_offline  # noqa: F401  (registers the packaged ids)
 
 th.set_num_threads(1)  # small networks: threads only wait for each other
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # in the programs that tests start, too
 FAST_DYNAMICS = {"hidden_sizes": (32, 32), "n_members": 3, "n_elites": 2, "max_epochs": 3, "weight_decay": 1e-5}
 FAST: dict[str, Any] = {"policy_kwargs": {"net_arch": [32, 32]}, "batch_size": 64, "seed": 0, "device": "cpu"}
 FAST_MODEL_BASED = FAST | {
