@@ -27,7 +27,8 @@ def named_target(path: str | Path) -> Iterator[None]:
     """
     try:
         yield
-    except OSError as error:
+    except OSError as raised:
+        error = raised.__cause__ if isinstance(raised.__cause__, OSError) else raised  # the system's, under a target's within
         why = f"{path} could not be written ({error.strerror or error}); what was there before is unchanged"
         named = type(error)(f"{why}; {_REMEDIES.get(type(error), 'free some space, or take another path')}.")
         named.errno = error.errno

@@ -18,6 +18,7 @@ from sb3_offline.common.networks import Batch, Logs, Normalizer
 from sb3_offline.common.observations import Observations
 from sb3_offline.common.offline_algorithm import OfflineAlgorithm
 from sb3_offline.common.optimizers import minimize, polyak
+from sb3_offline.common.signature import check_policy_kwargs
 from sb3_offline.datasets.sources import Source
 
 # What the algorithms for continuous actions take, and why there is none of it here
@@ -82,7 +83,7 @@ class OfflineDQN(OfflineAlgorithm, DQN):
         target_update_interval: int = 1,
         **kwargs: Any,
     ):
-        if isinstance((kwargs.get("policy_kwargs") or {}).get("net_arch"), Mapping):
+        if isinstance(check_policy_kwargs(kwargs.get("policy_kwargs")).get("net_arch"), Mapping):
             raise ValueError("policy_kwargs: net_arch is of one Q-network here, a list such as [256, 256].")
         kwargs |= {"learning_rate": learning_rate, "tau": check_number("tau", tau, UPDATE_RATE)}
         kwargs["target_update_interval"] = check_count("target_update_interval", target_update_interval)

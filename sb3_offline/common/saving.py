@@ -128,14 +128,13 @@ class SafeFiles(OffPolicyAlgorithm):
         if header is not None:
             file.check(header, cls.__name__)
             given = file.hyperparameters(cls, given, is_trusted(trust))
+            cls.check_arguments(dict.fromkeys(kwargs.keys() - given.keys()))  # type: ignore[attr-defined]
         elif not is_trusted(trust):
             raise FileRefused(
                 f"{name} is pickled: it was saved by an older sb3_offline, or is another library's. Loading it can run any "
                 f"code. If you trust who wrote it: {cls.__name__}.load(path, trust=True), then save it again."
             )
         tensors = file.tensors()
-        for argument in kwargs.keys() - (given.keys() if header is not None else kwargs.keys()):
-            cls.check_arguments({argument: None})  # type: ignore[attr-defined]
         if env is not None and not isinstance(env, str) and carries_data(env):
             kwargs = {"dataset": None} | kwargs
         if isinstance(env, str):
@@ -149,9 +148,9 @@ class SafeFiles(OffPolicyAlgorithm):
         except Exception as error:  # of hyperparameters and tensors that do not belong together
             cause = error.__context__ or error
             what = " ".join(str(cause).split())[:300]
-            given_by_name = f" with the given {', '.join(sorted({**kwargs, **(custom_objects or {})}))}"
-            changed = given_by_name if kwargs or custom_objects else ""
-            raise FileRefused(f"{name} does not make a {cls.__name__}{changed}: {type(cause).__name__}: {what}") from error
+            changed = sorted({**kwargs, **(custom_objects or {})})
+            changes = f" with the given {', '.join(changed)}" if changed else ""
+            raise FileRefused(f"{name} does not make a {cls.__name__}{changes}: {type(cause).__name__}: {what}") from error
 
     def set_parameters(
         self, load_path_or_dict: str | TensorDict, exact_match: bool = True, device: th.device | str = "auto"

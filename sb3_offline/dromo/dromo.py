@@ -96,8 +96,6 @@ class DROMO(COMBO):
         if actor_regularizer == "svpg" and kwargs.get("bc_warmup_steps", 0) > 0:
             raise ValueError("bc_warmup_steps clones into one actor; actor_regularizer='svpg' has many: leave one out.")
         rule = actor_rule(actor_regularizer, actor_kwargs or {})
-        if isinstance(rule, SVPG) and kwargs.get("batch_size", 256) < rule.n_particles:
-            raise ValueError(f"n_particles={rule.n_particles} needs a batch_size of at least as many: each gets a row.")
         if auto_real_ratio and kwargs.get("execution") == "compile":
             raise ValueError("auto_real_ratio moves f, which torch.compile takes for a constant: execution='eager'.")
         self.robustness = robustness
@@ -115,6 +113,8 @@ class DROMO(COMBO):
         split_behavior_kwargs(behavior_kwargs)  # refuses bad options now
         self.behavior_kwargs = dict(behavior_kwargs or {})
         super().__init__(*args, rollout_policy=rollout_policy, **kwargs)
+        if isinstance(rule, SVPG) and self.batch_size < rule.n_particles:
+            raise ValueError(f"n_particles={rule.n_particles} needs a batch_size of at least as many: each gets a row.")
 
     # --- set up ---
 

@@ -16,6 +16,7 @@ from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 
+from sb3_offline.common.arguments import check_count
 from sb3_offline.common.schedules import hold_then_decay
 from sb3_offline.datasets import DatasetInfo
 from sb3_offline.dromo import DROMO
@@ -66,9 +67,8 @@ def run_demo(dataset: str, steps: int | None, eval_freq: int, seed: int, output:
     :raises OSError: if the folder cannot be written.
     """
     steps = DEMO_STEPS if steps is None else steps
-    for option, number in (("--steps", steps), ("--eval-freq", eval_freq)):
-        if number < 1:
-            raise ValueError(f"{option} must be at least 1, got {number}.")
+    check_count("--steps", steps)
+    check_count("--eval-freq", eval_freq)
     check_writable(output)
     th.set_num_threads(1)  # with networks this small, threads only wait for each other
     console = Console()

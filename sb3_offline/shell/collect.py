@@ -11,6 +11,7 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecNormalize
 from tqdm import tqdm
 
+from sb3_offline.common.arguments import Interval, check_count, check_number
 from sb3_offline.datasets import OfflineDataset, load_dataset
 from sb3_offline.datasets.images import other_layout
 from sb3_offline.shell.models import RandomPolicy, SavedModel
@@ -36,10 +37,8 @@ def collect(
     :param random_share: probability that an action is uniformly random instead, in [0, 1]
     :raises ValueError: for a number out of range, or a model of another task
     """
-    if steps < 1:
-        raise ValueError(f"--steps must be at least 1, got {steps}.")
-    if not 0 <= random_share <= 1:
-        raise ValueError(f"--random-share must lie in [0, 1], got {random_share}.")
+    check_count("--steps", steps)
+    check_number("--random-share", random_share, Interval(0.0, 1.0))
     if not isinstance(env.observation_space, (spaces.Box, spaces.Discrete)):
         raise ValueError(f"Observations in {env.observation_space} cannot be kept as one array: flatten them first.")
     seen: Any = None if saved is None else saved.model.observation_space

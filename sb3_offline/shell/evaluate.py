@@ -10,6 +10,7 @@ import numpy as np
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 
+from sb3_offline.common.arguments import check_count
 from sb3_offline.datasets import DatasetError, DatasetInfo, open_dataset
 from sb3_offline.shell.models import SavedModel
 from sb3_offline.zoo.envs import register_minari_envs, resolve_env_id
@@ -55,8 +56,7 @@ def evaluate(
 
     :raises ValueError: if the model is for another task
     """
-    if episodes < 1:
-        raise ValueError(f"--episodes must be at least 1, got {episodes}.")
+    check_count("--episodes", episodes)
     if saved.model.observation_space.shape != env.observation_space.shape:
         raise ValueError(f"The model sees {saved.model.observation_space}, but {env} shows {env.observation_space}.")
     venv = saved.vec_env(Monitor(env))

@@ -84,6 +84,7 @@ def test_rates() -> None:
         (CQL, {"policy_kwargs": {"activation_fn": th.nn.ReLU()}}, "activation_fn must be a class"),
         (CQL, {"policy_kwargs": {"optimizer_class": "adam"}}, "optimizer_class must be a class"),
         (OfflineSAC, {"semi_gradient": 1}, "semi_gradient"),
+        (DiscreteCQL, {"policy_kwargs": "x"}, "policy_kwargs must be a dict"),
         (DiscreteCQL, {"policy_kwargs": {"net_arch": {"pi": [4]}}}, r"net_arch is of one Q-network here, a list"),
         (DiscreteCQL, {"target_update_interval": 2.5}, "target_update_interval must be a whole number"),
         (COMBO, {"real_ratio": "x"}, "real_ratio must be a number"),

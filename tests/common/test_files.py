@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 import pytest
 import torch as th
 
-from sb3_offline.common.atomic import draft_of, write_atomically
+from sb3_offline.common.atomic import draft_of, named_target, write_atomically
 from sb3_offline.common.checksum import DamagedFileError, read_checked, read_label, write_checked
 
 
@@ -54,6 +54,13 @@ def test_a_failing_sync_counts_as_a_failed_write(tmp_path: Path, monkeypatch: py
     with pytest.raises(OSError, match="No space left on device"):
         write_atomically(tmp_path / "file", lambda file: file.write(b"new"))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_outermost_target_is_named_with_the_systems_reason() -> None:
+    said = pytest.raises(OSError, match=r"^outer could not be written \(No space left on device\); what")
+    with said as error, named_target("outer"), named_target("middle"), named_target("inner"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert error.value.errno == errno.ENOSPC
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
