@@ -26,10 +26,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from benchmarks.run import RESULTS, machine
-from sb3_offline.common.precision import Precision
 from sb3_offline.dynamics import EnsembleDynamics, rollout
 from sb3_offline.dynamics.epoch import train_batches
 from sb3_offline.dynamics.rules import never_ended
+from sb3_offline.execution.precision import Precision
 from sb3_offline.shell.consoles import print_whole
 
 OBSERVATION_DIM, ACTION_DIM, N_MEMBERS, WIDTH, DEPTH, BATCH_SIZE = 11, 3, 7, 200, 4, 256

@@ -28,8 +28,8 @@ from rich.table import Table
 
 from benchmarks.run import RESULTS, machine
 from benchmarks.speed_dynamics import CLOCKS, seconds, set_clock
+from sb3_offline.buffers.storage import Storage
 from sb3_offline.common.offline_sac import OfflineSAC
-from sb3_offline.common.storage import Storage
 from sb3_offline.datasets import DatasetInfo, MappedWriter, SpacesOnlyEnv
 from sb3_offline.shell.consoles import print_whole
 

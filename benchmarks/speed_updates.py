@@ -22,9 +22,9 @@ from benchmarks.turns import Contender, take_turns
 from sb3_offline import COMBO, CQL, DROMO, MOPO
 from sb3_offline.common.model_based import ModelBasedAlgorithm
 from sb3_offline.common.offline_sac import OfflineSAC
-from sb3_offline.common.precision import Precision, available_precision
-from sb3_offline.common.updates import Execution
 from sb3_offline.datasets import DatasetInfo, OfflineDataset, SpacesOnlyEnv
+from sb3_offline.execution.precision import Precision, available_precision
+from sb3_offline.execution.updates import Execution
 
 OBSERVATION_DIM, ACTION_DIM, EPISODE, N_ROWS, BATCH_SIZE, WIDTH = 11, 3, 1000, 100_000, 256, 256
 

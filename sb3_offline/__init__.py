@@ -1,10 +1,10 @@
 """Offline reinforcement learning for Stable-Baselines3."""
 
 from sb3_offline.combo import COMBO, DiscreteCOMBO
-from sb3_offline.common.divergence_guard import DivergenceGuard
 from sb3_offline.common.offline_sac import OfflineSAC
 from sb3_offline.cql import CQL, DiscreteCQL
 from sb3_offline.datasets import OfflineDataset, load_dataset, make_env, register_envs
+from sb3_offline.diagnostics.divergence_guard import DivergenceGuard
 from sb3_offline.dromo import DROMO, DiscreteDROMO
 from sb3_offline.evaluation import OfflineEvalCallback
 from sb3_offline.mopo import MOPO

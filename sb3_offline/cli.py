@@ -283,7 +283,7 @@ def model_report(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit status is 0, or 2 with one line that says what is wrong."""
-    from sb3_offline.shell.running import USER_ERRORS, report
+    from sb3_offline.zoo.running import USER_ERRORS, report
 
     words = list(sys.argv[1:] if argv is None else argv)
     name = " ".join(["sb3-offline", *words[:1]])

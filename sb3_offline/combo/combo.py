@@ -8,10 +8,10 @@ import numpy as np
 import torch as th
 
 from sb3_offline.common.model_based_sac import ModelBasedSAC
-from sb3_offline.common.networks import Batch, Logs, SACNetworks
 from sb3_offline.cql.conservative import Conservatism
 from sb3_offline.cql.cql import CQL, CQLNoise
 from sb3_offline.datasets import OfflineDataset
+from sb3_offline.networks.networks import Batch, Logs, SACNetworks
 
 PenaltyStates = Literal["model", "mix"]
 

@@ -6,9 +6,9 @@ from typing import Any, ClassVar
 
 from sb3_offline.combo.combo import COMBO
 from sb3_offline.common.model_based_dqn import ModelBasedDQN
-from sb3_offline.common.networks import Batch
 from sb3_offline.cql.conservative import Conservatism
 from sb3_offline.cql.discrete_cql import DiscreteCQL
+from sb3_offline.networks.networks import Batch
 
 
 class DiscreteCOMBO(ModelBasedDQN, DiscreteCQL):

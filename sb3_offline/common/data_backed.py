@@ -12,10 +12,10 @@ from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
 
 import sb3_offline
-from sb3_offline.common.observations import has_images
 from sb3_offline.datasets import DatasetInfo, OfflineDataset, SpacesOnlyEnv, open_dataset
 from sb3_offline.datasets.envs import task_of
 from sb3_offline.datasets.sources import Source
+from sb3_offline.networks.observations import has_images
 
 _NO_DATA = (
     "No data to learn from. Give one of: dataset=... (a packaged or Minari id, an .hdf5 or .npz file, a dict of arrays, a "

@@ -11,12 +11,9 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.preprocessing import get_flattened_obs_dim
 
 import sb3_offline
-from sb3_offline.common.arguments import INSIDE_UNIT, check_count, check_flag, check_number
-from sb3_offline.common.buffers import ModelRolloutBuffer
-from sb3_offline.common.interrupt import deferred_interrupts
-from sb3_offline.common.networks import Batch
+from sb3_offline.arguments import INSIDE_UNIT, check_count, check_flag, check_number
+from sb3_offline.buffers.buffers import ModelRolloutBuffer
 from sb3_offline.common.offline_algorithm import OfflineAlgorithm
-from sb3_offline.common.precision import Precision
 from sb3_offline.datasets import OfflineDataset
 from sb3_offline.datasets.checks import pass_gate
 from sb3_offline.dynamics import DynamicsConfig, EpochStats, Rollout, TerminationFn, resolve_termination, rollout
@@ -25,6 +22,9 @@ from sb3_offline.dynamics.cache import cache_folder, cache_key, load_dynamics, s
 from sb3_offline.dynamics.fit_checkpoint import FitCheckpoint
 from sb3_offline.dynamics.report import ModelReport, model_report
 from sb3_offline.dynamics.world import build_dynamics, fit_termination, fit_world, needs_head
+from sb3_offline.execution.precision import Precision
+from sb3_offline.networks.networks import Batch
+from sb3_offline.training.interrupt import deferred_interrupts
 
 RolloutPolicy = Literal["current", "target", "uniform"]
 

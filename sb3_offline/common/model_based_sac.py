@@ -9,10 +9,10 @@ from typing import Any
 import torch as th
 from stable_baselines3.sac.policies import Actor
 
-from sb3_offline.common.buffers import unscale_actions
+from sb3_offline.buffers.buffers import unscale_actions
 from sb3_offline.common.model_based import ModelBasedAlgorithm
 from sb3_offline.common.offline_sac import OfflineSAC
-from sb3_offline.common.optimizers import polyak
+from sb3_offline.execution.optimizers import polyak
 
 
 class ModelBasedSAC(ModelBasedAlgorithm, OfflineSAC):

@@ -15,29 +15,29 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import safe_mean
 
-from sb3_offline.common.arguments import POSITIVE, Interval, check_count, check_flag, check_number, check_steps
-from sb3_offline.common.buffers import OfflineDatasetBuffer
+from sb3_offline.arguments import POSITIVE, Interval, check_count, check_flag, check_number, check_steps
+from sb3_offline.buffers.buffers import OfflineDatasetBuffer
+from sb3_offline.buffers.statistics import fill_statistics
+from sb3_offline.buffers.storage import Storage, check_storage, make_dataset_buffer
 from sb3_offline.common.data_backed import DataBacked
-from sb3_offline.common.health import TrainingDivergedError, non_finite_parameter
-from sb3_offline.common.log_sums import LogSums
-from sb3_offline.common.model_file import FilePath
-from sb3_offline.common.networks import Normalizer, vec_normalizer
-from sb3_offline.common.observations import check_actions, check_observations
-from sb3_offline.common.precision import Precision
-from sb3_offline.common.resume import Continuation, open_checkpoint
-from sb3_offline.common.rng import Streams
-from sb3_offline.common.run import Run
 from sb3_offline.common.saving import SafeFiles, zip_path
-from sb3_offline.common.schedules import check_rate
 from sb3_offline.common.signature import check_arguments, check_policy_kwargs, merge_signature, named_policy_kwargs
-from sb3_offline.common.statistics import fill_statistics
-from sb3_offline.common.storage import Storage, check_storage, make_dataset_buffer
-from sb3_offline.common.tensorboard import open_run
-from sb3_offline.common.time_estimate import TimeEstimate
 from sb3_offline.datasets import OfflineDataset
 from sb3_offline.datasets.checks import pass_gate
 from sb3_offline.datasets.sources import Source
 from sb3_offline.deployment import Deployable
+from sb3_offline.execution.precision import Precision
+from sb3_offline.files.model_file import FilePath
+from sb3_offline.networks.networks import Normalizer, vec_normalizer
+from sb3_offline.networks.observations import check_actions, check_observations
+from sb3_offline.training.health import TrainingDivergedError, non_finite_parameter
+from sb3_offline.training.log_sums import LogSums
+from sb3_offline.training.resume import Continuation, open_checkpoint
+from sb3_offline.training.rng import Streams
+from sb3_offline.training.run import Run
+from sb3_offline.training.schedules import check_rate
+from sb3_offline.training.tensorboard import open_run
+from sb3_offline.training.time_estimate import TimeEstimate
 
 SelfOffline = TypeVar("SelfOffline", bound="OfflineAlgorithm")
 
@@ -60,7 +60,7 @@ class OfflineAlgorithm(DataBacked, Deployable, SafeFiles):
         dynamics and evaluation keep the task's own rewards.
     :param reward_shift: A constant a step: where episodes can terminate it pays for (or against) staying alive.
     :param storage: Where the data lie during training: "device", "memory", "mmap" (a folder of .npy files, read row by row)
-        or "auto", see :mod:`sb3_offline.common.storage`.
+        or "auto", see :mod:`sb3_offline.buffers.storage`.
     :param check_data: Refuse data that cannot be right, and warn of what looks wrong, before training (the data gate).
     :param tensorboard_log: Folder for TensorBoard.
     :param policy_kwargs: Passed to the policy, as in SB3 (``net_arch``, ``activation_fn``, ...).

@@ -13,13 +13,13 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from stable_baselines3.common.utils import FloatSchedule
 from stable_baselines3.dqn.policies import DQNPolicy
 
-from sb3_offline.common.arguments import UPDATE_RATE, check_count, check_number
-from sb3_offline.common.networks import Batch, Logs, Normalizer
-from sb3_offline.common.observations import Observations
+from sb3_offline.arguments import UPDATE_RATE, check_count, check_number
 from sb3_offline.common.offline_algorithm import OfflineAlgorithm
-from sb3_offline.common.optimizers import minimize, polyak
 from sb3_offline.common.signature import check_policy_kwargs
 from sb3_offline.datasets.sources import Source
+from sb3_offline.execution.optimizers import minimize, polyak
+from sb3_offline.networks.networks import Batch, Logs, Normalizer
+from sb3_offline.networks.observations import Observations
 
 # What the algorithms for continuous actions take, and why there is none of it here
 CONTINUOUS_ONLY = {

@@ -13,19 +13,19 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.utils import FloatSchedule
 
-from sb3_offline.common.arguments import UPDATE_RATE, check_entropy, check_flag, check_number
-from sb3_offline.common.networks import Batch, Logs, SACNetworks
-from sb3_offline.common.normalized_td import normalized_td_steps
+from sb3_offline.arguments import UPDATE_RATE, check_entropy, check_flag, check_number
+from sb3_offline.buffers.online_buffer import OfflineOnlineBuffer
+from sb3_offline.buffers.storage import HostDatasetBuffer
 from sb3_offline.common.online import OnlineFineTuning
-from sb3_offline.common.online_buffer import OfflineOnlineBuffer
-from sb3_offline.common.optimizers import minimize, plain_optimizer_state, polyak, set_learning_rate
-from sb3_offline.common.policies import POLICIES, OfflineSACPolicy
-from sb3_offline.common.precision import Precision
-from sb3_offline.common.schedules import check_rate
-from sb3_offline.common.storage import HostDatasetBuffer
-from sb3_offline.common.updates import Call, Execution, UpdateRunner, call_plainly, check_execution
 from sb3_offline.datasets import OfflineDataset
-from sb3_offline.diagnostics.td_linearization import Transitions
+from sb3_offline.execution.optimizers import minimize, plain_optimizer_state, polyak, set_learning_rate
+from sb3_offline.execution.precision import Precision
+from sb3_offline.execution.updates import Call, Execution, UpdateRunner, call_plainly, check_execution
+from sb3_offline.linearization.normalized_td import normalized_td_steps
+from sb3_offline.linearization.td_linearization import Transitions
+from sb3_offline.networks.networks import Batch, Logs, SACNetworks
+from sb3_offline.networks.policies import POLICIES, OfflineSACPolicy
+from sb3_offline.training.schedules import check_rate
 
 CriticUpdate = Literal["adam", "normalized_td"]
 
@@ -42,7 +42,7 @@ class OfflineSAC(OnlineFineTuning):
     """
     Soft Actor-Critic (Haarnoja et al. 2018) on a fixed dataset, the parent of the conservative algorithms. What
     it shares with all algorithms is in :class:`~sb3_offline.common.offline_algorithm.OfflineAlgorithm`; its policy is
-    :class:`~sb3_offline.common.policies.OfflineSACPolicy`, with ``policy_kwargs`` of its own.
+    :class:`~sb3_offline.networks.policies.OfflineSACPolicy`, with ``policy_kwargs`` of its own.
 
     :param learning_rate: Of the actor and the temperature; a number or a schedule.
     :param qf_learning_rate: Of the critics.
@@ -51,10 +51,10 @@ class OfflineSAC(OnlineFineTuning):
     :param target_entropy: Target of the learned temperature; "auto" is minus the number of action dimensions.
     :param entropy_backup: Subtract the entropy term from the critics' target too (SAC's form).
     :param critic_update: "adam", or "normalized_td": w <- w - lambda sum_j d_j e_j / (1 + d_j^T d_j)^2 over the batch, with
-        lambda = ``qf_learning_rate`` and the critic's own bootstrap (see :mod:`sb3_offline.common.normalized_td`).
+        lambda = ``qf_learning_rate`` and the critic's own bootstrap (see :mod:`sb3_offline.linearization.normalized_td`).
     :param semi_gradient: In "normalized_td", d = grad Q(s, a) instead of the gradient of the whole TD residual.
     :param execution: How an update is run: "eager", "compile" (torch.compile), "cuda_graph" (captured once, then replayed), or
-        "auto": cuda_graph on a GPU, else eager. The numbers agree to rounding (see :mod:`sb3_offline.common.updates`).
+        "auto": cuda_graph on a GPU, else eager. The numbers agree to rounding (see :mod:`sb3_offline.execution.updates`).
     :param precision: Of the networks' matrix products: "float32", "tf32" (GPUs) or "bf16"; weights stay float32.
     """
 

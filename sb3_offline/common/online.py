@@ -12,15 +12,15 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import FloatSchedule
 
-from sb3_offline.common.arguments import Interval, check_count, check_number, check_steps
+from sb3_offline.arguments import Interval, check_count, check_number, check_steps
+from sb3_offline.buffers.online_buffer import OfflineOnlineBuffer
+from sb3_offline.buffers.statistics import fill_statistics
 from sb3_offline.common.offline_algorithm import OfflineAlgorithm
-from sb3_offline.common.online_buffer import OfflineOnlineBuffer
-from sb3_offline.common.optimizers import plain_optimizer_state
-from sb3_offline.common.policies import POLICIES, OfflineSACPolicy
-from sb3_offline.common.statistics import fill_statistics
-from sb3_offline.common.updates import UpdateRunner
 from sb3_offline.datasets import SpacesOnlyEnv
 from sb3_offline.datasets.checks import pass_gate
+from sb3_offline.execution.optimizers import plain_optimizer_state
+from sb3_offline.execution.updates import UpdateRunner
+from sb3_offline.networks.policies import POLICIES, OfflineSACPolicy
 
 SelfOnline = TypeVar("SelfOnline", bound="OnlineFineTuning")
 

@@ -20,14 +20,14 @@ from stable_baselines3.common.save_util import open_path
 from stable_baselines3.common.type_aliases import GymEnv, TensorDict
 
 import sb3_offline
-from sb3_offline.common.archives import BoundedNetworks, FileRefused
-from sb3_offline.common.atomic import write_atomically
+from sb3_offline.buffers.online_buffer import OfflineOnlineBuffer
 from sb3_offline.common.data_backed import carries_data
-from sb3_offline.common.encoding import NotPlain, encode
-from sb3_offline.common.model_file import FORMAT, HEADER, PICKLED, PLAIN, FilePath, ModelFile, name_of
-from sb3_offline.common.online_buffer import OfflineOnlineBuffer
 from sb3_offline.datasets import open_dataset
 from sb3_offline.datasets.offline_dataset import ARRAY_NAMES
+from sb3_offline.files.archives import BoundedNetworks, FileRefused
+from sb3_offline.files.atomic import write_atomically
+from sb3_offline.files.encoding import NotPlain, encode
+from sb3_offline.files.model_file import FORMAT, HEADER, PICKLED, PLAIN, FilePath, ModelFile, name_of
 
 SelfSafeFiles = TypeVar("SelfSafeFiles", bound="SafeFiles")
 

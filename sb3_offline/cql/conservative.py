@@ -7,10 +7,10 @@ from typing import Any, ClassVar, Literal
 
 import torch as th
 
-from sb3_offline.common.arguments import NOT_NEGATIVE, check_number
-from sb3_offline.common.networks import Batch, Logs
+from sb3_offline.arguments import NOT_NEGATIVE, check_number
 from sb3_offline.common.offline_algorithm import OfflineAlgorithm
-from sb3_offline.common.optimizers import minimize
+from sb3_offline.execution.optimizers import minimize
+from sb3_offline.networks.networks import Batch, Logs
 
 Conservatism = Literal["logsumexp", "rho", "expectation"]
 

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import torch as th
 
-from sb3_offline.common.arguments import check_count, check_flag
-from sb3_offline.common.networks import Batch, Logs, SACNetworks
-from sb3_offline.common.observations import take_rows
+from sb3_offline.arguments import check_count, check_flag
+from sb3_offline.buffers.returns import returns_to_go
 from sb3_offline.common.offline_sac import OfflineSAC, SACNoise
-from sb3_offline.common.returns import returns_to_go
 from sb3_offline.cql.conservative import ConservativePenalty
 from sb3_offline.datasets import OfflineDataset
+from sb3_offline.networks.networks import Batch, Logs, SACNetworks
+from sb3_offline.networks.observations import take_rows
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch as th
 
-from sb3_offline.common.networks import Batch
-from sb3_offline.common.observations import take_rows
 from sb3_offline.common.offline_dqn import DQNNetworks, OfflineDQN
 from sb3_offline.cql.conservative import ConservativePenalty
+from sb3_offline.networks.networks import Batch
+from sb3_offline.networks.observations import take_rows
 
 
 class DiscreteCQL(ConservativePenalty, OfflineDQN):

@@ -11,12 +11,12 @@ from gymnasium import spaces
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.preprocessing import get_action_dim, get_flattened_obs_dim
 
-from sb3_offline.common.buffers import scale_actions
-from sb3_offline.common.observations import has_images
-from sb3_offline.common.rng import Streams
+from sb3_offline.buffers.buffers import scale_actions
 from sb3_offline.datasets import OfflineDataset
 from sb3_offline.deployment.onnx import export_onnx
 from sb3_offline.deployment.ood import OODDetector
+from sb3_offline.networks.observations import has_images
+from sb3_offline.training.rng import Streams
 
 if TYPE_CHECKING:
     from sb3_offline.common.offline_algorithm import OfflineAlgorithm

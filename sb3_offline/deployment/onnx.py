@@ -14,7 +14,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.sac.policies import SACPolicy
 
-from sb3_offline.common.atomic import draft_of
+from sb3_offline.files.atomic import draft_of
 
 if TYPE_CHECKING:
     from sb3_offline.common.offline_algorithm import OfflineAlgorithm

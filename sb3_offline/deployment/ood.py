@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import torch as th
 from torch import nn
 
-from sb3_offline.common.behavior_fit import fit_behavior_policy
-from sb3_offline.common.behavior_policy import BehaviorPolicy
+from sb3_offline.behavior.behavior_fit import fit_behavior_policy
+from sb3_offline.behavior.behavior_policy import BehaviorPolicy
 from sb3_offline.dynamics import Forecast
 from sb3_offline.dynamics.penalties import ensemble_std
 
@@ -61,7 +61,7 @@ class OODDetector(nn.Module):
         :param observations: (N, D), raw.
         :param actions: (N, A), scaled to [-1, 1].
         :param raw_actions: (N, A), as the dynamics model takes them.
-        :param behavior_kwargs: Of :func:`~sb3_offline.common.behavior_fit.fit_behavior_policy`.
+        :param behavior_kwargs: Of :func:`~sb3_offline.behavior.behavior_fit.fit_behavior_policy`.
         """
         optimizer = th.optim.Adam(self.behavior_policy.parameters(), lr=1e-3)
         fit_behavior_policy(self.behavior_policy, optimizer, observations, actions, generator=generator, **behavior_kwargs)

@@ -21,14 +21,14 @@ from sb3_offline.diagnostics.probe import (
     target_critic,
     trained_critic,
 )
-from sb3_offline.diagnostics.q_function import (
+from sb3_offline.linearization.q_function import (
     NonFiniteKernelError,
     Parameters,
     QFunction,
     as_float64,
     evaluation_mode,
 )
-from sb3_offline.diagnostics.td_linearization import data_vectors, excitation, linearize
+from sb3_offline.linearization.td_linearization import data_vectors, excitation, linearize
 
 
 class ProbeCallback(BaseCallback):

@@ -1,5 +1,5 @@
 """
-The neural tangent kernel of a critic (:mod:`~sb3_offline.diagnostics.kernels`), and the divergence conditions read from it.
+The neural tangent kernel of a critic (:mod:`~sb3_offline.linearization.kernels`), and the divergence conditions read from it.
 
 Equation numbers are those of Achiam, Knight and Abbeel 2019, "Towards Characterizing Divergence in Deep Q-Learning".
 A kernel K is (N, N) and a distribution rho has N entries; the algebra is in float64.
@@ -12,8 +12,8 @@ from typing import TypeAlias
 import torch as th
 from numpy.typing import ArrayLike
 
-from sb3_offline.diagnostics.kernels import jacobian, kernel, transition_kernels
-from sb3_offline.diagnostics.q_function import NonFiniteKernelError, as_float64
+from sb3_offline.linearization.kernels import jacobian, kernel, transition_kernels
+from sb3_offline.linearization.q_function import NonFiniteKernelError, as_float64
 
 Array: TypeAlias = th.Tensor | ArrayLike
 

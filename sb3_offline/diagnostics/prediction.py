@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch as th
 
 from sb3_offline.diagnostics.ntk import Array
-from sb3_offline.diagnostics.q_function import as_float64
+from sb3_offline.linearization.q_function import as_float64
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import DictReplayBufferSamples, ReplayBufferSamples
 from torch import nn
 
-from sb3_offline.common.observations import take_rows
-from sb3_offline.diagnostics.q_function import as_float64, evaluation_mode
-from sb3_offline.diagnostics.td_linearization import Transitions
+from sb3_offline.linearization.q_function import as_float64, evaluation_mode
+from sb3_offline.linearization.td_linearization import Transitions
+from sb3_offline.networks.observations import take_rows
 
 Samples = ReplayBufferSamples | DictReplayBufferSamples
 QLearner: TypeAlias = DQN | SAC | TD3

@@ -12,9 +12,9 @@ import torch as th
 import torch.nn.functional as F
 from stable_baselines3.sac.policies import Actor, SACPolicy
 
-from sb3_offline.common.networks import Logs
-from sb3_offline.common.optimizers import minimize
 from sb3_offline.dromo.particles import ParticleActor, with_particles
+from sb3_offline.execution.optimizers import minimize
+from sb3_offline.networks.networks import Logs
 
 ActorRegularizer = Literal["entropy", "svpg", "natural"]
 

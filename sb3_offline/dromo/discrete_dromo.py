@@ -8,18 +8,18 @@ from typing import Any
 import torch as th
 from stable_baselines3.common.preprocessing import get_flattened_obs_dim
 
+from sb3_offline.arguments import NOT_NEGATIVE, check_flag, check_number
+from sb3_offline.behavior.behavior_fit import fit_behavior_policy
+from sb3_offline.behavior.discrete_behavior_policy import DiscreteBehaviorPolicy
+from sb3_offline.behavior.visitation import VisitationMode, make_visitation
+from sb3_offline.behavior.visits import CountScale
 from sb3_offline.combo.discrete_combo import DiscreteCOMBO
-from sb3_offline.common.arguments import NOT_NEGATIVE, check_flag, check_number
-from sb3_offline.common.behavior_fit import fit_behavior_policy
-from sb3_offline.common.discrete_behavior_policy import DiscreteBehaviorPolicy
 from sb3_offline.common.model_based import RolloutPolicy
-from sb3_offline.common.networks import Batch, Logs
 from sb3_offline.common.offline_dqn import DQNNetworks, one_hot
-from sb3_offline.common.visitation import VisitationMode, make_visitation
-from sb3_offline.common.visits import CountScale
 from sb3_offline.datasets import OfflineDataset
 from sb3_offline.dromo.options import split_behavior_kwargs, warn_if_unused
 from sb3_offline.dromo.robustness import smoothing, spread_logs
+from sb3_offline.networks.networks import Batch, Logs
 
 
 class DiscreteDROMONetworks(DQNNetworks):

@@ -9,14 +9,13 @@ import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.preprocessing import get_action_dim, get_flattened_obs_dim
 
+from sb3_offline.arguments import check_flag
+from sb3_offline.behavior.behavior_fit import fit_behavior_policy
+from sb3_offline.behavior.behavior_policy import BehaviorPolicy, observation_moments
+from sb3_offline.behavior.visitation import VisitationMode, make_visitation
+from sb3_offline.behavior.visits import CountScale
 from sb3_offline.combo.combo import COMBO
-from sb3_offline.common.arguments import check_flag
-from sb3_offline.common.behavior_fit import fit_behavior_policy
-from sb3_offline.common.behavior_policy import BehaviorPolicy, observation_moments
 from sb3_offline.common.model_based import RolloutPolicy
-from sb3_offline.common.networks import Batch, Logs, SACNetworks
-from sb3_offline.common.visitation import VisitationMode, make_visitation
-from sb3_offline.common.visits import CountScale
 from sb3_offline.cql.cql import CQLNoise
 from sb3_offline.datasets import OfflineDataset
 from sb3_offline.dromo.actor_rules import SVPG, ActorRegularizer, actor_rule
@@ -38,6 +37,7 @@ from sb3_offline.dromo.robustness import (
     stratified_weights,
 )
 from sb3_offline.dromo.smoothness import lipschitz_hinge, squared_slopes, wasserstein_excess
+from sb3_offline.networks.networks import Batch, Logs, SACNetworks
 
 
 class DROMO(COMBO):

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import torch as th
 from stable_baselines3.sac.policies import Actor
 
-from sb3_offline.common.behavior_policy import BehaviorNoise
-from sb3_offline.common.networks import SACNetworks, squashed_gaussian
+from sb3_offline.behavior.behavior_policy import BehaviorNoise
 from sb3_offline.cql.cql import CQLNoise
 from sb3_offline.dromo.particles import ParticleActor
+from sb3_offline.networks.networks import SACNetworks, squashed_gaussian
 
 if TYPE_CHECKING:
     from sb3_offline.dromo.dromo import DROMO

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any
 
-from sb3_offline.common.arguments import INSIDE_UNIT, NOT_NEGATIVE, check_count, check_number
+from sb3_offline.arguments import INSIDE_UNIT, NOT_NEGATIVE, check_count, check_number
 
 
 def check_size(robustness: str, sizes: Mapping[str, float | None]) -> float:

@@ -8,7 +8,7 @@ import torch as th
 from stable_baselines3.sac.policies import Actor, SACPolicy
 from torch import nn
 
-from sb3_offline.common.policies import OfflineSACPolicy
+from sb3_offline.networks.policies import OfflineSACPolicy
 
 
 class ParticleActor(Actor):

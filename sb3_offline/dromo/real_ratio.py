@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import torch as th
 
-from sb3_offline.common.buffers import unscale_actions
-from sb3_offline.common.networks import Batch
+from sb3_offline.buffers.buffers import unscale_actions
 from sb3_offline.common.offline_sac import SACNoise
+from sb3_offline.networks.networks import Batch
 
 if TYPE_CHECKING:
     from sb3_offline.dromo.dromo import DROMO

@@ -6,7 +6,7 @@ from typing import Literal
 
 import torch as th
 
-from sb3_offline.common.networks import Logs
+from sb3_offline.networks.networks import Logs
 
 Robustness = Literal["std", "chi2", "wasserstein"]
 

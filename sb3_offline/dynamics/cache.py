@@ -12,11 +12,11 @@ from typing import Any
 import platformdirs
 import torch as th
 
-from sb3_offline.common.archives import FileRefused, read_tensors
-from sb3_offline.common.atomic import write_atomically
-from sb3_offline.common.precision import Precision
 from sb3_offline.dynamics.config import DynamicsConfig
 from sb3_offline.dynamics.ensemble import EnsembleDynamics
+from sb3_offline.execution.precision import Precision
+from sb3_offline.files.archives import FileRefused, read_tensors
+from sb3_offline.files.atomic import write_atomically
 
 FORMAT = 2  # raised when a fit computes something else, or keeps more
 

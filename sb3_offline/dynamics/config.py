@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from numbers import Real
 from typing import Any, get_args
 
-from sb3_offline.common.arguments import INSIDE_UNIT, NOT_NEGATIVE, POSITIVE, Interval, check_count, check_number
+from sb3_offline.arguments import INSIDE_UNIT, NOT_NEGATIVE, POSITIVE, Interval, check_count, check_number
 from sb3_offline.dynamics.ensemble import weight_decay_per_layer
 from sb3_offline.dynamics.recalibration import CalibrationMethod
 from sb3_offline.dynamics.termination import Termination, check_termination

@@ -10,8 +10,8 @@ import torch as th
 from torch import nn
 from torch.nn import functional as F
 
-from sb3_offline.common.moments import Moments
-from sb3_offline.common.rows import Rows, row_blocks
+from sb3_offline.buffers.moments import Moments
+from sb3_offline.buffers.rows import Rows, row_blocks
 from sb3_offline.dynamics.calibration import CalibrationMaps
 from sb3_offline.dynamics.termination_head import TerminationHead
 

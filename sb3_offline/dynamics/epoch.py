@@ -7,9 +7,9 @@ from typing import TypeAlias
 
 import torch as th
 
-from sb3_offline.common.precision import Precision, precision_scope
-from sb3_offline.common.rows import Rows
+from sb3_offline.buffers.rows import Rows
 from sb3_offline.dynamics.ensemble import EnsembleDynamics
+from sb3_offline.execution.precision import Precision, precision_scope
 
 Lookup: TypeAlias = Callable[[th.Tensor], th.Tensor]
 """Rows (k,) of the data -> (k, inputs + targets), standardised."""

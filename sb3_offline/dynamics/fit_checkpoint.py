@@ -9,10 +9,10 @@ from typing import Any
 
 import torch as th
 
-from sb3_offline.common.atomic import write_atomically
-from sb3_offline.common.checksum import DamagedFileError, read_checked, write_checked
-from sb3_offline.common.interrupt import Interrupt
 from sb3_offline.dynamics.ensemble import EnsembleDynamics
+from sb3_offline.files.atomic import write_atomically
+from sb3_offline.files.checksum import DamagedFileError, read_checked, write_checked
+from sb3_offline.training.interrupt import Interrupt
 
 MAX_OVERHEAD = 0.05  # share of the fit's time that may go into writing
 

@@ -9,13 +9,13 @@ import torch as th
 from stable_baselines3.common.preprocessing import get_flattened_obs_dim
 from stable_baselines3.common.utils import get_device
 
-from sb3_offline.common.rng import Streams
 from sb3_offline.datasets import OfflineDataset
 from sb3_offline.dynamics.actions import encoded_action_dim
 from sb3_offline.dynamics.config import DynamicsConfig
 from sb3_offline.dynamics.report import ModelReport, model_report
 from sb3_offline.dynamics.termination import resolve_termination
 from sb3_offline.dynamics.world import build_dynamics, fit_world
+from sb3_offline.training.rng import Streams
 
 
 def report_dataset(

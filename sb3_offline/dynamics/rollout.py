@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import torch as th
 
-from sb3_offline.common.precision import Precision, precision_scope
 from sb3_offline.dynamics.ensemble import EnsembleDynamics
 from sb3_offline.dynamics.termination import TerminationFn
+from sb3_offline.execution.precision import Precision, precision_scope
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,11 +10,11 @@ from typing import Literal, TypeAlias
 import torch as th
 from tqdm import tqdm
 
-from sb3_offline.common.precision import Precision
-from sb3_offline.common.rows import BLOCK_ROWS, Rows, row_blocks
+from sb3_offline.buffers.rows import BLOCK_ROWS, Rows, row_blocks
 from sb3_offline.dynamics.ensemble import MAX_HOLDOUT_ROWS, EnsembleDynamics
 from sb3_offline.dynamics.epoch import bootstrap_indices, standardized, train_batches
 from sb3_offline.dynamics.fit_checkpoint import FitCheckpoint
+from sb3_offline.execution.precision import Precision
 
 MIN_IMPROVEMENT = 0.01  # a snapshot is taken when the held-out error falls by more than this fraction
 
@@ -83,7 +83,7 @@ def fit_ensemble(
     which rows were held out, and the std of its error there.
 
     Rows are transitions whose next observation is known, float32 on the model's device, in environment units. They are
-    copied once, standardised (those of :class:`~sb3_offline.common.rows.HostRows` whenever they are read); a member's
+    copied once, standardised (those of :class:`~sb3_offline.buffers.rows.HostRows` whenever they are read); a member's
     bootstrap sample is a row of indices. Targets are standardised too: with raw
     ones, whose errors start far above the bound of the log-variance, its gradient vanishes and the std stays too large.
     The loss is the sum over members of
@@ -97,8 +97,8 @@ def fit_ensemble(
     :param rewards: (n,) or (n, 1)
     :param generator: source of the split, the bootstrap and the order of the batches
     :param holdout_fraction: share of the rows held out, at most 1000 rows
-    :param precision: of the training's matrix products, see :func:`~sb3_offline.common.precision.precision_scope`; errors on
-        held-out rows are measured in float32
+    :param precision: of the training's matrix products, see :func:`~sb3_offline.execution.precision.precision_scope`; errors
+        on held-out rows are measured in float32
     :param max_epochs: None stops by ``patience`` alone: epochs in a row in which no member improved by 1%
     :param on_epoch: called after each epoch; returning False ends the training (the best snapshots are kept)
     :param checkpoint: keeps the state after an epoch, from which an interrupted fit goes on to the very same weights

@@ -9,9 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch as th
 
-from sb3_offline.common.precision import Precision
-from sb3_offline.common.rng import Streams
-from sb3_offline.common.rows import HostRows, Rows
+from sb3_offline.buffers.rows import HostRows, Rows
 from sb3_offline.datasets import OfflineDataset
 from sb3_offline.datasets.mapped import is_mapped
 from sb3_offline.dynamics.actions import encode_actions
@@ -23,6 +21,8 @@ from sb3_offline.dynamics.termination import known_rule
 from sb3_offline.dynamics.termination_fit import MIN_TERMINATIONS, check_counts, fit_termination_head
 from sb3_offline.dynamics.termination_head import TerminationHead, TerminationReport
 from sb3_offline.dynamics.training import EpochStats, FitReport, fit_ensemble
+from sb3_offline.execution.precision import Precision
+from sb3_offline.training.rng import Streams
 
 _MODELLED = ("observations", "actions", "next_observations", "rewards")
 

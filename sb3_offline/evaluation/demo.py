@@ -16,11 +16,11 @@ from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 
-from sb3_offline.common.arguments import check_count
-from sb3_offline.common.schedules import hold_then_decay
+from sb3_offline.arguments import check_count
 from sb3_offline.datasets import DatasetInfo
 from sb3_offline.dromo import DROMO
 from sb3_offline.evaluation.callbacks import OfflineEvalCallback
+from sb3_offline.training.schedules import hold_then_decay
 
 # Found on the packaged Pendulum data: small networks are enough, and train in minutes on two cores
 DEMO_STEPS = 15_000

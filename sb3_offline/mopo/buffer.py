@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch as th
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 
-from sb3_offline.common.buffers import ModelRolloutBuffer
+from sb3_offline.buffers.buffers import ModelRolloutBuffer
 
 
 class PenalizedRolloutBuffer(ModelRolloutBuffer):

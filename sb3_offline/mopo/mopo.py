@@ -6,13 +6,13 @@ from typing import Any
 
 import torch as th
 
-from sb3_offline.common.arguments import NOT_NEGATIVE, POSITIVE, Interval, check_number
+from sb3_offline.arguments import NOT_NEGATIVE, POSITIVE, Interval, check_number
 from sb3_offline.common.model_based_sac import ModelBasedSAC
-from sb3_offline.common.networks import Batch, Logs
 from sb3_offline.datasets import OfflineDataset
 from sb3_offline.dynamics import PENALTIES, Forecast, Penalty, Rollout
 from sb3_offline.dynamics.world import Columns, held_out_rows
 from sb3_offline.mopo.buffer import PenalizedRolloutBuffer
+from sb3_offline.networks.networks import Batch, Logs
 
 
 class MOPO(ModelBasedSAC):

@@ -11,11 +11,11 @@ from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import MaybeCallback, Schedule
 
-from sb3_offline.common.arguments import Interval, check_number
+from sb3_offline.arguments import Interval, check_number
 from sb3_offline.common.offline_algorithm import OfflineAlgorithm
-from sb3_offline.common.optimizers import minimize
-from sb3_offline.diagnostics.q_function import QFunction
-from sb3_offline.diagnostics.td_linearization import Transitions
+from sb3_offline.execution.optimizers import minimize
+from sb3_offline.linearization.q_function import QFunction
+from sb3_offline.linearization.td_linearization import Transitions
 from sb3_offline.preqn.update import AlignTo, LineSearch, preqn_step
 
 

@@ -14,8 +14,8 @@ from typing import Literal
 
 import torch as th
 
-from sb3_offline.common.arguments import INSIDE_UNIT, POSITIVE, Interval, check_count, check_number
-from sb3_offline.diagnostics.q_function import (
+from sb3_offline.arguments import INSIDE_UNIT, POSITIVE, Interval, check_count, check_number
+from sb3_offline.linearization.q_function import (
     Parameters,
     QFunction,
     as_float64,
@@ -23,7 +23,7 @@ from sb3_offline.diagnostics.q_function import (
     flatten,
     unflatten,
 )
-from sb3_offline.diagnostics.td_linearization import Transitions, bellman_residuals
+from sb3_offline.linearization.td_linearization import Transitions, bellman_residuals
 
 AlignTo = Literal["delta", "projected"]
 

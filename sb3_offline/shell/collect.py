@@ -11,7 +11,7 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecNormalize
 from tqdm import tqdm
 
-from sb3_offline.common.arguments import Interval, check_count, check_number
+from sb3_offline.arguments import Interval, check_count, check_number
 from sb3_offline.datasets import OfflineDataset, load_dataset
 from sb3_offline.datasets.images import other_layout
 from sb3_offline.shell.models import RandomPolicy, SavedModel

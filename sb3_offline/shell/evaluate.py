@@ -10,7 +10,7 @@ import numpy as np
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 
-from sb3_offline.common.arguments import check_count
+from sb3_offline.arguments import check_count
 from sb3_offline.datasets import DatasetError, DatasetInfo, open_dataset
 from sb3_offline.shell.models import SavedModel
 from sb3_offline.zoo.envs import register_minari_envs, resolve_env_id

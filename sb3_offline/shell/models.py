@@ -17,10 +17,10 @@ import stable_baselines3 as sb3
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
-from sb3_offline.common.archives import FileRefused
-from sb3_offline.common.model_file import ModelFile
+from sb3_offline.buffers.statistics import PICKLED_STATISTICS, STATISTICS, load_statistics
 from sb3_offline.common.offline_algorithm import OfflineAlgorithm
-from sb3_offline.common.statistics import PICKLED_STATISTICS, STATISTICS, load_statistics
+from sb3_offline.files.archives import FileRefused
+from sb3_offline.files.model_file import ModelFile
 from sb3_offline.zoo.algorithms import algorithms
 
 _SB3: dict[str, type[BaseAlgorithm]] = {

@@ -15,12 +15,12 @@ from typing import Any
 import h5py
 import numpy as np
 
-from sb3_offline.common.atomic import draft_of, named_target, write_atomically
 from sb3_offline.datasets import OfflineDataset, save_mapped
 from sb3_offline.datasets.checks import ALIASES
 from sb3_offline.datasets.offline_dataset import ARRAY_NAMES
 from sb3_offline.datasets.parts import flat_rows
 from sb3_offline.datasets.sources.folder import FOLDER_SUFFIX, is_folder
+from sb3_offline.files.atomic import draft_of, named_target, write_atomically
 
 _FOREIGN = {meant: alias for alias, meant in ALIASES.items()}  # terminations are D4RL's terminals
 _MINARI_ID = re.compile(r"([-\w]{2,}/)*[-\w]{2,}-v\d+")  # Minari writes other ids too, and then cannot read its store

@@ -23,12 +23,12 @@ from stable_baselines3.common.callbacks import EvalCallback, ProgressBarCallback
 from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_offline.buffers.statistics import load_statistics, save_statistics
 from sb3_offline.common.offline_algorithm import OfflineAlgorithm
-from sb3_offline.common.schedules import check_rate, parse_cosine
-from sb3_offline.common.statistics import load_statistics, save_statistics
 from sb3_offline.datasets import OfflineDataset, open_dataset
 from sb3_offline.datasets.envs import task_of
 from sb3_offline.evaluation import OfflineEvalCallback
+from sb3_offline.training.schedules import check_rate, parse_cosine
 from sb3_offline.zoo.algorithms import algorithms
 from sb3_offline.zoo.configs import check_hyperparams, find_recipe
 from sb3_offline.zoo.trials import share_dynamics

@@ -12,10 +12,10 @@ from typing import Any
 import yaml
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_offline.common.archives import FileRefused
-from sb3_offline.common.encoding import is_known_class
+from sb3_offline.buffers.statistics import load_statistics
 from sb3_offline.common.saving import is_trusted, trusting
-from sb3_offline.common.statistics import load_statistics
+from sb3_offline.files.archives import FileRefused
+from sb3_offline.files.encoding import is_known_class
 
 _YAML, _PYTHON = "tag:yaml.org,2002:", "tag:yaml.org,2002:python/"
 #: What RL-Zoo's own ``yaml.dump`` of hyperparameters and arguments writes, besides plain YAML and names of networks.

@@ -7,13 +7,13 @@ from pathlib import Path
 import torch as th
 
 import sb3_offline
-from sb3_offline.common.archives import read_tensors
-from sb3_offline.common.atomic import write_atomically
 from sb3_offline.common.model_based import ModelBasedAlgorithm
 from sb3_offline.common.offline_algorithm import OfflineAlgorithm
 from sb3_offline.datasets import OfflineDataset
 from sb3_offline.dynamics import DynamicsConfig, EpochStats
 from sb3_offline.dynamics.cache import cache_key
+from sb3_offline.files.archives import read_tensors
+from sb3_offline.files.atomic import write_atomically
 
 #: Held-out squared error of a useless fit: targets are standardised, so predicting their mean has an error of about 1.
 USELESS_FIT = 0.95

@@ -15,9 +15,9 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_offline import CQL, DiscreteCQL, OfflineEvalCallback, load_dataset
-from sb3_offline.common.buffers import OfflineDatasetBuffer
-from sb3_offline.common.networks import Batch
+from sb3_offline.buffers.buffers import OfflineDatasetBuffer
 from sb3_offline.common.offline_dqn import OfflineDQN, one_hot
+from sb3_offline.networks.networks import Batch
 from tests.conftest import FAST
 
 Arrays = dict[str, np.ndarray]

@@ -12,9 +12,9 @@ import torch as th
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_offline import COMBO, CQL, OfflineSAC, load_dataset
-from sb3_offline.common.networks import Batch
 from sb3_offline.common.offline_sac import SACNoise
-from sb3_offline.common.optimizers import minimize, polyak
+from sb3_offline.execution.optimizers import minimize, polyak
+from sb3_offline.networks.networks import Batch
 from tests.conftest import FAST
 
 

@@ -15,9 +15,9 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from stable_baselines3.sac.policies import SACPolicy
 
 from sb3_offline import COMBO, CQL, load_dataset
-from sb3_offline.common.buffers import OfflineDatasetBuffer
-from sb3_offline.common.online_buffer import OfflineOnlineBuffer
-from sb3_offline.common.policies import OfflineSACPolicy
+from sb3_offline.buffers.buffers import OfflineDatasetBuffer
+from sb3_offline.buffers.online_buffer import OfflineOnlineBuffer
+from sb3_offline.networks.policies import OfflineSACPolicy
 from tests.conftest import FAST, FAST_MODEL_BASED
 
 Arrays = dict[str, np.ndarray]

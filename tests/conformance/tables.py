@@ -10,7 +10,7 @@ import torch as th
 from gymnasium import spaces
 
 from sb3_offline import load_dataset
-from sb3_offline.common.networks import Batch
+from sb3_offline.networks.networks import Batch
 
 SEED_DATA = load_dataset(
     {

@@ -10,7 +10,7 @@ import torch as th
 from gymnasium import spaces
 
 from sb3_offline import DiscreteCOMBO, DiscreteCQL, DiscreteDROMO, load_dataset
-from sb3_offline.common.networks import Batch
+from sb3_offline.networks.networks import Batch
 from sb3_offline.tabular import combo_update, cql_h_update, cql_update, dromo_update, strict_dromo_update
 from tests.conformance.tables import SEED_DATA, full_batch, minimise
 from tests.conformance.test_conformance import Problem, float64  # noqa: F401  (a fixture)

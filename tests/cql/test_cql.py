@@ -11,8 +11,8 @@ import pytest
 import torch as th
 
 from sb3_offline import CQL
-from sb3_offline.common.networks import Batch
 from sb3_offline.cql.cql import CQLNoise, log_mean_exp
+from sb3_offline.networks.networks import Batch
 from tests.conftest import FAST
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch as th
 
 from sb3_offline import DiscreteCQL
-from sb3_offline.common.networks import Batch
+from sb3_offline.networks.networks import Batch
 from tests.conftest import FAST
 
 Arrays = dict[str, np.ndarray]

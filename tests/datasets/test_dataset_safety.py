@@ -12,9 +12,9 @@ import h5py
 import numpy as np
 import pytest
 
-from sb3_offline.common import archives
 from sb3_offline.datasets import DatasetError, load_dataset
 from sb3_offline.datasets.sources import hdf5
+from sb3_offline.files import archives
 
 Arrays = dict[str, Any]
 Spaces = dict[str, Any]

@@ -12,7 +12,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import DictReplayBuffer
 
-from sb3_offline.common.storage import HostDatasetBuffer, make_dataset_buffer
+from sb3_offline.buffers.storage import HostDatasetBuffer, make_dataset_buffer
 from sb3_offline.datasets import DatasetError, load_dataset, save_mapped
 from sb3_offline.datasets.checks import check_dataset
 from sb3_offline.datasets.checks.statistics import hash_rows

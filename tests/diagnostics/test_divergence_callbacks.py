@@ -16,10 +16,10 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch import nn
 
 from sb3_offline import CQL, DiscreteCQL, OfflineSAC, PreQN
-from sb3_offline.common.networks import Batch
 from sb3_offline.diagnostics import ExcitationCallback, NTKCallback, ntk
 from sb3_offline.diagnostics.callbacks import ProbeCallback
 from sb3_offline.diagnostics.probe import bootstrap, draw_probe, merge_repeats, preserved_rng
+from sb3_offline.networks.networks import Batch
 from tests.conftest import FAST
 
 Arrays = dict[str, np.ndarray]

@@ -14,7 +14,7 @@ from stable_baselines3.dqn.policies import QNetwork
 from torch import nn
 
 from sb3_offline.diagnostics import ntk
-from sb3_offline.diagnostics.td_linearization import Transitions
+from sb3_offline.linearization.td_linearization import Transitions
 
 OBS = spaces.Box(-1, 1, (3,))
 ACT = spaces.Box(-1, 1, (2,))

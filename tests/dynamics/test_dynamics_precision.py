@@ -10,10 +10,10 @@ import pytest
 import torch as th
 
 from sb3_offline import COMBO
-from sb3_offline.common.precision import available_precision, precision_scope
 from sb3_offline.dynamics import EnsembleDynamics, rollout
 from sb3_offline.dynamics.epoch import bootstrap_indices
 from sb3_offline.dynamics.training import fit_ensemble
+from sb3_offline.execution.precision import available_precision, precision_scope
 from tests.conftest import FAST_MODEL_BASED
 
 needs_bf16 = pytest.mark.skipif(available_precision("bf16", "cpu") != "bf16", reason="no bfloat16 products here")

@@ -10,11 +10,11 @@ import pytest
 import torch as th
 
 from sb3_offline import load_dataset
-from sb3_offline.common.rng import Streams
 from sb3_offline.datasets import OfflineDataset
 from sb3_offline.dynamics import DynamicsConfig
 from sb3_offline.dynamics import world as world_module
 from sb3_offline.dynamics.world import build_dynamics, fit_world, held_out_rows, split_episodes
+from sb3_offline.training.rng import Streams
 
 CPU = th.device("cpu")
 OPTIONS = {"hidden_sizes": (8,), "n_members": 2, "max_epochs": 1, "batch_size": 64}

@@ -13,7 +13,7 @@ from stable_baselines3 import TD3
 from stable_baselines3.common.noise import NormalActionNoise
 
 from sb3_offline import PreQN
-from sb3_offline.diagnostics.q_function import QFunction
+from sb3_offline.linearization.q_function import QFunction
 
 SMALL: dict[str, Any] = {"policy_kwargs": {"net_arch": [16, 16]}, "batch_size": 16, "seed": 0, "device": "cpu"}
 

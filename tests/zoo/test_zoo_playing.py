@@ -17,8 +17,8 @@ pytest.importorskip("rl_zoo3")
 
 from huggingface_sb3 import EnvironmentName
 
-from sb3_offline.common.archives import FileRefused
 from sb3_offline.common.saving import trusting
+from sb3_offline.files.archives import FileRefused
 from sb3_offline.zoo.arguments import take_trust
 from sb3_offline.zoo.enjoy import enjoy
 from sb3_offline.zoo.playing import check_run_folder

@@ -12,7 +12,7 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import plugin_data_pb2
 
 from sb3_offline import CQL, DROMO, OfflineEvalCallback
-from sb3_offline.common.tensorboard import hyperparameters
+from sb3_offline.training.tensorboard import hyperparameters
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ import yaml
 
 from sb3_offline import COMBO, CQL, load_dataset
 from sb3_offline.cli import main
-from sb3_offline.shell.running import run
+from sb3_offline.zoo.running import run
 
 pytest.importorskip("rl_zoo3")
 

@@ -12,13 +12,13 @@ from typing import IO, Any
 
 import numpy as np
 
-from sb3_offline.common.atomic import named_target, write_atomically
 from sb3_offline.datasets.checks import build_dataset
 from sb3_offline.datasets.errors import DatasetError
 from sb3_offline.datasets.mapped import FollowingObservations, blocks, check_mapped
 from sb3_offline.datasets.offline_dataset import ARRAY_NAMES, DatasetInfo, OfflineDataset
 from sb3_offline.datasets.sources.files import file_mode
 from sb3_offline.datasets.sources.raw import RawSource, collect_metadata, raw_from_metadata
+from sb3_offline.files.atomic import named_target, write_atomically
 
 FOLDER_SUFFIX = ".mmap"
 _METADATA = "metadata.json"

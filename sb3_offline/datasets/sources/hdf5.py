@@ -12,10 +12,10 @@ from typing import Any
 import h5py
 import numpy as np
 
-from sb3_offline.common.archives import FileRefused, check_expansion
 from sb3_offline.datasets.checks.keys import BY_KEY
 from sb3_offline.datasets.errors import DatasetError
 from sb3_offline.datasets.sources.raw import ARRAY_KEYS, Arrays, RawSource, by_key, collect_metadata, raw_from_metadata
+from sb3_offline.files.archives import FileRefused, check_expansion
 
 #: HDF5's own filters and h5py's lzf. Any other is a plugin: a shared library, which HDF5 would load for the file's sake.
 _FILTERS = {

@@ -12,10 +12,10 @@ from typing import IO, Any
 
 import numpy as np
 
-from sb3_offline.common.archives import FileRefused, open_archive
 from sb3_offline.datasets.checks.keys import BY_KEY
 from sb3_offline.datasets.errors import DatasetError
 from sb3_offline.datasets.sources.raw import ARRAY_KEYS, Arrays, RawSource, by_key, collect_metadata, raw_from_metadata
+from sb3_offline.files.archives import FileRefused, open_archive
 
 _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError)  # of what zipfile unpacks
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}

@@ -1,0 +1,160 @@
+"""Replay buffers whose arrays are tensors on the training device, sampled there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer
+from stable_baselines3.common.type_aliases import ReplayBufferSamples
+from stable_baselines3.common.vec_env import VecNormalize
+
+from sb3_offline.datasets import OfflineDataset
+from sb3_offline.datasets.mapped import blocks
+from sb3_offline.networks.observations import map_observations, take_rows, tensors_of, to_tensors
+
+BUFFER_ARRAYS = ("observations", "actions", "next_observations", "rewards", "dones")
+
+
+class TensorReplayBuffer(ReplayBuffer):
+    """
+    An SB3 ``ReplayBuffer`` of tensors of shape (buffer_size, ...), allocated when first written.
+
+    Observations are raw, actions scaled to [-1, 1] as in SB3's own buffers, and ``dones`` holds terminations only:
+    a time-out does not end the bootstrap.
+
+    :param buffer_size: Capacity in rows.
+    :param device: Where the tensors live and are sampled.
+    """
+
+    def __init__(
+        self,
+        buffer_size: int,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        device: th.device | str = "auto",
+        n_envs: int = 1,
+        optimize_memory_usage: bool = False,
+    ):
+        if n_envs != 1 or optimize_memory_usage:
+            raise ValueError(f"{type(self).__name__} holds one stream of rows: n_envs=1 and no optimize_memory_usage.")
+        # Not ReplayBuffer.__init__, which would allocate numpy arrays of buffer_size rows at once
+        BaseBuffer.__init__(self, buffer_size, observation_space, action_space, device, n_envs)
+        self.generator: th.Generator | None = None
+        self.reward_scale, self.reward_shift = 1.0, 0.0
+        self.returns = th.empty(0, device=self.device)  # Monte-Carlo returns-to-go, for the algorithms that set them
+        self.reset()
+
+    def transform_rewards(self, scale: float, shift: float) -> None:
+        """From now on ``sample`` returns scale * r + shift; the rows keep r."""
+        self.reward_scale, self.reward_shift = scale, shift
+
+    def reset(self) -> None:
+        """Forget every row, and give the memory back."""
+        super().reset()
+        empty = th.empty(0, device=self.device)
+        for name in BUFFER_ARRAYS:
+            setattr(self, name, empty)
+
+    @property
+    def address(self) -> int:
+        """Where the rows lie; changes when they are allocated anew."""
+        return tensors_of(self.observations)[0].data_ptr()  # type: ignore[arg-type]
+
+    def write(self, **rows: Any) -> None:
+        """
+        Append rows; when the buffer is full the oldest are overwritten.
+
+        :param rows: ``observations``, ``actions``, ``next_observations`` (n, ...), ``rewards`` and ``dones`` (n,);
+            observations of a Dict space are a dict of tensors.
+        """
+        n = len(rows["rewards"])
+        if n > self.buffer_size:  # only the newest rows survive
+            rows = {name: take_rows(values, slice(-self.buffer_size, None)) for name, values in rows.items()}
+            n = self.buffer_size
+        index = (th.arange(n, device=self.device) + self.pos) % self.buffer_size
+        for name in BUFFER_ARRAYS:
+            values = rows[name]
+            if len(getattr(self, name)) == 0:
+                setattr(self, name, map_observations(values, self._allocate))
+            for column, new in zip(tensors_of(getattr(self, name)), tensors_of(values), strict=True):
+                column[index] = new.to(self.device)
+        self.full = self.full or self.pos + n >= self.buffer_size
+        self.pos = (self.pos + n) % self.buffer_size
+
+    def _allocate(self, values: th.Tensor) -> th.Tensor:
+        return values.new_zeros((self.buffer_size, *values.shape[1:]), device=self.device)
+
+    def sample(self, batch_size: int, env: VecNormalize | None = None) -> ReplayBufferSamples:
+        """
+        Draw rows uniformly, with replacement, from the buffer's own generator.
+
+        :param env: As in SB3: if given, observations are normalised by its statistics.
+        """
+        return self._get_samples(self.sample_index(batch_size), env)
+
+    def sample_index(self, batch_size: int) -> th.Tensor:
+        """The rows that :meth:`sample` draws, (batch_size,)."""
+        if self.size() == 0:
+            raise ValueError(f"The {type(self).__name__} is empty: nothing to sample.")
+        return th.randint(self.size(), (batch_size,), generator=self.generator, device=self.device)
+
+    def _get_samples(self, batch_inds: th.Tensor, env: VecNormalize | None = None) -> ReplayBufferSamples:  # type: ignore[override]
+        def normalise(observations: Any) -> Any:
+            if env is None:
+                return observations
+            return th.as_tensor(env.normalize_obs(observations.cpu().numpy()), device=self.device)
+
+        return ReplayBufferSamples(
+            observations=normalise(self._rows("observations", batch_inds)),
+            actions=self._rows("actions", batch_inds),
+            next_observations=normalise(self._rows("next_observations", batch_inds)),
+            dones=self._rows("dones", batch_inds).unsqueeze(1),
+            rewards=(self.reward_scale * self._rows("rewards", batch_inds) + self.reward_shift).unsqueeze(1),
+        )
+
+    def _rows(self, name: str, index: th.Tensor) -> Any:
+        """A tensor, or of a Dict space's observations one for each key."""
+        return map_observations(getattr(self, name), lambda column: column.index_select(0, index))
+
+
+class OfflineDatasetBuffer(TensorReplayBuffer):
+    """The logged data as an SB3 replay buffer. It is filled once, from an :class:`OfflineDataset`."""
+
+    def load(self, dataset: OfflineDataset) -> None:
+        """Hold all rows of ``dataset``: observations raw, actions scaled to [-1, 1]."""
+        self.buffer_size = len(dataset)
+        self.reset()
+        for rows in blocks(len(dataset)):
+            self.write(
+                observations=to_tensors(np.array(dataset.observations[rows])),
+                actions=th.from_numpy(scale_actions(np.array(dataset.actions[rows]), self.action_space)),
+                next_observations=to_tensors(np.array(dataset.next_observations[rows])),
+                rewards=th.from_numpy(np.array(dataset.rewards[rows])),
+                dones=th.from_numpy(dataset.terminations[rows].astype(np.float32)),
+            )
+
+    def add(self, *args: Any, **kwargs: Any) -> None:
+        raise RuntimeError("The logged data is fixed: an OfflineDatasetBuffer takes no new transitions.")
+
+
+class ModelRolloutBuffer(TensorReplayBuffer):
+    """A ring of transitions imagined by the dynamics model; the newest overwrite the oldest."""
+
+
+def scale_actions(actions: np.ndarray, action_space: spaces.Space) -> np.ndarray:
+    """
+    Map actions (n, action_dim) from the space's bounds to [-1, 1], clipped, float32 (``policy.scale_action``). Discrete ones
+    (n,) only become a column (n, 1), as in SB3's buffers.
+    """
+    if not isinstance(action_space, spaces.Box):
+        return actions.reshape(len(actions), -1)
+    low, high = action_space.low, action_space.high
+    return np.clip(2.0 * (actions - low) / (high - low) - 1.0, -1.0, 1.0).astype(np.float32)
+
+
+def unscale_actions(actions: th.Tensor, low: th.Tensor, high: th.Tensor) -> th.Tensor:
+    """The inverse of :func:`scale_actions`, on the device."""
+    return low + 0.5 * (actions + 1.0) * (high - low)

@@ -1,0 +1,93 @@
+"""The logged data and, behind it, a ring of what the policy meets online."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch as th
+
+from sb3_offline.buffers.buffers import BUFFER_ARRAYS, TensorReplayBuffer, unscale_actions
+from sb3_offline.buffers.returns import returns_to_go
+
+
+class OfflineOnlineBuffer(TensorReplayBuffer):
+    """
+    Rows of the data, which stay, followed by the newest online transitions; a sample has a fixed share of each.
+
+    Where the data carry returns-to-go, online rows get theirs when their episode ends, and -inf (no reference) until then.
+
+    :param offline: The data; its generator and its rewards' transformation are taken over.
+    :param capacity: Online transitions that are kept.
+    :param offline_ratio: Share of a sample that is drawn from the data, in [0, 1).
+    :param gamma: Discount of the returns-to-go.
+    """
+
+    handle_timeout_termination = True
+
+    def __init__(self, offline: TensorReplayBuffer, capacity: int, offline_ratio: float, gamma: float):
+        self.n_offline, self.capacity = offline.size(), capacity
+        spaces = (offline.observation_space, offline.action_space)
+        super().__init__(self.n_offline + capacity, *spaces, offline.device)
+        every_row = th.arange(self.n_offline, device=offline.device)
+        self.write(**{name: offline._rows(name, every_row) for name in BUFFER_ARRAYS})
+        if len(offline.returns) > 0:
+            self.returns = th.cat([offline.returns, offline.returns.new_full((capacity,), -th.inf)])
+        self.transform_rewards(offline.reward_scale, offline.reward_shift)
+        self.generator, self.offline_ratio, self.gamma = offline.generator, offline_ratio, gamma
+        self.n_online = self.episode_start = 0  # online steps taken, and those before the present episode
+
+    def add(self, obs: Any, next_obs: Any, action: Any, reward: Any, done: Any, infos: Any) -> None:
+        """SB3's: one step of one environment, each array with a leading dimension of 1; a time-out is no termination."""
+        row = self.n_offline + self.n_online % self.capacity
+        terminated = bool(done[0]) and not infos[0].get("TimeLimit.truncated", False)
+        values = (obs[0], action[0], next_obs[0], reward[0], float(terminated))
+        for name, value in zip(BUFFER_ARRAYS, values, strict=True):
+            array = getattr(self, name)
+            array[row] = th.as_tensor(np.asarray(value), dtype=array.dtype)
+        if len(self.returns) > 0:
+            self.returns[row] = -th.inf
+        self.n_online += 1
+        self.full = self.n_online >= self.capacity
+        self.pos = self.n_offline + self.n_online % self.capacity
+        if done[0]:
+            self._end_episode(terminated)
+
+    def online_rows(self) -> dict[str, np.ndarray]:
+        """
+        What was met online and is still here, oldest first, named as in a dataset: observations raw, actions in the
+        environment's units. Where the next row does not follow, the episode counts as cut.
+        """
+        newest = self.n_offline + th.arange(max(self.n_online - self.capacity, 0), self.n_online) % self.capacity
+        columns = {name: getattr(self, name)[newest.to(self.device)].cpu() for name in BUFFER_ARRAYS}
+        low, high = (th.as_tensor(bound) for bound in (self.action_space.low, self.action_space.high))  # type: ignore[attr-defined]
+        columns["actions"] = unscale_actions(columns["actions"], low, high)
+        rows = {name: column.numpy() for name, column in columns.items()}
+        terminations = rows.pop("dones").astype(bool)
+        same = rows["next_observations"][:-1] == rows["observations"][1:]
+        follows = np.append(same.reshape(len(same), -1).all(axis=1), False)
+        return {**rows, "terminations": terminations, "truncations": ~terminations & ~follows}
+
+    def _end_episode(self, terminated: bool) -> None:
+        """Fill in the returns-to-go of the episode's rows."""
+        first = max(self.episode_start, self.n_online - self.capacity)
+        self.episode_start = self.n_online
+        if len(self.returns) == 0:
+            return
+        rows = self.n_offline + th.arange(first, self.n_online, device=self.device) % self.capacity
+        rewards = (self.reward_scale * self.rewards[rows] + self.reward_shift).double().cpu().numpy()
+        terminations = np.zeros(len(rewards), dtype=bool)
+        terminations[-1] = terminated
+        returns = returns_to_go(rewards, terminations, np.array([len(rewards) - 1]), self.gamma)
+        self.returns[rows] = th.as_tensor(returns, dtype=th.float32, device=self.device)
+
+    def sample_index(self, batch_size: int) -> th.Tensor:
+        """round(offline_ratio n) rows of the data and the rest of the ring; all of the data while the ring is empty."""
+        n_ring = self.size() - self.n_offline
+        n_data = round(self.offline_ratio * batch_size) if n_ring > 0 else batch_size
+        parts = [
+            start + th.randint(size, (n,), generator=self.generator, device=self.device)
+            for start, size, n in ((0, self.n_offline, n_data), (self.n_offline, n_ring, batch_size - n_data))
+            if n > 0
+        ]
+        return th.cat(parts)

@@ -1,0 +1,217 @@
+"""A callback that notices values running away, and does something about it."""
+
+from __future__ import annotations
+
+import copy
+import math
+import warnings
+from typing import Any, Literal, get_args
+
+import torch as th
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.type_aliases import Schedule
+from stable_baselines3.common.utils import FloatSchedule
+
+from sb3_offline.common.offline_dqn import OfflineDQN
+from sb3_offline.common.offline_sac import OfflineSAC
+from sb3_offline.mopo import MOPO
+from sb3_offline.training.health import CHECK_FREQ, non_finite_parameter
+from sb3_offline.training.schedules import ScaledSchedule
+
+GuardAction = Literal["warn", "stop", "lower_lr", "restore"]
+N_PROBE = 256
+
+
+class DivergenceGuard(BaseCallback):
+    """
+    Every ``check_freq`` steps, hold Q at the data, its gap to Q at policy and uniform actions, the critic's loss and a learned
+    conservative weight against what they can be at most; warn when one is beyond it, and act.
+
+    The limits: ``bound_factor`` times :func:`value_bound` for E|Q| at the data, twice that for the gap, a finite loss, and
+    ``weight_growth`` times its first value for a learned weight (:attr:`~sb3_offline.CQL.target_gap` that cannot be reached).
+    It acts again only when things have become worse. Its probe draws from a generator of its own: a run that stays within
+    the limits is the same with and without it. Recorded under ``divergence/``; ``severity`` above 1 is beyond a limit.
+
+    :param action: "warn" alone; "stop" training; "lower_lr" multiplies all learning rates by ``lr_factor``; "restore" goes
+        back to the weights and optimisers of the last good check, and lowers the rates too.
+    :param check_freq: Steps between checks.
+    :param bound_factor: Tolerance, at least 1.
+    :param weight_growth: Above 1.
+    :param lr_factor: In (0, 1).
+    :raises ValueError: for an argument outside its range.
+    """
+
+    model: OfflineSAC | OfflineDQN
+
+    def __init__(
+        self,
+        action: GuardAction = "warn",
+        check_freq: int = 1000,
+        bound_factor: float = 2.0,
+        weight_growth: float = 1000.0,
+        lr_factor: float = 0.5,
+        verbose: int = 0,
+    ):
+        super().__init__(verbose)
+        if action not in get_args(GuardAction):
+            raise ValueError(f"action must be one of {', '.join(get_args(GuardAction))}, got {action!r}.")
+        if check_freq < 1 or bound_factor < 1 or weight_growth <= 1 or not 0 < lr_factor < 1:
+            raise ValueError(
+                "check_freq and bound_factor must be at least 1, weight_growth above 1 and lr_factor in (0, 1), got "
+                f"{check_freq}, {bound_factor}, {weight_growth} and {lr_factor}."
+            )
+        self.action = action
+        self.check_freq = check_freq
+        self.bound_factor = bound_factor
+        self.weight_growth = weight_growth
+        self.lr_factor = lr_factor
+        self.events: list[dict[str, float]] = []  # the figures, with their "step", of each time it acted
+        self._worst = 1.0
+
+    def _init_callback(self) -> None:
+        if not isinstance(self.model, (OfflineSAC, OfflineDQN)):
+            name = type(self.model).__name__
+            raise TypeError(f"DivergenceGuard watches sb3_offline's algorithms, whose data bound their values, not {name}.")
+
+    def _on_training_start(self) -> None:
+        model, buffer = self.model, self.model.replay_buffer
+        generator = th.Generator(device=model.device).manual_seed(0)
+        rows = th.randint(buffer.size(), (N_PROBE,), generator=generator, device=model.device)
+        self._observations, self._actions = (buffer._rows(name, rows) for name in ("observations", "actions"))
+        shape = (N_PROBE, 1, self._actions.shape[1])
+        self._normals = th.randn(shape, generator=generator, device=model.device)
+        self._uniform = 2.0 * th.rand(shape, generator=generator, device=model.device) - 1.0
+        self._first_weight = self._learned_weight()
+        self._good = self._snapshot()
+
+    def _on_step(self) -> bool:
+        if self.n_calls % self.check_freq != 0 and not self._about_to_fail():
+            return True
+        figures = self.figures()
+        for name, value in figures.items():
+            self.logger.record(f"divergence/{name}", value)
+        severity = figures["severity"]
+        if severity <= 1.0:
+            self._worst, self._good = 1.0, self._snapshot()
+        elif severity > self._worst:
+            self._worst = severity
+            self.events.append({"step": self.num_timesteps, **figures})
+            return self._act(figures)
+        return True
+
+    def _about_to_fail(self) -> bool:
+        """Whether ``learn`` will find a NaN at this step, and stop: the guard comes first."""
+        if self.num_timesteps % CHECK_FREQ != 0:
+            return False
+        return self.model.log_sums.watch.first_failure() is not None or non_finite_parameter(self.model) is not None
+
+    def figures(self) -> dict[str, float]:
+        """What is watched, and ``severity``: the largest share of a limit."""
+        bound = self.bound_factor * value_bound(self.model)
+        q_data, q_ood = self._values()
+        gaps = q_ood.mean(dim=(1, 2)) - q_data.mean(dim=1)
+        loss = self.model.log_sums.mean("critic_loss")
+        figures = {
+            "q_data_abs": float(q_data.abs().mean(dim=1).max()),
+            "ood_gap": float(gaps[gaps.abs().argmax()]),
+            "critic_loss": loss,
+            "q_bound": bound,
+        }
+        shares = [figures["q_data_abs"] / bound, abs(figures["ood_gap"]) / (2 * bound)]
+        weight = self._learned_weight()
+        if weight is not None and self._first_weight is not None:
+            figures["conservative_weight"] = weight
+            shares.append(weight / (self.weight_growth * self._first_weight))
+        finite = all(math.isfinite(share) for share in (*shares, loss))
+        return figures | {"severity": max(shares) if finite else math.inf}
+
+    @th.no_grad()
+    def _values(self) -> tuple[th.Tensor, th.Tensor]:
+        """Q at the data, (n_critics, N_PROBE), and at an action of the policy and a uniform one, (n_critics, N_PROBE, 2)."""
+        nets: Any = self.model.networks()
+        if isinstance(self.model, OfflineDQN):  # the mean over uniform actions is exact
+            q = nets.q(self._observations)
+            greedy = (nets.policy(self._observations) * q).sum(dim=-1)
+            q_data = th.take_along_dim(q, self._actions.unsqueeze(0), dim=-1).squeeze(-1)
+            return q_data, th.stack([greedy, q.mean(dim=-1)], dim=-1)
+        policy, _ = nets.sample(self._observations, self._normals)
+        q_data = nets.q(self._observations, self._actions.unsqueeze(1)).squeeze(-1)
+        return q_data, nets.q(self._observations, th.cat([policy, self._uniform], dim=1))
+
+    def _act(self, figures: dict[str, float]) -> bool:
+        done = {
+            "warn": "Training goes on.",
+            "stop": "Training is stopped.",
+            "lower_lr": f"All learning rates are multiplied by {self.lr_factor}.",
+            "restore": f"The last good weights are restored, and all learning rates multiplied by {self.lr_factor}.",
+        }
+        values = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
+        discrete = isinstance(self.model, OfflineDQN)
+        rate, layer_norm = ("", "") if discrete else ("qf_", ", or policy_kwargs=dict(layer_norm=True)")
+        warnings.warn(
+            f"Step {self.num_timesteps}: values are running away ({values}). {done[self.action]} Lower {rate}learning_rate or "
+            f"gamma, or take a fixed conservative_weight or a larger target_gap{layer_norm}.",
+            stacklevel=2,
+        )
+        if self.action == "restore":
+            self._restore()
+            self._worst = 1.0
+        if self.action in ("lower_lr", "restore"):
+            scale_learning_rates(self.model, self.lr_factor)
+        return self.action != "stop"
+
+    def _learned_weight(self) -> float | None:
+        if getattr(self.model, "target_gap", None) is None:
+            return None
+        return float(self.model.current_conservative_weight())  # type: ignore[union-attr]
+
+    def _tensors(self) -> dict[str, th.Tensor]:
+        names = self.model._get_torch_save_params()[1]
+        return {name: getattr(self.model, name) for name in names if isinstance(getattr(self.model, name, None), th.Tensor)}
+
+    def _snapshot(self) -> Any:
+        if self.action != "restore":
+            return None
+        tensors = {name: tensor.detach().clone() for name, tensor in self._tensors().items()}
+        return copy.deepcopy(self.model.get_parameters()), tensors
+
+    def _restore(self) -> None:
+        parameters, tensors = self._good
+        self.model.set_parameters(copy.deepcopy(parameters), device=self.model.device)
+        for name, tensor in self._tensors().items():
+            tensor.data.copy_(tensors[name])
+        self.model.log_sums.reset()  # they hold what was wrong
+
+
+def value_bound(model: OfflineSAC | OfflineDQN) -> float:
+    """
+    The largest |Q| that the data's rewards allow: R_max/(1 - gamma), with a model and a fixed weight beta
+    (R_max + beta max(1/f, 1/(1 - f)))/(1 - gamma), as its penalty (rho - d)/d_f lies between -1/f and 1/(1 - f).
+    """
+    buffer = model.replay_buffer
+    rows = th.arange(buffer.size(), device=model.device)
+    rewards = model.reward_scale * buffer._rows("rewards", rows) + model.reward_shift
+    largest = max(float(rewards.abs().max()), 1e-6)
+    if isinstance(model, MOPO) and model.model_buffer.size() > 0:  # imagined rewards are r - alpha (u - delta)
+        u = model.model_buffer.uncertainties[: model.model_buffer.size()]
+        largest += float((model.penalty_coefficient * (u - model.penalty_target)).abs().max())
+    f, beta = getattr(model, "real_ratio", None), getattr(model, "conservative_weight", 0.0)
+    if f is not None and getattr(model, "target_gap", None) is None:
+        largest += beta * max(1.0 / f, 1.0 / (1.0 - f))
+    return largest / (1.0 - model.gamma)
+
+
+def scale_learning_rates(model: OfflineSAC | OfflineDQN, factor: float) -> None:
+    """Multiply the rates of actor, temperature, critics and learned weight from now on; saved with the model."""
+
+    def scaled(rate: float | Schedule) -> float | Schedule:
+        return ScaledSchedule(rate, factor) if callable(rate) else factor * rate
+
+    model.learning_rate = scaled(model.learning_rate)
+    if isinstance(model, OfflineSAC):
+        model.qf_learning_rate = scaled(model.qf_learning_rate)
+    model._setup_lr_schedule()
+    model.qf_lr_schedule = FloatSchedule(model.learning_rate if isinstance(model, OfflineDQN) else model.qf_learning_rate)
+    optimizer = getattr(model, "conservative_optimizer", None)
+    for group in optimizer.param_groups if optimizer is not None else ():
+        group["lr"] *= factor

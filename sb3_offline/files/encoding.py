@@ -1,0 +1,241 @@
+"""
+Python values as JSON and back, without pickle: plain values as they are, everything else by kinds and names known here.
+
+What is not plain is an object whose key ``"!"`` names its kind: ``{"!": "Discrete", "n": 4, "start": 0}``.
+"""
+
+from __future__ import annotations
+
+import base64
+import copy
+import importlib
+import sys
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec, WrapperSpec
+from stable_baselines3.common.buffers import BaseBuffer
+from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
+
+from sb3_offline.datasets import DatasetInfo
+
+KIND = "!"
+
+#: Classes are found by name among what these packages have loaded, if they are networks, optimisers or buffers.
+_PACKAGES = ("torch.nn.modules", "torch.optim", "stable_baselines3", "sb3_contrib", "sb3_offline")
+_CLASSES = (th.nn.Module, th.optim.Optimizer, BaseBuffer)
+#: Classes whose instances are what their attributes say.
+_RECORDS = (
+    "stable_baselines3.common.utils.FloatSchedule",
+    "stable_baselines3.common.utils.ConstantSchedule",
+    "stable_baselines3.common.utils.LinearSchedule",
+    "rl_zoo3.utils.SimpleLinearSchedule",
+    "stable_baselines3.common.noise.NormalActionNoise",
+    "stable_baselines3.common.noise.OrnsteinUhlenbeckActionNoise",
+    "stable_baselines3.common.running_mean_std.RunningMeanStd",
+    "sb3_offline.training.schedules.CosineSchedule",
+    "sb3_offline.training.schedules.ScaledSchedule",
+)
+_FUNCTIONS = ("sb3_offline.training.schedules.hold_then_decay",)
+
+_NUMBERS = "biuf"  # kinds of numpy dtypes: bool, int, uint, float
+
+
+class NotPlain(ValueError):
+    """A value that only pickle could write; the message says where it stands and what it is."""
+
+
+def encode(value: Any, where: str = "value") -> Any:
+    """
+    A value as what ``json.dumps`` takes; :func:`decode` gives an equal one.
+
+    :param where: what the message calls it
+    :raises NotPlain: for a kind, class or function that is not known here
+    """
+    if value is None or isinstance(value, (bool, str)) or type(value) in (int, float):
+        return value
+    if type(value) is list:
+        return [encode(item, f"{where}[{i}]") for i, item in enumerate(value)]
+    if type(value) in (dict, OrderedDict):
+        if KIND in value or not all(isinstance(key, str) for key in value):
+            items = [[encode(key, where), encode(item, f"{where}[{key!r}]")] for key, item in value.items()]
+            return {KIND: "dict", "items": items}
+        return {key: encode(item, f"{where}[{key!r}]") for key, item in value.items()}
+    for kind, (cls, fields, _) in _KINDS.items():
+        if type(value) is cls:
+            return {KIND: kind, **{name: encode(item, f"{where}.{name}") for name, item in fields(value).items()}}
+    if isinstance(value, (np.ndarray, np.generic)) and value.dtype.kind in _NUMBERS:
+        kind = "array" if isinstance(value, np.ndarray) else "number"
+        data = base64.b64encode(np.ascontiguousarray(value).tobytes()).decode()
+        return {KIND: kind, "dtype": value.dtype.str, "shape": list(value.shape), "data": data}
+    if isinstance(value, Path):
+        return {KIND: "path", "path": str(value)}
+    return _encode_named(value, where)
+
+
+def _encode_named(value: Any, where: str) -> dict[str, Any]:
+    if isinstance(value, type) and issubclass(value, np.generic) and np.dtype(value).kind in _NUMBERS:
+        return {KIND: "dtype", "name": np.dtype(value).str}
+    owner = value if isinstance(value, type) or (callable(value) and hasattr(value, "__qualname__")) else type(value)
+    name = f"{owner.__module__}.{owner.__qualname__}"
+    if owner is not value and name in _RECORDS:
+        return {KIND: "record", "name": name, "state": encode(vars(value), where)}
+    if name in _FUNCTIONS and _named(name) is value:
+        return {KIND: "function", "name": name}
+    if isinstance(value, type) and _find_class(name) is value:
+        return {KIND: "class", "name": name}
+    raise NotPlain(f"{where} is {'' if owner is value else 'an object of '}{name}")
+
+
+def decode(value: Any) -> Any:
+    """
+    The value that :func:`encode` was given. Imports nothing but what is listed here, and runs no code of the file.
+
+    :raises ValueError: for a kind or name that is not known, or fields that do not fit
+    """
+    if isinstance(value, list):
+        return [decode(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if KIND not in value:
+        return {key: decode(item) for key, item in value.items()}
+    fields = dict(value)
+    kind = fields.pop(KIND)
+    if not isinstance(kind, str) or (kind not in _DECODERS and kind not in _KINDS):
+        raise ValueError(f"{kind!r} is no kind of value that this version knows")
+    make = _DECODERS[kind] if kind in _DECODERS else _KINDS[kind][2]
+    try:
+        return make(**{name: decode(item) for name, item in fields.items()})
+    except Exception as error:  # each kind's own
+        raise ValueError(f"no {kind} can be made of it: {error}") from error
+
+
+def _array(dtype: str, shape: list[int], data: str) -> np.ndarray:
+    numbers = np.dtype(dtype)
+    if numbers.kind not in _NUMBERS:
+        raise ValueError(f"an array of {numbers} is refused")
+    return np.frombuffer(base64.b64decode(data, validate=True), numbers).reshape(shape).copy()
+
+
+def _number(dtype: str, shape: list[int], data: str) -> Any:
+    return _array(dtype, shape, data)[()]
+
+
+def _dtype(name: str) -> type[np.generic]:
+    if np.dtype(name).kind not in _NUMBERS:
+        raise ValueError(f"{name!r} is no number")
+    return np.dtype(name).type
+
+
+def _named(name: str) -> Any:
+    module, _, attribute = name.rpartition(".")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def _find_class(name: str) -> type | None:
+    module, _, attribute = name.rpartition(".")
+    if not any(module == package or module.startswith(f"{package}.") for package in _PACKAGES) or module not in sys.modules:
+        return None
+    found = vars(sys.modules[module]).get(attribute)
+    known = isinstance(found, type) and issubclass(found, _CLASSES) and found.__module__ == module
+    return found if known else None
+
+
+def is_known_class(name: str) -> bool:
+    """Whether a dotted name is that of a network, optimiser or buffer which files may name."""
+    return _find_class(name) is not None
+
+
+def _class(name: str) -> type:
+    found = _find_class(name)
+    if found is None:
+        raise ValueError(f"{name} is not among the known networks, optimisers and buffers")
+    return found
+
+
+def _function(name: str) -> Callable[..., Any]:
+    if name not in _FUNCTIONS:
+        raise ValueError(f"{name} is not among the known functions")
+    return _named(name)
+
+
+def _record(name: str, state: dict[str, Any]) -> Any:
+    if name not in _RECORDS:
+        raise ValueError(f"{name} is not among the known schedules and records")
+    cls = _named(name)
+    made = cls.__new__(cls)
+    vars(made).update(state)
+    return made
+
+
+def _box_fields(space: spaces.Box) -> dict[str, Any]:
+    return {"low": space.low, "high": space.high, "dtype": space.dtype.type}
+
+
+def _env_spec_fields(spec: EnvSpec) -> dict[str, Any]:
+    """Not the entry point: that is taken from what is registered where the file is read."""
+    return {
+        "id": spec.id,
+        "max_episode_steps": spec.max_episode_steps,
+        "kwargs": _described(spec.kwargs),
+        "wrappers": [_described(vars(wrapper)) for wrapper in spec.additional_wrappers],
+    }
+
+
+def _env_spec(id: str, max_episode_steps: int | None, kwargs: dict[str, Any], wrappers: list[dict[str, Any]]) -> EnvSpec:
+    spec = copy.deepcopy(gym.registry[id]) if id in gym.registry else EnvSpec(id)
+    spec.max_episode_steps, spec.kwargs = max_episode_steps, dict(kwargs)
+    spec.additional_wrappers = tuple(WrapperSpec(**wrapper) for wrapper in wrappers)
+    return spec
+
+
+def _described(facts: dict[str, Any]) -> dict[str, Any]:
+    """Facts of which those that are not plain are text."""
+    described = {}
+    for key, value in facts.items():
+        try:
+            encode(value)
+        except NotPlain:
+            value = str(value)
+        described[str(key)] = value
+    return described
+
+
+#: kind: (exact class, its fields, what makes it of them)
+_KINDS: dict[str, tuple[type, Callable[[Any], dict[str, Any]], Callable[..., Any]]] = {
+    "tuple": (tuple, lambda value: {"items": list(value)}, lambda items: tuple(items)),
+    "deque": (deque, lambda value: {"items": list(value), "maxlen": value.maxlen}, lambda items, maxlen: deque(items, maxlen)),
+    "Box": (spaces.Box, _box_fields, spaces.Box),
+    "Discrete": (spaces.Discrete, lambda s: {"n": int(s.n), "start": int(s.start)}, spaces.Discrete),
+    "MultiDiscrete": (
+        spaces.MultiDiscrete,
+        lambda s: {"nvec": s.nvec, "dtype": s.dtype.type, "start": s.start},
+        spaces.MultiDiscrete,
+    ),
+    "MultiBinary": (spaces.MultiBinary, lambda s: {"n": s.n if isinstance(s.n, int) else list(s.shape)}, spaces.MultiBinary),
+    "Tuple": (spaces.Tuple, lambda s: {"spaces": list(s.spaces)}, spaces.Tuple),
+    "Dict": (spaces.Dict, lambda s: {"items": list(s.spaces.items())}, lambda items: spaces.Dict(items)),
+    "TrainFreq": (
+        TrainFreq,
+        lambda value: {"frequency": value.frequency, "unit": value.unit.value},
+        lambda frequency, unit: TrainFreq(frequency, TrainFrequencyUnit(unit)),
+    ),
+    "EnvSpec": (EnvSpec, _env_spec_fields, _env_spec),
+    "DatasetInfo": (DatasetInfo, lambda info: {**vars(info), "card": _described(info.card)}, DatasetInfo),
+}
+_DECODERS: dict[str, Callable[..., Any]] = {
+    "dict": lambda items: dict(items),
+    "array": _array,
+    "number": _number,
+    "path": lambda path: Path(path),
+    "dtype": _dtype,
+    "record": _record,
+    "function": _function,
+    "class": _class,
+}

@@ -1,0 +1,137 @@
+"""A saved model's file, read and checked; nothing in it is unpickled."""
+
+from __future__ import annotations
+
+import inspect
+import io
+import json
+import pathlib
+import types
+from collections.abc import Mapping
+from typing import Any
+
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.save_util import open_path
+
+from sb3_offline.files.archives import MODEL_LIMITS, FileRefused, open_archive, read_members, read_tensors
+from sb3_offline.files.encoding import decode
+
+FilePath = str | pathlib.Path | io.BufferedIOBase
+
+HEADER = "sb3_offline.json"  # a member that SB3 passes over: which class the file holds, and which members
+FORMAT = 1
+#: A hyperparameter that is no JSON is an object: its pickle is SB3's, for SB3's tools, and beside it is what we read.
+PICKLED, PLAIN = ":serialized:", ":json:"
+
+_ATTRIBUTES = (types.FunctionType, classmethod, staticmethod, property)
+
+
+class ModelFile:
+    """
+    The zip file of a model, as SB3 lays it out, its members compared with their checksums.
+
+    :param path: a file, its name with or without ``.zip``, or a stream
+    :raises FileRefused: if it is no such file, damaged, or would unpack to an absurd size
+    """
+
+    def __init__(self, path: FilePath) -> None:
+        self.name = name_of(path)
+        self.content = _read(path)  # at once, so that what is checked is what is loaded
+        with open_archive(io.BytesIO(self.content), self.name, MODEL_LIMITS) as archive:
+            self.members = read_members(archive, self.name)
+        if "data" not in self.members:
+            raise FileRefused(f"{self.name} is no saved model: it has no member 'data'. It may be damaged.")
+
+    def header(self) -> dict[str, Any] | None:
+        """What the file says of itself, of which ``class`` is its algorithm's name; None if it has only pickles."""
+        return self._json(HEADER) if HEADER in self.members else None
+
+    def check(self, header: Mapping[str, Any], expected: str) -> None:
+        """
+        :raises FileRefused: if the file is of another format or class than ``expected``, or is not complete
+        """
+        held, members = header.get("class"), header.get("members")
+        if header.get("format") != FORMAT or not isinstance(members, list):
+            raise FileRefused(
+                f"{self.name} is of format {header.get('format')!r}, and this sb3_offline reads {FORMAT}: it was written by "
+                f"version {header.get('version')}."
+            )
+        if held != expected:
+            raise FileRefused(f"{self.name} holds a {held}, not a {expected}: load it by {held}.load.")
+        missing = [str(member) for member in members if member not in [*self.members]]
+        if missing:
+            raise FileRefused(f"{self.name} is damaged: {', '.join(missing)} is missing.")
+
+    def hyperparameters(self, cls: type, given: Mapping[str, Any], trust: bool) -> dict[str, Any]:
+        """
+        Every hyperparameter as a value; with ``trust``, those that only a pickle holds are left out.
+
+        :param cls: the model's class
+        :param given: values in place of the file's
+        :raises FileRefused: if one is neither plain data nor given, or can be none of ``cls``
+        """
+        values: dict[str, Any] = {}
+        needed: dict[str, Any] = {}
+        for key, item in self._json("data").items():
+            if not trust and (key == "env" or isinstance(inspect.getattr_static(cls, key, None), _ATTRIBUTES)):
+                raise FileRefused(f"{self.name} has a hyperparameter {key!r}, which is none of {cls.__name__}.")
+            if key in given:
+                values[key] = given[key]
+            elif not isinstance(item, dict) or PICKLED not in item:
+                values[key] = item
+            elif PLAIN in item:
+                try:
+                    values[key] = decode(item[PLAIN])
+                except (ValueError, RecursionError) as error:
+                    raise FileRefused(f"{self.name}: {key} cannot be read: {error}.") from error
+            else:
+                needed[key] = item.get(":type:")
+        for key in ("observation_space", "action_space"):
+            if key not in needed and not isinstance(values.get(key), spaces.Space):
+                raise FileRefused(f"{self.name} is damaged: its {key} is no space.")
+        if needed and not trust:
+            raise FileRefused(
+                f"{self.name} needs what only unpickling could bring back, and that can run any code: "
+                f"{', '.join(f'{key!r} ({kind})' for key, kind in needed.items())}. Give it by "
+                "custom_objects={name: value}, or say trust=True if you trust who wrote the file."
+            )
+        return values
+
+    def tensors(self, device: th.device | str = "cpu") -> dict[str, Any]:
+        """
+        What the file's tensor members hold, by their names.
+
+        :raises FileRefused: if one holds anything but tensors and plain values
+        """
+        names = [name for name in self.members if name.endswith(".pth")]
+        return {name: read_tensors(self.members[name], f"{self.name}: {name}", device) for name in names}
+
+    def parameters(self, device: th.device | str = "cpu") -> dict[str, Any]:
+        """The states of networks and optimisers, as ``get_parameters`` gives them."""
+        states = self.tensors(device)
+        states.pop("pytorch_variables.pth", None)
+        return {name.removesuffix(".pth"): state for name, state in states.items()}
+
+    def _json(self, member: str) -> dict[str, Any]:
+        try:
+            found = json.loads(self.members[member])
+        except (ValueError, RecursionError) as error:
+            raise FileRefused(f"{self.name} is damaged: its hyperparameters are no JSON ({error}).") from error
+        if not isinstance(found, dict):
+            raise FileRefused(f"{self.name} is damaged: its hyperparameters are no JSON object.")
+        return found
+
+
+def name_of(path: FilePath) -> str:
+    """What messages call a file."""
+    return str(path) if isinstance(path, (str, pathlib.Path)) else "the stream"
+
+
+def _read(path: FilePath) -> bytes:
+    file: Any = open_path(path, "r", suffix="zip")
+    if isinstance(path, (str, pathlib.Path)):
+        with file:
+            return file.read()
+    file.seek(0)
+    return file.read()

@@ -1,0 +1,1 @@
+"""Policies and what a loss may ask of them. Imports execution."""

@@ -1,0 +1,43 @@
+"""The means of an update's logs: summed on the device, read when they are written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch as th
+
+from sb3_offline.training.health import LossWatch
+
+
+class LogSums:
+    """Sums of log terms over gradient steps, and the watch that says when one of them stopped being a number."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Start anew."""
+        self.sums: dict[str, th.Tensor] = {}
+        self.n_steps = 0
+        self.watch = LossWatch()
+
+    @th.no_grad()
+    def add(self, logs: Mapping[str, th.Tensor]) -> None:
+        """Add the terms of one gradient step, of any shape of one number each."""
+        seen = [name for name in logs if name in self.sums]
+        if seen:
+            th._foreach_add_([self.sums[name] for name in seen], [logs[name] for name in seen])
+        self.sums |= {name: value.detach().clone() for name, value in logs.items() if name not in self.sums}
+        self.n_steps += 1
+        self.watch.step(self.sums)
+
+    def mean(self, name: str) -> float:
+        """Of one term over the steps; 0 if it was not added. Waits for the device."""
+        return float(self.sums[name]) / self.n_steps if name in self.sums else 0.0
+
+    def means(self) -> dict[str, float]:
+        """Of all terms over the steps. Waits for the device once."""
+        if not self.sums:
+            return {}
+        totals = th.stack([total.mean() for total in self.sums.values()]).tolist()
+        return {name: total / self.n_steps for name, total in zip(self.sums, totals, strict=True)}

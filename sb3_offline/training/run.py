@@ -1,0 +1,148 @@
+"""One call of ``learn``: its checkpoints, its health, and its end by Ctrl-C."""
+
+from __future__ import annotations
+
+import math
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList, CheckpointCallback, EvalCallback, EventCallback
+
+from sb3_offline.datasets import OfflineDataset
+from sb3_offline.files.atomic import write_atomically
+from sb3_offline.files.checksum import write_checked
+from sb3_offline.training.health import CHECK_FREQ, TrainingDivergedError, non_finite_parameter
+from sb3_offline.training.interrupt import deferred_interrupts
+from sb3_offline.training.resume import Continuation, describe, forget_older, make_label, sibling
+from sb3_offline.training.training_state import capture, restore
+
+if TYPE_CHECKING:
+    from sb3_offline.common.offline_algorithm import OfflineAlgorithm
+
+INTERRUPTED_FOLDER = Path("interrupted")  # where Ctrl-C saves if no callback names a folder
+
+
+class Run:
+    """
+    Entered when training starts. A checkpoint's ``.resume`` file is written at the end of the gradient step in which the
+    model was saved, when all callbacks have had their turn: between two steps there is no half-done work to remember.
+
+    :param continuation: the checkpoint that this run goes on from
+    """
+
+    def __init__(
+        self, model: OfflineAlgorithm, dataset: OfflineDataset, callback: BaseCallback, continuation: Continuation | None
+    ) -> None:
+        self.model, self.dataset, self.callback, self.continuation = model, dataset, callback, continuation
+        about: dict[str, Any] = {} if continuation is None else continuation.about
+        self.identity: str = about.get("run", uuid.uuid4().hex)
+        self.start: int = about.get("start", model._num_timesteps_at_start)
+        self.last_checkpoint: Path | None = None if continuation is None else continuation.path
+        self._saved: list[Path] = []
+        self._exit = ExitStack()
+
+    def __enter__(self) -> Run:
+        if self.continuation is not None:
+            restore(self.model, self.continuation.state)
+            best = self.continuation.about["best_mean_rewards"]
+            for evaluation, reward in zip(self._evaluations(), best, strict=False):
+                evaluation.best_mean_reward = reward  # lest a worse model replace best_model.zip
+            self.continuation.state.clear()  # its buffers are memory
+            self.model._continuation = None
+        self.model._run = self
+        self._exit.callback(setattr, self.model, "_run", None)
+        self.interrupt = self._exit.enter_context(deferred_interrupts("this gradient step"))
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._exit.close()
+
+    def saved(self, path: Path) -> None:
+        """The portable model was written there."""
+        self._saved.append(path)
+
+    def after_step(self) -> None:
+        """
+        :raises TrainingDivergedError: if a number is no longer finite; looked at every ``CHECK_FREQ`` steps
+        :raises KeyboardInterrupt: if the user wants to stop, once the model is saved
+        """
+        if self.model.num_timesteps % CHECK_FREQ == 0:
+            self.check_health()
+        if self.interrupt:
+            path = self._interrupted_path()
+            self.model.save(path)
+            self._write_siblings()
+            name, file = type(self.model).__name__, sibling(path)
+            self.interrupt.stop(
+                f"{name} stopped at step {self.model.num_timesteps:,} and is saved: {path}. To go on exactly there: "
+                f'{name}.resume("{file}").learn(), with env= or dataset= where you gave objects instead of ids or paths.'
+            )
+        self._write_siblings()
+
+    def check_health(self) -> None:
+        """:raises TrainingDivergedError: naming the step, the term and the last good checkpoint."""
+        step, failure = self.model.num_timesteps, self.model.log_sums.watch.first_failure()
+        if failure is not None:
+            name, for_steps = failure
+            kind = "NaN" if math.isnan(self.model.log_sums.sums[name]) else "infinite"
+            self._diverged(f"{name} became {kind} at step {step - for_steps + 1:,}")
+        parameter = non_finite_parameter(self.model)
+        if parameter is not None:
+            self._diverged(f"the parameter {parameter} holds NaN or infinite numbers at step {step:,}")
+
+    def _diverged(self, what: str) -> None:
+        last = "no checkpoint was saved" if self.last_checkpoint is None else f"the last good one is {self.last_checkpoint}"
+        raise TrainingDivergedError(
+            f"{type(self.model).__name__} diverged: {what}. Nothing was overwritten; {last}. Lower the learning rates, look "
+            "at the data for outliers, or raise the conservatism."
+        )
+
+    def _write_siblings(self) -> None:
+        if not self._saved:
+            return
+        model = self.model
+        about = (
+            describe(model, self.start)
+            | self._data_facts
+            | {
+                "run": self.identity,
+                "best_mean_rewards": [float(evaluation.best_mean_reward) for evaluation in self._evaluations()],
+            }
+        )
+        state, label = capture(model, about), make_label(self.identity, model.num_timesteps)
+        for path in self._saved:
+            write_atomically(sibling(path), lambda file: write_checked(file, state, label))
+            self.last_checkpoint = sibling(path)
+            forget_older(path.parent, self.identity)
+        self._saved.clear()
+
+    @cached_property
+    def _data_facts(self) -> dict[str, Any]:
+        info, fingerprint = self.dataset.info, self.dataset.fingerprint()
+        return {"dataset": info.dataset_id, "rows": len(self.dataset), "fingerprint": fingerprint}
+
+    def _interrupted_path(self) -> Path:
+        """Where checkpoints go, else where the best model goes, else ``interrupted/``."""
+        step = self.model.num_timesteps
+        for checkpoints in walk(self.callback):
+            if isinstance(checkpoints, CheckpointCallback):
+                return Path(checkpoints.save_path) / f"{checkpoints.name_prefix}_{step}_steps.zip"
+        folders = [Path(each.best_model_save_path) for each in self._evaluations() if each.best_model_save_path]
+        return [*folders, INTERRUPTED_FOLDER][0] / f"{type(self.model).__name__}_{step}_steps.zip"
+
+    def _evaluations(self) -> list[EvalCallback]:
+        return [callback for callback in walk(self.callback) if isinstance(callback, EvalCallback)]
+
+
+def walk(callback: BaseCallback) -> Iterator[BaseCallback]:
+    """A callback and those inside it."""
+    yield callback
+    inner = callback.callbacks if isinstance(callback, CallbackList) else []
+    if isinstance(callback, EventCallback) and callback.callback is not None:
+        inner = [callback.callback]
+    for child in inner:
+        yield from walk(child)

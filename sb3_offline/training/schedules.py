@@ -1,0 +1,68 @@
+"""Learning-rate schedules as SB3 takes them: functions of the progress that remains, from 1 down to 0."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from numbers import Real
+
+from stable_baselines3.common.type_aliases import Schedule
+
+from sb3_offline.arguments import NOT_NEGATIVE
+
+
+@dataclass(frozen=True)
+class CosineSchedule:
+    """
+    Half a cosine from ``initial`` to ``final`` (SGDR without restarts, Loshchilov and Hutter 2017); COMBO's actor rate in
+    published code.
+
+    :param initial: Rate at the start.
+    :param final: Rate at the end.
+    :raises ValueError: if one is negative.
+    """
+
+    initial: float
+    final: float = 0.0
+
+    def __post_init__(self) -> None:
+        if min(self.initial, self.final) < 0:
+            raise ValueError(f"Rates must not be negative, got initial={self.initial} and final={self.final}.")
+
+    def __call__(self, progress_remaining: float) -> float:
+        return self.final + 0.5 * (self.initial - self.final) * (1.0 + math.cos(math.pi * (1.0 - progress_remaining)))
+
+
+@dataclass(frozen=True)
+class ScaledSchedule:
+    """``factor`` times another schedule."""
+
+    schedule: Schedule
+    factor: float
+
+    def __call__(self, progress_remaining: float) -> float:
+        return self.factor * self.schedule(progress_remaining)
+
+
+def check_rate(name: str, rate: object) -> float | Schedule:
+    """
+    :return: the schedule, or the number, NumPy's as Python's
+    :raises ValueError: for what is neither a schedule nor a finite number that is not negative
+    """
+    if callable(rate):
+        return rate
+    if isinstance(rate, Real) and not isinstance(rate, bool) and float(rate) in NOT_NEGATIVE:
+        return float(rate)
+    hint = " RL-Zoo's texts are for its YAML files: here it is CosineSchedule(1e-4)." if isinstance(rate, str) else ""
+    raise ValueError(f"{name} must be a schedule, or a number that is not negative, got {rate!r}.{hint}")
+
+
+def parse_cosine(text: str) -> CosineSchedule | None:
+    """``cosine_1e-4`` as RL-Zoo writes schedules in YAML files; None for other text."""
+    name, _, initial = text.partition("_")
+    return CosineSchedule(float(initial)) if name == "cosine" else None
+
+
+def hold_then_decay(progress_remaining: float) -> float:
+    """1e-3 for the first half of training, then linearly down to 1e-4: late steps settle the policy."""
+    return 1e-4 + 9e-4 * min(1.0, 2.0 * progress_remaining)

@@ -1,0 +1,108 @@
+"""All that the next gradient step depends on, beside the data: taken from a model that trains, and put into another one."""
+
+from __future__ import annotations
+
+import io
+import json
+import random
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.running_mean_std import RunningMeanStd
+
+from sb3_offline.buffers.buffers import TensorReplayBuffer
+
+if TYPE_CHECKING:
+    from sb3_offline.common.offline_algorithm import OfflineAlgorithm
+
+State = dict[str, Any]
+
+
+def capture(model: OfflineAlgorithm, about: dict[str, Any]) -> State:
+    """The state, for the disk: tensors on the CPU, numbers and text. ``about`` is added as it is."""
+    portable = io.BytesIO()
+    model.save(portable)
+    normalizer = model.get_vec_normalize_env()
+    return {
+        "about": json.dumps(about),
+        "model": th.frombuffer(portable.getbuffer(), dtype=th.uint8),
+        "streams": model.streams.state(),
+        "global_rng": _global_rng(model.device),
+        "tensors": {name: value.detach().cpu() for name, value in vars(model).items() if isinstance(value, th.Tensor)},
+        "buffers": {name: _rows(buffer) for name, buffer in _model_buffers(model)},
+        "log_sums": {name: value.cpu() for name, value in model.log_sums.sums.items()},
+        "log_count": model.log_sums.n_steps,
+        "normalizer": None if normalizer is None else statistics_of(normalizer.obs_rms),
+    }
+
+
+def restore(model: OfflineAlgorithm, state: State) -> None:
+    """Undo what preparing has drawn and computed since the checkpoint was opened."""
+    for name, value in state["tensors"].items():
+        present = getattr(model, name)
+        if present.requires_grad:  # its optimiser knows this very tensor
+            present.data.copy_(value)
+        else:
+            setattr(model, name, value.to(model.device))
+    for name, buffer in _model_buffers(model):
+        _refill(buffer, state["buffers"][name])
+    model.log_sums.sums = {name: value.to(model.device) for name, value in state["log_sums"].items()}
+    model.log_sums.n_steps = state["log_count"]
+    model.streams.restore(state["streams"])
+    _restore_global_rng(state["global_rng"], model.device)
+
+
+def _model_buffers(model: OfflineAlgorithm) -> Iterator[tuple[str, TensorReplayBuffer]]:
+    """What training itself fills; the data are read again."""
+    for name, value in vars(model).items():
+        if isinstance(value, TensorReplayBuffer) and name != "replay_buffer":
+            yield name, value
+
+
+def _rows(buffer: TensorReplayBuffer) -> State:
+    n = buffer.size()
+    columns = {name: value[:n].cpu().clone() for name, value in vars(buffer).items() if isinstance(value, th.Tensor)}
+    return {"columns": columns, "pos": buffer.pos, "full": buffer.full}
+
+
+def _refill(buffer: TensorReplayBuffer, state: State) -> None:
+    buffer.reset()
+    for name, rows in state["columns"].items():
+        if len(rows):
+            column = rows.new_zeros((buffer.buffer_size, *rows.shape[1:]), device=buffer.device)
+            column[: len(rows)] = rows
+            setattr(buffer, name, column)
+    buffer.pos, buffer.full = state["pos"], state["full"]
+
+
+def _global_rng(device: th.device) -> State:
+    """The generators that a policy's dropout or a user's callback may draw from."""
+    state: Any = np.random.get_state()  # noqa: NPY002
+    _, keys, *rest = state
+    return {
+        "torch": th.get_rng_state(),
+        "cuda": th.cuda.get_rng_state(device) if device.type == "cuda" else None,
+        "numpy": [keys.tolist(), *rest],
+        "python": random.getstate(),
+    }
+
+
+def _restore_global_rng(state: State, device: th.device) -> None:
+    th.set_rng_state(state["torch"])
+    if state["cuda"] is not None:
+        th.cuda.set_rng_state(state["cuda"], device)
+    keys, *rest = state["numpy"]
+    np.random.set_state(("MT19937", np.array(keys, dtype=np.uint32), *rest))  # noqa: NPY002
+    random.setstate(state["python"])
+
+
+def statistics_of(moments: Any) -> State:
+    return {name: th.as_tensor(getattr(moments, name)) for name in ("mean", "var", "count")}
+
+
+def to_moments(state: State) -> RunningMeanStd:
+    moments = RunningMeanStd(shape=tuple(state["mean"].shape))
+    moments.mean, moments.var, moments.count = state["mean"].numpy(), state["var"].numpy(), float(state["count"])
+    return moments

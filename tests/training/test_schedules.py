@@ -1,0 +1,38 @@
+"""Learning-rate schedules."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sb3_offline import CQL
+from sb3_offline.training.schedules import CosineSchedule, hold_then_decay
+from tests.conftest import FAST
+
+
+def test_cosine_by_hand() -> None:
+    schedule = CosineSchedule(2.0, 1.0)
+    assert [schedule(p) for p in (1.0, 0.5, 0.0)] == pytest.approx([2.0, 1.5, 1.0])
+    assert CosineSchedule(1e-4)(0.25) == pytest.approx(1e-4 * (1 - math.cos(math.pi / 4)) / 2)
+
+
+def test_hold_then_decay_by_hand() -> None:
+    assert [hold_then_decay(p) for p in (1.0, 0.5, 0.25, 0.0)] == pytest.approx([1e-3, 1e-3, 5.5e-4, 1e-4])
+
+
+def test_negative_rates_are_refused() -> None:
+    with pytest.raises(ValueError, match="not be negative"):
+        CosineSchedule(-1e-4)
+
+
+def test_it_is_followed_and_saved(pendulum_arrays: dict[str, np.ndarray], tmp_path: Path) -> None:
+    model = CQL("MlpPolicy", "Pendulum-v1", pendulum_arrays, learning_rate=CosineSchedule(1e-3), **FAST)
+    model.learn(4)  # the last update sees 3 of 4 steps done
+    assert model.actor.optimizer.param_groups[0]["lr"] == pytest.approx(CosineSchedule(1e-3)(0.25))
+    assert model.critic.optimizer.param_groups[0]["lr"] == pytest.approx(3e-4)
+    model.save(tmp_path / "model.zip")
+    loaded = CQL.load(tmp_path / "model.zip", device="cpu")
+    assert loaded.learning_rate == CosineSchedule(1e-3)
