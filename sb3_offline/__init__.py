@@ -1,5 +1,6 @@
 """Offline reinforcement learning for Stable-Baselines3."""
 
+from sb3_offline._version import __version__
 from sb3_offline.combo import COMBO, DiscreteCOMBO
 from sb3_offline.common.offline_sac import OfflineSAC
 from sb3_offline.cql import CQL, DiscreteCQL
@@ -9,8 +10,6 @@ from sb3_offline.dromo import DROMO, DiscreteDROMO
 from sb3_offline.evaluation import OfflineEvalCallback
 from sb3_offline.mopo import MOPO
 from sb3_offline.preqn import PreQN
-
-__version__ = "0.1.0"
 
 register_envs()
 

@@ -10,7 +10,7 @@ import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.preprocessing import get_flattened_obs_dim
 
-import sb3_offline
+from sb3_offline._version import __version__
 from sb3_offline.arguments import INSIDE_UNIT, check_count, check_flag, check_number
 from sb3_offline.buffers.buffers import ModelRolloutBuffer
 from sb3_offline.common.offline_algorithm import OfflineAlgorithm
@@ -121,7 +121,7 @@ class ModelBasedAlgorithm(OfflineAlgorithm):
         config = DynamicsConfig.from_kwargs(self.dynamics_kwargs)
         cached: Path | None = None
         if self.dynamics_cache and self.seed is not None:  # a random seed never comes back
-            facts = (dataset.fingerprint(), config, self.streams.seed, sb3_offline.__version__, self.device)
+            facts = (dataset.fingerprint(), config, self.streams.seed, __version__, self.device)
             key = cache_key(*facts, learned_termination=needs_head(dataset, config), precision=self.precision)
             cached = cache_folder() / f"{key}.pt"
             if cached.exists():

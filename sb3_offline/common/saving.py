@@ -19,7 +19,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.save_util import open_path
 from stable_baselines3.common.type_aliases import GymEnv, TensorDict
 
-import sb3_offline
+from sb3_offline._version import __version__
 from sb3_offline.buffers.online_buffer import OfflineOnlineBuffer
 from sb3_offline.common.data_backed import carries_data
 from sb3_offline.datasets import open_dataset
@@ -85,7 +85,7 @@ class SafeFiles(OffPolicyAlgorithm):
                         stacklevel=2,
                     )
         members["data"] = json.dumps(data, indent=4).encode()
-        header = {"format": FORMAT, "class": type(self).__name__, "version": sb3_offline.__version__, "members": [*members]}
+        header = {"format": FORMAT, "class": type(self).__name__, "version": __version__, "members": [*members]}
         whole = io.BytesIO()
         with zipfile.ZipFile(whole, "w") as archive:
             archive.writestr(HEADER, json.dumps(header))

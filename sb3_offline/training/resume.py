@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch as th
 from stable_baselines3.common.type_aliases import GymEnv
 
-import sb3_offline
+from sb3_offline._version import __version__
 from sb3_offline.datasets import OfflineDataset
 from sb3_offline.datasets.sources import Source
 from sb3_offline.files.archives import FileRefused
@@ -216,7 +216,7 @@ def _check_options(continuation: Continuation, model: OfflineAlgorithm) -> None:
 def _machine(device: th.device) -> dict[str, Any]:
     """What decides on the last bit of a float."""
     hardware = th.cuda.get_device_name(device) if device.type == "cuda" else f"{th.get_num_threads()} CPU threads"
-    return {"torch": th.__version__, "sb3_offline": sb3_offline.__version__, "computed by": hardware}
+    return {"torch": th.__version__, "sb3_offline": __version__, "computed by": hardware}
 
 
 def _warn_of_another_machine(continuation: Continuation, device: th.device) -> None:

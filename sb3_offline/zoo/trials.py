@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch as th
 
-import sb3_offline
+from sb3_offline._version import __version__
 from sb3_offline.common.model_based import ModelBasedAlgorithm
 from sb3_offline.common.offline_algorithm import OfflineAlgorithm
 from sb3_offline.datasets import OfflineDataset
@@ -31,7 +31,7 @@ def share_dynamics(model: OfflineAlgorithm, dataset: OfflineDataset, folder: Pat
     if not isinstance(model, ModelBasedAlgorithm):
         return
     config = DynamicsConfig.from_kwargs(model.dynamics_kwargs or {})
-    facts = (dataset.fingerprint(), config, seed, sb3_offline.__version__, model.device)
+    facts = (dataset.fingerprint(), config, seed, __version__, model.device)
     path = folder / f"{cache_key(*facts, precision=model.precision)}.pt"
     if path.is_file():
         saved = read_tensors(path.read_bytes(), str(path), model.device)
