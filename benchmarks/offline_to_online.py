@@ -25,10 +25,8 @@ FIRST_ONLINE_STEPS = 2000
 class SameStarts(CurveCallback):
     """Every evaluation begins in the same states: otherwise easy and hard ones pass for changes of the policy."""
 
-    def _on_step(self) -> bool:
-        if self.n_calls % self.every == 0:
-            self.env.reset(seed=self.env_seed)
-        return super()._on_step()
+    def start_seed(self) -> int:
+        return self.env_seed
 
 
 def run_one(variant: str, seed: int, arguments: argparse.Namespace, path: Path) -> dict[str, Any]:

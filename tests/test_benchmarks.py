@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch as th
 
+from benchmarks import run as runner
 from benchmarks import speed_report
 from benchmarks.data_size import curves, draw
 from benchmarks.peers import Peer
@@ -20,7 +21,7 @@ from benchmarks.run import Run, main
 from benchmarks.speed_updates import count_flops, make_model, random_data
 from benchmarks.table import read
 from benchmarks.turns import Contender, take_turns
-from sb3_offline import load_dataset
+from sb3_offline import CQL, load_dataset
 
 DATA = "sb3_offline/Pendulum-medium-v0"
 
@@ -60,6 +61,56 @@ def test_fractions_of_the_data(tmp_path: Path) -> None:
     before = first.read_text()
     main(["--algos", "cql", "--datasets", DATA, "--fractions", "0.02", *options, "--out", str(tmp_path)])
     assert first.read_text() == before  # finished: not run again, or its timings would differ
+
+
+class Stopped(Exception):
+    """The process ends here."""
+
+
+def test_an_interrupted_run_goes_on_exactly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed while it writes its fourth evaluation of five, after the third's checkpoint: the same figures."""
+    words = [
+        "--algos",
+        "cql",
+        "--datasets",
+        DATA,
+        "--episodes",
+        "1",
+        "--final-episodes",
+        "2",
+        "--steps",
+        "10",
+        "--eval-every",
+        "2",
+    ]
+    words += ["--option", 'policy_kwargs={"net_arch": [8]}', "--option", "batch_size=8"]
+    file = Run("cql", DATA, 1.0, 0).file_name
+
+    def figures(folder: Path) -> list[Any]:
+        lines = [json.loads(line) for line in (folder / file).read_text().splitlines()][1:]
+        timeless = [{name: value for name, value in line.items() if "seconds" not in name} for line in lines[:-1]]
+        return [*timeless, {name: value for name, value in lines[-1]["summary"].items() if "seconds" not in name}]
+
+    main([*words, "--out", str(tmp_path / "unbroken")])
+    append, written = runner.append, []
+
+    def stop_at_the_fourth(path: Path, record: dict[str, Any]) -> None:
+        append(path, record)
+        written.append(record)
+        if len(written) == 5:  # the configuration and four evaluations
+            raise Stopped
+
+    monkeypatch.setattr(runner, "append", stop_at_the_fourth)
+    with pytest.raises(Stopped):
+        main([*words, "--out", str(tmp_path / "broken")])
+    monkeypatch.setattr(runner, "append", append)
+    updates, update = [], CQL.update
+    monkeypatch.setattr(CQL, "update", lambda model: updates.append(update(model)))
+    main([*words, "--out", str(tmp_path / "broken")])
+    assert len(updates) == 4  # from step 6 on
+    assert [point["step"] for point in figures(tmp_path / "broken")[:-1]] == [2, 4, 6, 8, 10]
+    assert figures(tmp_path / "broken") == figures(tmp_path / "unbroken")
+    assert sorted(path.name for path in (tmp_path / "broken").iterdir()) == [file]  # no checkpoint is left behind
 
 
 def test_curves_of_scores(tmp_path: Path) -> None:
