@@ -20,14 +20,14 @@ from sb3_offline.arguments import check_count
 from sb3_offline.datasets import DatasetInfo
 from sb3_offline.dromo import DROMO
 from sb3_offline.evaluation.callbacks import OfflineEvalCallback
-from sb3_offline.training.schedules import hold_then_decay
+from sb3_offline.training.schedules import HoldThenDecay
 
 # Found on the packaged Pendulum data: small networks are enough, and train in minutes on two cores
 DEMO_STEPS = 15_000
 DEMO_OPTIONS: dict[str, Any] = {
     "policy_kwargs": {"net_arch": [64, 64]},
-    "learning_rate": hold_then_decay,
-    "qf_learning_rate": hold_then_decay,
+    "learning_rate": HoldThenDecay(1e-3, 1e-4),
+    "qf_learning_rate": HoldThenDecay(1e-3, 1e-4),
     "tau": 0.01,
     "gamma": 0.98,
     "ent_coef": "auto_0.1",

@@ -40,9 +40,9 @@ _RECORDS = (
     "stable_baselines3.common.noise.OrnsteinUhlenbeckActionNoise",
     "stable_baselines3.common.running_mean_std.RunningMeanStd",
     "sb3_offline.training.schedules.CosineSchedule",
+    "sb3_offline.training.schedules.HoldThenDecay",
     "sb3_offline.training.schedules.ScaledSchedule",
 )
-_FUNCTIONS = ("sb3_offline.training.schedules.hold_then_decay",)
 
 _NUMBERS = "biuf"  # kinds of numpy dtypes: bool, int, uint, float
 
@@ -86,8 +86,6 @@ def _encode_named(value: Any, where: str) -> dict[str, Any]:
     name = f"{owner.__module__}.{owner.__qualname__}"
     if owner is not value and name in _RECORDS:
         return {KIND: "record", "name": name, "state": encode(vars(value), where)}
-    if name in _FUNCTIONS and _named(name) is value:
-        return {KIND: "function", "name": name}
     if isinstance(value, type) and _find_class(name) is value:
         return {KIND: "class", "name": name}
     raise NotPlain(f"{where} is {'' if owner is value else 'an object of '}{name}")
@@ -157,12 +155,6 @@ def _class(name: str) -> type:
     if found is None:
         raise ValueError(f"{name} is not among the known networks, optimisers and buffers")
     return found
-
-
-def _function(name: str) -> Callable[..., Any]:
-    if name not in _FUNCTIONS:
-        raise ValueError(f"{name} is not among the known functions")
-    return _named(name)
 
 
 def _record(name: str, state: dict[str, Any]) -> Any:
@@ -236,6 +228,5 @@ _DECODERS: dict[str, Callable[..., Any]] = {
     "path": lambda path: Path(path),
     "dtype": _dtype,
     "record": _record,
-    "function": _function,
     "class": _class,
 }

@@ -34,6 +34,31 @@ class CosineSchedule:
 
 
 @dataclass(frozen=True)
+class HoldThenDecay:
+    """
+    ``initial`` for a share of training, then linearly down to ``final``: late steps settle the policy.
+
+    :param initial: Rate at the start.
+    :param final: Rate at the end.
+    :param hold: The share, in [0, 1), during which the rate is held.
+    :raises ValueError: if a rate is negative, or the share is not in [0, 1).
+    """
+
+    initial: float
+    final: float = 0.0
+    hold: float = 0.5
+
+    def __post_init__(self) -> None:
+        if min(self.initial, self.final) < 0:
+            raise ValueError(f"Rates must not be negative, got initial={self.initial} and final={self.final}.")
+        if not 0 <= self.hold < 1:
+            raise ValueError(f"hold must lie in [0, 1), got {self.hold}.")
+
+    def __call__(self, progress_remaining: float) -> float:
+        return self.final + (self.initial - self.final) * min(1.0, progress_remaining / (1.0 - self.hold))
+
+
+@dataclass(frozen=True)
 class ScaledSchedule:
     """``factor`` times another schedule."""
 
@@ -57,12 +82,8 @@ def check_rate(name: str, rate: object) -> float | Schedule:
     raise ValueError(f"{name} must be a schedule, or a number that is not negative, got {rate!r}.{hint}")
 
 
-def parse_cosine(text: str) -> CosineSchedule | None:
-    """``cosine_1e-4`` as RL-Zoo writes schedules in YAML files; None for other text."""
+def parse_schedule(text: str) -> Schedule | None:
+    """``cosine_1e-4`` or ``held_1e-4``, as YAML files write our schedules beside RL-Zoo's; None for other text."""
     name, _, initial = text.partition("_")
-    return CosineSchedule(float(initial)) if name == "cosine" else None
-
-
-def hold_then_decay(progress_remaining: float) -> float:
-    """1e-3 for the first half of training, then linearly down to 1e-4: late steps settle the policy."""
-    return 1e-4 + 9e-4 * min(1.0, 2.0 * progress_remaining)
+    kinds: dict[str, type[CosineSchedule] | type[HoldThenDecay]] = {"cosine": CosineSchedule, "held": HoldThenDecay}
+    return kinds[name](float(initial)) if name in kinds else None

@@ -28,7 +28,7 @@ from sb3_offline.common.offline_algorithm import OfflineAlgorithm
 from sb3_offline.datasets import OfflineDataset, open_dataset
 from sb3_offline.datasets.envs import task_of
 from sb3_offline.evaluation import OfflineEvalCallback
-from sb3_offline.training.schedules import check_rate, parse_cosine
+from sb3_offline.training.schedules import check_rate, parse_schedule
 from sb3_offline.zoo.algorithms import algorithms
 from sb3_offline.zoo.configs import check_hyperparams, find_recipe
 from sb3_offline.zoo.trials import share_dynamics
@@ -101,7 +101,7 @@ class OfflineExperimentManager(ExperimentManager):
 
     @staticmethod
     def _preprocess_schedules(hyperparams: dict[str, Any]) -> dict[str, Any]:
-        """RL-Zoo's, which takes any text for a linear decay; here ``cosine_1e-4`` is a cosine, of either rate."""
+        """RL-Zoo's, which takes any text for a linear decay; ``cosine_1e-4`` and ``held_1e-4`` are ours."""
         schedules = {}
         for name in ("learning_rate", "qf_learning_rate"):
             if isinstance(text := hyperparams.get(name), str):
@@ -190,13 +190,14 @@ class OfflineExperimentManager(ExperimentManager):
 def _schedule(name: str, text: str) -> Schedule:
     try:
         schedule: Schedule = (
-            parse_cosine(text) or ExperimentManager._preprocess_schedules({"learning_rate": text})["learning_rate"]
+            parse_schedule(text) or ExperimentManager._preprocess_schedules({"learning_rate": text})["learning_rate"]
         )
         check_rate(name, schedule(1.0))
     except ValueError as error:
         raise ValueError(
             f"{name}: {text!r} is no schedule. Write lin_1e-4, which falls linearly from 1e-4 to 0, or cosine_1e-4, by half a "
-            "cosine, or a number (1.0e-4 in YAML, for which 1e-4 is text); none is negative."
+            "cosine, or held_1e-4, linearly in the second half, or a number (1.0e-4 in YAML, for which 1e-4 is text); none is "
+            "negative."
         ) from error
     return schedule
 

@@ -29,7 +29,7 @@ from sb3_offline import CQL, DROMO, MOPO, OfflineSAC, PreQN, load_dataset
 from sb3_offline.common.saving import trusting
 from sb3_offline.files.archives import FileRefused
 from sb3_offline.files.model_file import HEADER, ModelFile
-from sb3_offline.training.schedules import hold_then_decay
+from sb3_offline.training.schedules import HoldThenDecay
 from tests.conftest import FAST, FAST_DROMO, FAST_MODEL_BASED, Trap
 
 DATA = "sb3_offline/Pendulum-medium-v0"
@@ -193,14 +193,14 @@ def test_known_classes_and_schedules_need_nothing(tmp_path: Path) -> None:
         "optimizer_class": th.optim.AdamW,
         "features_extractor_class": FlattenExtractor,
     }
-    options = {"learning_rate": hold_then_decay, "qf_learning_rate": LinearSchedule(1e-3, 1e-4, 0.5)}
+    options = {"learning_rate": HoldThenDecay(1e-3), "qf_learning_rate": LinearSchedule(1e-3, 1e-4, 0.5)}
     model = small(policy_kwargs=policy_kwargs, **options)
     model.save(tmp_path / "model")
     with nothing_unpickled():
         loaded = CQL.load(tmp_path / "model", device="cpu")
     assert loaded.policy_kwargs | policy_kwargs == loaded.policy_kwargs
     assert isinstance(loaded.actor.optimizer, th.optim.AdamW)
-    assert loaded.lr_schedule(0.25) == hold_then_decay(0.25)
+    assert loaded.lr_schedule(0.25) == HoldThenDecay(1e-3)(0.25)
     assert loaded.qf_lr_schedule(0.75) == pytest.approx(1e-3 - 0.25 * 9e-4 / 0.5)
 
 

@@ -22,7 +22,7 @@ from stable_baselines3.sac.policies import SACPolicy
 
 from sb3_offline.datasets import load_dataset
 from sb3_offline.files.encoding import NotPlain, decode, encode, is_known_class
-from sb3_offline.training.schedules import hold_then_decay
+from sb3_offline.training.schedules import HoldThenDecay
 
 
 def there_and_back(value: Any) -> Any:
@@ -50,7 +50,7 @@ def there_and_back(value: Any) -> Any:
         SACPolicy,
         CombinedExtractor,
         np.float32,
-        hold_then_decay,
+        HoldThenDecay(1e-3),
         TrainFreq(3, TrainFrequencyUnit.EPISODE),
         deque([1, (2, 3)], maxlen=5),
         spaces.Discrete(4, start=-1),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sb3_offline import CQL
-from sb3_offline.training.schedules import CosineSchedule, hold_then_decay
+from sb3_offline.training.schedules import CosineSchedule, HoldThenDecay, parse_schedule
 from tests.conftest import FAST
 
 
@@ -20,12 +20,23 @@ def test_cosine_by_hand() -> None:
 
 
 def test_hold_then_decay_by_hand() -> None:
-    assert [hold_then_decay(p) for p in (1.0, 0.5, 0.25, 0.0)] == pytest.approx([1e-3, 1e-3, 5.5e-4, 1e-4])
+    schedule = HoldThenDecay(1e-3, 1e-4)
+    assert [schedule(p) for p in (1.0, 0.5, 0.25, 0.0)] == pytest.approx([1e-3, 1e-3, 5.5e-4, 1e-4])
+    assert [HoldThenDecay(1.0, hold=0.8)(p) for p in (1.0, 0.2, 0.1, 0.0)] == pytest.approx([1.0, 1.0, 0.5, 0.0])
+
+
+def test_schedules_as_yaml_writes_them() -> None:
+    assert parse_schedule("cosine_1e-4") == CosineSchedule(1e-4)
+    assert parse_schedule("held_3e-4") == HoldThenDecay(3e-4)
+    assert parse_schedule("lin_1e-4") is None  # RL-Zoo's own
 
 
 def test_negative_rates_are_refused() -> None:
-    with pytest.raises(ValueError, match="not be negative"):
-        CosineSchedule(-1e-4)
+    for make in (CosineSchedule, HoldThenDecay):
+        with pytest.raises(ValueError, match="not be negative"):
+            make(-1e-4)
+    with pytest.raises(ValueError, match="hold must lie in"):
+        HoldThenDecay(1e-4, hold=1.0)
 
 
 def test_it_is_followed_and_saved(pendulum_arrays: dict[str, np.ndarray], tmp_path: Path) -> None:
