@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,24 @@ def test_the_examples_run_in_order(
     said = " ".join(line.strip().removeprefix("# ") for line in comment.splitlines())
     assert said.startswith("arrays: rewards hold NaN")
     assert said in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("page", ["tables.md"])
+def test_pages_of_other_sources_print_what_they_quote(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = (DOCS / page).read_text(encoding="utf-8")
+    names: dict[str, Any] = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+            exec(block, names)
+    printed = " ".join(capsys.readouterr().out.split())
+    quoted = re.findall(r"print\(\w+\)\n((?: *# .*\n)+)", text)
+    assert quoted
+    for comment in quoted:
+        assert " ".join(" ".join(line.strip().removeprefix("# ") for line in comment.splitlines()).split()) in printed
 
 
 def test_the_gate_says_what_its_page_quotes(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -115,9 +115,9 @@ def test_missing_file_and_directory(tmp_path: Path) -> None:
         load_dataset(tmp_path)
     with pytest.raises(DatasetError, match="is a directory"):
         load_dataset(str(tmp_path))
-    (tmp_path / "log.csv").write_text("1,2")
-    with pytest.raises(DatasetError, match=r"\.csv is not a known format"):
-        load_dataset(tmp_path / "log.csv")
+    (tmp_path / "log.txt").write_text("1,2")
+    with pytest.raises(DatasetError, match=r"\.txt is not a known format"):
+        load_dataset(tmp_path / "log.txt")
 
 
 @pytest.mark.parametrize("kept", [3, 100, 0.5, 0.98])

@@ -17,6 +17,7 @@ def builtin_name(dataset_id: str) -> str | None:
     return name if name in BUILTIN_TASKS else None
 
 
-def open_builtin(name: str) -> RawSource:
-    """A packaged data set; its metadata are the card that says how it was made."""
+def open_builtin(dataset_id: str) -> RawSource:
+    """A packaged data set, by an id that :func:`builtin_name` knows; its metadata are the card that says how it was made."""
+    name = builtin_name(dataset_id)
     return open_npz(_FOLDER / f"{name}.npz", f"{NAMESPACE}/{name}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import warnings
-from dataclasses import dataclass
 
 import gymnasium as gym
 import numpy as np
@@ -17,17 +16,7 @@ from sb3_offline.datasets.images import other_layout
 from sb3_offline.datasets.offline_dataset import DatasetInfo
 from sb3_offline.datasets.references import REFERENCE_SCORES
 from sb3_offline.datasets.sources.raw import RawSource
-
-
-@dataclass(frozen=True)
-class Task:
-    """What the caller says about the data."""
-
-    env_id: str | None
-    observation_space: spaces.Space | None
-    action_space: spaces.Space | None
-    download: bool
-    env_spec: EnvSpec | None = None
+from sb3_offline.datasets.sources.task import Task
 
 
 def info_of(raw: RawSource, task: Task) -> DatasetInfo:
@@ -40,11 +29,25 @@ def info_of(raw: RawSource, task: Task) -> DatasetInfo:
     own_observation, own_action = _own_spaces(raw, spec, task)
     observation_space = _one_space("observation", task.observation_space, own_observation, raw.dataset_id)
     action_space = _one_space("action", task.action_space, own_action, raw.dataset_id)
+    card, derived = dict(raw.card), []
+    if raw.derive is not None and observation_space is None:
+        observation_space = raw.derive("observation")
+        derived.append(f"observations in {observation_space}")
+    if raw.derive is not None and action_space is None:
+        action_space = raw.derive("action")
+        derived.append(f"actions in {action_space}")
+    if derived:
+        card["derived_spaces"] = "; ".join(derived)
+        warnings.warn(
+            f"{raw.dataset_id}: spaces as the data suggest them: {card['derived_spaces']}. "
+            "Give env_id=, or observation_space= and action_space=, to say what they are.",
+            stacklevel=4,
+        )
     if observation_space is None or action_space is None:
         raise DatasetError(_spaces_unknown(raw))
     if spec is None and raw.env_id is None:
         spec = task.env_spec
-    low, high, card = raw.reference_min_score, raw.reference_max_score, dict(raw.card)
+    low, high = raw.reference_min_score, raw.reference_max_score
     if inferred:
         card["env_id_from"] = raw.env_id_from
     known = None if spec is None else REFERENCE_SCORES.get(spec.id)

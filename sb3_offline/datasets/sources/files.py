@@ -1,36 +1,54 @@
-"""Data files, opened by their suffix. Reading one never runs code from it, nor opens another file."""
+"""Paths: which are data files, and what is wrong with those that are none. Reading one never runs code from it."""
 
 from __future__ import annotations
 
 import errno
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 from sb3_offline.datasets.errors import DatasetError
-from sb3_offline.datasets.sources.hdf5 import open_hdf5
-from sb3_offline.datasets.sources.npz import open_npz
-from sb3_offline.datasets.sources.raw import RawSource
 
 HDF5_SUFFIXES = (".hdf5", ".h5")
+TABLE_SUFFIXES = (".parquet", ".pq", ".csv", ".csv.gz", ".tsv", ".arrow", ".feather")
 _PICKLE_SUFFIXES = (".pkl", ".pickle", ".pt", ".pth", ".joblib", ".zip")
+_SUFFIXES = (*HDF5_SUFFIXES, ".npz", ".npy", ".gz", *TABLE_SUFFIXES, *_PICKLE_SUFFIXES)
 
 
-def looks_like_file(name: str) -> bool:
-    """Whether a string is meant as a data file rather than as an id."""
-    return Path(name).suffix.lower() in (*HDF5_SUFFIXES, ".npz", ".npy", *_PICKLE_SUFFIXES)
+def looks_like_file(path: Path) -> bool:
+    """Whether a path is meant as a data file rather than as an id: by its suffix, or because there is such a file."""
+    mode = file_mode(path)
+    return path.suffix.lower() in _SUFFIXES or (mode is not None and not stat.S_ISDIR(mode))
 
 
-def open_file(path: Path) -> RawSource:
-    """Open a data file by its suffix; only its metadata are read.
+def is_directory(path: Path) -> bool:
+    mode = file_mode(path)
+    return mode is not None and stat.S_ISDIR(mode)
 
-    :raises DatasetError: for a missing file, a directory, a pickle, an unknown suffix, or a damaged file
+
+def is_data_file(*suffixes: str) -> Callable[[Path], bool]:
+    """Whether a path is a readable file with one of these suffixes; capital letters do not matter."""
+
+    def is_one(path: Path) -> bool:
+        mode = file_mode(path) if path.name.lower().endswith(suffixes) else None
+        return mode is not None and stat.S_ISREG(mode) and os.access(path, os.R_OK)
+
+    return is_one
+
+
+def refuse_file(path: Path) -> NoReturn:
+    """
+    Say why no format opens a path.
+
+    :raises DatasetError: always: for a missing file, a directory, a pickle, an unknown suffix
     """
     suffix, mode = path.suffix.lower(), file_mode(path)
     if mode is not None and stat.S_ISDIR(mode):
         raise DatasetError(
-            f"{path} is a directory without observations.npy; a data file (.hdf5, .h5 or .npz), a folder of .npy files "
-            "or a Minari id is needed."
+            f"{path} is a directory without observations.npy and without tables; a data file (.hdf5, .h5, .npz, .parquet, "
+            ".csv, ...), a folder of .npy files or of tables, or a Minari id is needed."
         )
     if suffix in _PICKLE_SUFFIXES:
         raise DatasetError(
@@ -43,11 +61,9 @@ def open_file(path: Path) -> RawSource:
         raise DatasetError(f"{path}: this is a device or a pipe, not a file. Write the data to a file first.")
     if not os.access(path, os.R_OK):
         raise DatasetError(f"{path}: no permission to read this file.")
-    if suffix in HDF5_SUFFIXES:
-        return open_hdf5(path)
-    if suffix == ".npz":
-        return open_npz(path, path.name)
-    raise DatasetError(f"{path}: {suffix or 'no suffix'} is not a known format; .hdf5, .h5 and .npz are.")
+    raise DatasetError(
+        f"{path}: {suffix or 'no suffix'} is not a known format; {', '.join((*HDF5_SUFFIXES, '.npz', *TABLE_SUFFIXES))} are."
+    )
 
 
 def path_of(name: str | Path) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -17,13 +16,9 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from sb3_offline.datasets.checks import build_dataset
 from sb3_offline.datasets.errors import DatasetError
 from sb3_offline.datasets.offline_dataset import ARRAY_NAMES, DatasetInfo, OfflineDataset
-from sb3_offline.datasets.sources.arrays import open_arrays, open_offline_dataset, open_replay_buffer
-from sb3_offline.datasets.sources.builtin import builtin_name, open_builtin
-from sb3_offline.datasets.sources.describing import Task, info_of, same_space
-from sb3_offline.datasets.sources.files import file_mode, looks_like_file, open_file, path_of
-from sb3_offline.datasets.sources.folder import is_folder, open_folder
-from sb3_offline.datasets.sources.minari import is_minari_dataset, open_minari, open_minari_dataset
-from sb3_offline.datasets.sources.raw import RawSource
+from sb3_offline.datasets.sources.describing import info_of, same_space
+from sb3_offline.datasets.sources.formats import open_one
+from sb3_offline.datasets.sources.task import Task
 
 if TYPE_CHECKING:
     from minari import MinariDataset
@@ -55,21 +50,25 @@ def open_dataset(
     action_space: spaces.Space | None = None,
     download: bool = False,
     env_spec: EnvSpec | None = None,
+    columns: Mapping[str, Any] | str | Path | None = None,
 ) -> DatasetSource:
     """Find out what a data set is without reading its arrays.
 
     :param source: a packaged id (``"Pendulum-medium-v0"``), a Minari id (``"mujoco/hopper/medium-v0"``), a file
-        (.hdf5, .h5: D4RL's flat layout; .npz), a folder of .npy files, which stay
-        on disk, a mapping of arrays, a filled SB3 ReplayBuffer, a MinariDataset, an OfflineDataset, or a sequence of these,
-        which is one data set
+        (.hdf5, .h5: D4RL's flat layout; .npz), a table (.parquet, .csv, .tsv, .arrow, .feather, a folder of them, a frame of
+        pandas, polars or pyarrow), a folder of .npy files, which stay on disk, a mapping of arrays, a filled SB3
+        ReplayBuffer, a MinariDataset, an OfflineDataset, or a sequence of these, which is one data set
     :param env_id: Gymnasium id of the task, for data that do not name it (it comes before a name in the data)
     :param observation_space: for data that do not have it; must agree with the data's own
     :param action_space: for data that do not have it; must agree with the data's own
     :param download: fetch a Minari data set that is not installed; otherwise the network is never used
     :param env_spec: the task of data that name none, whose spaces the caller gives
+    :param columns: of a table: which columns are ``observations``, ``actions``, ``rewards``, ``terminations`` and optionally
+        ``next_observations``, ``truncations``, ``episode``, ``time`` and the longest step in time that is no ``gap``, or the
+        path of a YAML file that says it; guessed from the columns' names if not given
     :raises DatasetError: if the source cannot be found or opened, or its spaces are not known
     """
-    return _open(source, Task(env_id, observation_space, action_space, download, env_spec))
+    return _open(source, Task(env_id, observation_space, action_space, download, env_spec, columns))
 
 
 def load_dataset(
@@ -79,62 +78,24 @@ def load_dataset(
     observation_space: spaces.Space | None = None,
     action_space: spaces.Space | None = None,
     download: bool = False,
+    columns: Mapping[str, Any] | str | Path | None = None,
 ) -> OfflineDataset:
     """Open a source, read its arrays and check them; the parameters are those of :func:`open_dataset`.
 
     :raises DatasetError: naming what is wrong, where (key, row), and the remedy
     """
-    return _open(source, Task(env_id, observation_space, action_space, download)).load()
+    return _open(source, Task(env_id, observation_space, action_space, download, columns=columns)).load()
 
 
 def _open(source: Source, task: Task) -> DatasetSource:
     if isinstance(source, Sequence) and not isinstance(source, str):
         return _open_many(source, task)
-    raw = _open_one(source, task.download)
+    raw = open_one(source, task)
     info = info_of(raw, task)
     build = raw.build
     if build is not None:
         return DatasetSource(info, lambda: build(info))
     return DatasetSource(info, lambda: build_dataset(raw.read(), info))
-
-
-def _open_one(source: Source, download: bool) -> RawSource:
-    if isinstance(source, OfflineDataset):
-        return open_offline_dataset(source)
-    if isinstance(source, ReplayBuffer):
-        return open_replay_buffer(source)
-    if isinstance(source, Mapping):
-        return open_arrays(source)
-    if isinstance(source, Path):
-        return _open_path(path_of(source))
-    if isinstance(source, str):
-        return _open_name(source, download)
-    if is_minari_dataset(source):
-        return open_minari_dataset(source)
-    raise DatasetError(
-        f"Data cannot be read from a {type(source).__name__}. Give an id, a file, a dict of arrays, an SB3 "
-        "ReplayBuffer, a MinariDataset, an OfflineDataset, or a list of these."
-    )
-
-
-def _open_name(name: str, download: bool) -> RawSource:
-    packaged = builtin_name(name)
-    if packaged is not None:
-        return open_builtin(packaged)
-    path = path_of(name)
-    mode = file_mode(path)
-    if looks_like_file(name) or (mode is not None and not stat.S_ISDIR(mode)) or is_folder(path):
-        return _open_path(path)
-    try:
-        return open_minari(name, download=download)
-    except DatasetError:
-        if mode is not None:
-            open_file(path)  # says that it is a directory
-        raise
-
-
-def _open_path(path: Path) -> RawSource:
-    return open_folder(path) if is_folder(path) else open_file(path)
 
 
 def _open_many(sources: Sequence[Source], task: Task) -> DatasetSource:

@@ -25,7 +25,8 @@ class RawSource:
     """
     An opened source, before anything is checked. What the source does not say is None.
 
-    ``build`` reads and checks the arrays where ``read`` would have to hold them all.
+    ``build`` reads and checks the arrays where ``read`` would have to hold them all, or has to know the spaces. ``derive``
+    gives the space of "observation" or "action" that the data themselves suggest, for when nobody says what it is.
     """
 
     dataset_id: str
@@ -39,6 +40,7 @@ class RawSource:
     reference_max_score: float | None = None
     card: dict[str, Any] = field(default_factory=dict)
     build: Callable[[DatasetInfo], OfflineDataset] | None = None
+    derive: Callable[[str], spaces.Space] | None = None
 
 
 def raw_from_metadata(

@@ -1,0 +1,216 @@
+"""A table wherever it lies, as named columns that are read by blocks of rows. pyarrow reads every format."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from sb3_offline.datasets.errors import DatasetError
+from sb3_offline.datasets.sources.files import TABLE_SUFFIXES, is_data_file
+from sb3_offline.files.archives import FileRefused, check_expansion
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+#: Files of at most so many bytes are read once and kept until the data are built; larger ones are read again.
+KEPT_BYTES = 2**28
+_FORMATS = {".parquet": "parquet", ".pq": "parquet", ".csv": "csv", ".csv.gz": "csv", ".tsv": "csv"}
+_FRAMES = {("pandas", "DataFrame"), ("polars", "DataFrame"), ("polars", "LazyFrame"), ("pyarrow", "Table")}
+_FRAMES |= {("pyarrow", "RecordBatch")}
+
+is_table_file = is_data_file(*TABLE_SUFFIXES)
+
+
+def is_frame(source: Any) -> bool:
+    """Whether an object is a table in memory, without importing its library for it."""
+    return any((cls.__module__.partition(".")[0], cls.__name__) in _FRAMES for cls in type(source).__mro__)
+
+
+def is_table_folder(path: Path) -> bool:
+    """Whether a folder, or the folders in it, hold tables."""
+    return path.is_dir() and next(_files_in(path), None) is not None
+
+
+def _files_in(folder: Path) -> Iterator[Path]:
+    """The tables of a folder; as usual those of hidden folders and files are none of the data."""
+    for path in sorted(folder.rglob("*")):
+        hidden = any(part.startswith((".", "_")) for part in path.relative_to(folder).parts)
+        if not hidden and is_table_file(path):
+            yield path
+
+
+def import_pyarrow(name: str) -> ModuleType:
+    """:raises DatasetError: if it is not installed"""
+    try:
+        import pyarrow
+    except ImportError as error:
+        raise DatasetError(f'{name}: tables are read by pyarrow: pip install "sb3-offline[tables]".') from error
+    return pyarrow
+
+
+@contextmanager
+def readable(name: str) -> Iterator[None]:
+    """Around whatever reads a table: pyarrow raises many kinds for damaged files."""
+    try:
+        yield
+    except DatasetError:
+        raise
+    except Exception as error:
+        message = " ".join(str(error).split())
+        raise DatasetError(f"{name}: the table cannot be read; it may be damaged or cut short ({message}).") from error
+
+
+class Frame:
+    """
+    Named columns of equally many rows. Fields of a struct column are columns of their own, ``position.x``.
+
+    :param source: a path (file or folder), or a frame of pandas, polars or pyarrow
+    :raises DatasetError: if it cannot be opened, or two columns have one name
+    """
+
+    def __init__(self, source: Any):
+        self.own = None if isinstance(source, (str, Path)) else source
+        self.name = Path(source).name if self.own is None else f"{type(source).__module__.partition('.')[0]} table"
+        self.path = str(source) if self.own is None else self.name  # what messages name
+        import_pyarrow(self.path)
+        with readable(self.path):
+            self._dataset = _from_path(Path(source)) if self.own is None else _from_memory(source)
+            self.schema: pa.Schema = _flat(self._dataset.schema.empty_table()).schema
+        twice = sorted({name for name in self.schema.names if self.schema.names.count(name) > 1})
+        if twice:
+            raise DatasetError(f"{self.path}: two columns are named {', '.join(map(repr, twice))}. Rename one of them.")
+
+    @cached_property
+    def kept(self) -> bool:
+        """Whether the rows stay in memory between the survey and the reading."""
+        files = getattr(self._dataset, "files", None)
+        return files is None or sum(Path(file).stat().st_size for file in files) <= KEPT_BYTES
+
+    def blocks(self, columns: Sequence[str]) -> Iterator[pa.Table]:
+        """Some columns of all rows, in the order of the files; in one block if that is kept."""
+        roots = [name for name in self._dataset.schema.names if any(c == name or c.startswith(f"{name}.") for c in columns)]
+        with readable(self.path):
+            if self.kept:
+                yield self._kept_table(tuple(roots)).select(list(columns))
+                return
+            import pyarrow as pa
+
+            for batch in self._dataset.to_batches(columns=roots):
+                yield _flat(pa.Table.from_batches([batch])).select(list(columns))
+
+    def table(self, columns: Sequence[str]) -> pa.Table:
+        """Some columns of all rows at once."""
+        import pyarrow as pa
+
+        return pa.concat_tables(list(self.blocks(columns)))
+
+    def forget(self) -> None:
+        """Let go of rows that were kept."""
+        self._tables = {}
+
+    _tables: dict[tuple[str, ...], Any] = {}  # noqa: RUF012  # replaced, never changed in place
+
+    def _kept_table(self, roots: tuple[str, ...]) -> pa.Table:
+        for names, table in self._tables.items():
+            if set(roots) <= set(names):
+                return table
+        table = _flat(self._dataset.to_table(columns=list(roots)))
+        self._tables = {**self._tables, roots: table}
+        return table
+
+
+def _flat(table: pa.Table) -> pa.Table:
+    import pyarrow as pa
+
+    while any(pa.types.is_struct(kind) for kind in table.schema.types):
+        table = table.flatten()
+    return table
+
+
+def _from_memory(source: Any) -> Any:
+    import pyarrow as pa
+    import pyarrow.dataset as ds
+
+    library = type(source).__module__.partition(".")[0]
+    if library == "pandas":
+        named = [name for name in source.index.names if name is not None]
+        source = source.reset_index(level=named) if named else source
+        if source.columns.has_duplicates:
+            name = source.columns[source.columns.duplicated()][0]
+            raise DatasetError(f"pandas table: two columns are named {name!r}. Rename one of them.")
+        source = pa.Table.from_pandas(source, preserve_index=False)
+    elif library == "polars":
+        source = (source.collect() if type(source).__name__ == "LazyFrame" else source).to_arrow()
+    elif isinstance(source, pa.RecordBatch):
+        source = pa.Table.from_batches([source])
+    return ds.dataset(source)
+
+
+def _from_path(path: Path) -> Any:
+    import pyarrow.dataset as ds
+
+    files = list(_files_in(path)) if path.is_dir() else [path]
+    kinds = {_format_of(file) for file in files}
+    if len(kinds) > 1:
+        raise DatasetError(f"{path} holds tables of several formats, {', '.join(sorted(kinds))}: give one of them.")
+    (kind,) = kinds
+    if kind == "csv":
+        return _from_csv(path, files)
+    options = {"partitioning": "hive", "partition_base_dir": str(path)} if path.is_dir() else {}
+    checked = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
+    form = ds.ParquetFileFormat(default_fragment_scan_options=checked) if kind == "parquet" else kind
+    dataset = ds.dataset([str(file) for file in files], format=form, **options)
+    first = set(next(dataset.get_fragments()).physical_schema.names)
+    for fragment, file in zip(dataset.get_fragments(), files, strict=True):
+        lacking = first ^ set(fragment.physical_schema.names)  # would be read as missing values
+        if lacking:
+            raise DatasetError(f"{path}: {file.name} and {files[0].name} differ in the columns {sorted(lacking)}.")
+    if kind == "parquet":
+        _check_size(path, files, dataset)
+    return dataset
+
+
+def _format_of(file: Path) -> str:
+    return next((kind for suffix, kind in _FORMATS.items() if file.name.lower().endswith(suffix)), "ipc")
+
+
+def _check_size(path: Path, files: Sequence[Path], dataset: Any) -> None:
+    """A column of equal values costs nothing on disk."""
+    groups = (group for fragment in dataset.get_fragments() for group in fragment.row_groups)
+    unpacked, on_disk = sum(group.total_byte_size for group in groups), sum(file.stat().st_size for file in files)
+    try:
+        check_expansion(str(path), unpacked, on_disk)
+    except FileRefused as error:
+        raise DatasetError(str(error)) from error
+
+
+def _from_csv(path: Path, files: Sequence[Path]) -> Any:
+    """Types are inferred from all rows, or in files too large for that from the first ones, where numbers are float."""
+    import pyarrow as pa
+    import pyarrow.csv as csv
+    import pyarrow.dataset as ds
+
+    delimiters = csv.ParseOptions(delimiter="\t" if files[0].suffix.lower() == ".tsv" else ",")
+    if sum(file.stat().st_size for file in files) <= KEPT_BYTES:
+        tables = [_with_partition(csv.read_csv(file, parse_options=delimiters), path, file) for file in files]
+        return ds.dataset(pa.concat_tables(tables, promote_options="permissive"))
+    options = {"partitioning": "hive", "partition_base_dir": str(path)} if path.is_dir() else {}
+    kind = ds.CsvFileFormat(parse_options=delimiters)
+    dataset = ds.dataset([str(file) for file in files], format=kind, **options)
+    wide = [
+        f.with_type(pa.float64()) if pa.types.is_integer(f.type) or pa.types.is_null(f.type) else f for f in dataset.schema
+    ]
+    return ds.dataset([str(file) for file in files], format=kind, schema=pa.schema(wide), **options)
+
+
+def _with_partition(table: pa.Table, path: Path, file: Path) -> pa.Table:
+    """With Hive's ``key=value`` folders between a folder and its file as columns."""
+    import pyarrow as pa
+
+    for name, _, value in (part.partition("=") for part in file.parts[len(path.parts) : -1]):
+        table = table.append_column(name, pa.repeat(int(value) if value.isdigit() else value, len(table)))
+    return table

@@ -1,0 +1,150 @@
+"""A table as a source of data."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+from sb3_offline.datasets.checks import build_dataset
+from sb3_offline.datasets.errors import DatasetError, DatasetWarning
+from sb3_offline.datasets.offline_dataset import DatasetInfo, OfflineDataset
+from sb3_offline.datasets.sources.raw import RawSource
+from sb3_offline.datasets.sources.tables.columns import Columns, advice, parse_columns
+from sb3_offline.datasets.sources.tables.deriving import derive_action_space, derive_observation_space
+from sb3_offline.datasets.sources.tables.frames import Frame, is_frame, is_table_file, is_table_folder
+from sb3_offline.datasets.sources.tables.guessing import guess_columns
+from sb3_offline.datasets.sources.tables.order import Order, order_rows
+from sb3_offline.datasets.sources.tables.reading import mark_ends, read_block, survey
+from sb3_offline.datasets.sources.tables.values import Survey
+from sb3_offline.datasets.sources.task import Task
+
+__all__ = ["is_frame", "is_table_file", "is_table_folder", "open_table"]
+
+_MANY_CUTS = 0.05  # of the rows
+
+
+def open_table(source: Any, task: Task) -> RawSource:
+    """
+    Survey a table once; its arrays are read when they are asked for.
+
+    :raises DatasetError: if it cannot be read, ``columns`` do not fit it, values are missing, or rows cannot be ordered
+    """
+    frame = Frame(source)
+    columns, how = _columns(frame, task.columns)
+    n_rows, surveys = survey(frame, columns)
+    order = order_rows(frame, columns, n_rows)
+    if order.gaps.sum() > max(10, _MANY_CUTS * n_rows):
+        warnings.warn(
+            f"{frame.path}: {order.gaps.mean():.0%} of the rows are followed by a gap in {columns.time}. If its steps are "
+            'irregular by nature, give the longest one that is no gap: columns={..., "gap": ...}, or inf.',
+            DatasetWarning,
+            stacklevel=5,
+        )
+    said = [f"{n_rows:,} rows of {frame.name}", f"columns {how}: {columns}", *order.said, *_said_categories(surveys)]
+    return RawSource(
+        frame.name,
+        dict,  # never called: reading needs the spaces, see build
+        card={"source": "table", "reading": said},
+        derive=lambda kind: _derive(kind, columns, surveys, frame.path),
+        build=lambda info: _build(frame, columns, surveys, order, info),
+    )
+
+
+def _columns(frame: Frame, given: Any) -> tuple[Columns, str]:
+    if given is not None:
+        return parse_columns(given, frame.schema.names, frame.path), "as given"
+    guess = guess_columns(frame.schema.names)
+    missing = [role for role in ("observations", "actions", "rewards", "terminations") if role not in guess]
+    if missing:
+        raise DatasetError(
+            f"{frame.path}: columns= must say which columns are {', '.join(missing)}; by their names the others would be "
+            f"{guess}.{advice(missing, frame.schema.names)}"
+        )
+    columns = parse_columns(guess, frame.schema.names, frame.path)
+    unused = [name for name in frame.schema.names if name not in columns.used()]
+    rest = f" Not used: {', '.join(map(repr, unused))}." if unused else ""
+    warnings.warn(f"{frame.path}: columns taken by their names: {columns}.{rest} Pass columns= to say it.", stacklevel=6)
+    return columns, "guessed from their names"
+
+
+def _said_categories(surveys: dict[str, Survey]) -> list[str]:
+    return [
+        f"{name}: " + ", ".join(f"{code} = {value}" for code, value in enumerate(found.categories))
+        for name, found in surveys.items()
+        if found.categories is not None
+    ]
+
+
+def _derive(kind: str, columns: Columns, surveys: dict[str, Survey], where: str) -> spaces.Space:
+    if kind == "observation":
+        return derive_observation_space(columns.observations, surveys)
+    return derive_action_space(columns.actions, surveys, where)
+
+
+def _build(frame: Frame, columns: Columns, surveys: dict[str, Survey], order: Order, info: DatasetInfo) -> OfflineDataset:
+    return build_dataset(_read(frame, columns, surveys, order, info.action_space), info)
+
+
+def _read(
+    frame: Frame, columns: Columns, surveys: dict[str, Survey], order: Order, action_space: spaces.Space
+) -> dict[str, Any]:
+    """All rows, in the order of time."""
+    n_rows = len(order.ends)
+    arrays: dict[str, Any] = {}
+    start = 0
+    for block in frame.blocks(columns.used()):
+        part = read_block(block, columns, surveys, action_space)
+        if len(block) == n_rows:  # all of them: nothing to gather
+            arrays = part
+            break
+        _put(arrays, part, start, n_rows)
+        start += len(block)
+    if order.rows is not None:
+        arrays = _sorted(arrays, order.rows)
+    for role in columns.functions():
+        arrays[role] = _call(getattr(columns, role), role, frame, order)
+    mark_ends(arrays, columns, order, slice(0, n_rows), frame.path)
+    frame.forget()
+    return arrays
+
+
+def _put(arrays: dict[str, Any], part: dict[str, Any], start: int, n_rows: int) -> None:
+    for name, values in part.items():
+        if isinstance(values, dict):
+            _put(arrays.setdefault(name, {}), values, start, n_rows)
+            continue
+        if name not in arrays:
+            arrays[name] = np.empty((n_rows, *values.shape[1:]), values.dtype)
+        arrays[name][start : start + len(values)] = values
+
+
+def _sorted(arrays: dict[str, Any], rows: np.ndarray) -> dict[str, Any]:
+    return {name: _sorted(part, rows) if isinstance(part, dict) else part[rows] for name, part in arrays.items()}
+
+
+def _call(function: Callable[[Any], Any], role: str, frame: Frame, order: Order) -> np.ndarray:
+    """A function of the frame: of the user's own kind where it is one, else NumPy arrays by column; in the order of time."""
+    library = "" if frame.own is None else type(frame.own).__module__.partition(".")[0]
+    if library == "pandas":
+        own = frame.own if order.rows is None else frame.own.iloc[order.rows]
+    elif library == "polars":
+        own = frame.own.collect() if type(frame.own).__name__ == "LazyFrame" else frame.own
+        own = own if order.rows is None else own[order.rows]
+    else:
+        table = frame.table(frame.schema.names)
+        table = table if order.rows is None else table.take(order.rows)
+        own = {name: table[name].to_numpy() for name in table.schema.names}
+    try:
+        values = np.asarray(function(own))
+    except Exception as error:  # the user's code raises any kind
+        raise DatasetError(f"{frame.path}: the function for {role} failed: {type(error).__name__}: {error}") from error
+    if values.shape != order.ends.shape:
+        raise DatasetError(
+            f"{frame.path}: the function for {role} gave an array of shape {values.shape}; one value a row is needed, "
+            f"({len(order.ends)},)."
+        )
+    return values

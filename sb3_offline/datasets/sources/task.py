@@ -1,0 +1,25 @@
+"""What the caller says about data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
+
+
+@dataclass(frozen=True)
+class Task:
+    """
+    What the caller says about the data; None if nothing.
+
+    :param columns: which columns of a table are what, as :func:`~sb3_offline.load_dataset` takes it
+    """
+
+    env_id: str | None = None
+    observation_space: spaces.Space | None = None
+    action_space: spaces.Space | None = None
+    download: bool = False
+    env_spec: EnvSpec | None = None
+    columns: Any = None
