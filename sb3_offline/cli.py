@@ -27,7 +27,13 @@ Algo = Annotated[str | None, typer.Option(help="Its algorithm, if it cannot be t
 Trust = Annotated[bool, typer.Option("--trust", help="Unpickle what is no plain data; only for files whose writer you trust.")]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Random seed.")]
 EnvId = Annotated[str | None, typer.Option("--env-id", help="Task of data that do not name it, such as Hopper-v5.")]
-Data = Annotated[str, typer.Argument(help="An id (packaged or Minari) or a file (.npz, .hdf5).", show_default=False)]
+Columns = Annotated[Path | None, typer.Option("--columns", help="YAML file that says which columns of a table are what.")]
+Data = Annotated[
+    str,
+    typer.Argument(
+        help="An id (packaged or Minari), a file (.npz, .hdf5, .parquet, .csv, ...) or a folder.", show_default=False
+    ),
+]
 
 
 def _print_version(wanted: bool) -> None:
@@ -177,8 +183,9 @@ def inspect(
     dataset: Data,
     html: Annotated[Path | None, typer.Option(help="Write the card as a web page with plots, too.")] = None,
     env_id: EnvId = None,
+    columns: Columns = None,
 ) -> None:
-    """Print a data card: spaces, episodes, returns, saturation, duplicates, coverage, errors, warnings."""
+    """Print a data card: spaces, episodes, returns, saturation, duplicates, coverage, how it was read, errors, warnings."""
     from rich.console import Console
 
     from sb3_offline.datasets import load_dataset
@@ -186,7 +193,7 @@ def inspect(
     from sb3_offline.shell.card_html import card_html
     from sb3_offline.shell.card_text import print_card
 
-    card = make_card(load_dataset(dataset, env_id=env_id))
+    card = make_card(load_dataset(dataset, env_id=env_id, columns=columns))
     print_card(card, Console())
     if html is not None:
         html.write_text(card_html(card), encoding="utf-8")
@@ -200,6 +207,7 @@ def convert(
     source: Data,
     target: Annotated[str, typer.Argument(help="A .npz or .hdf5 file, a .mmap folder, or a Minari id.", show_default=False)],
     env_id: EnvId = None,
+    columns: Columns = None,
     reward_scale: Annotated[float, typer.Option(help="Multiply rewards by this.")] = 1.0,
     reward_shift: Annotated[float, typer.Option(help="Then add this.")] = 0.0,
     force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
@@ -211,7 +219,7 @@ def convert(
     from sb3_offline.shell.writing import check_target, transformed, write_dataset
 
     check_target(target, force)
-    data = transformed(load_dataset(source, env_id=env_id), reward_scale, reward_shift)
+    data = transformed(load_dataset(source, env_id=env_id, columns=columns), reward_scale, reward_shift)
     write_dataset(data, target)
     Console().print(f"{target}: {len(data):,} transitions, {data.n_episodes:,} episodes.", markup=False, soft_wrap=True)
 

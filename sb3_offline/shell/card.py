@@ -34,11 +34,12 @@ class DataCard:
 
     ``duplicates`` is the share of rows whose transition an earlier row has had; ``effective_dimensions`` is
     (sum l)^2 / sum l^2 over the eigenvalues l of the standardised observations' covariance: in how many directions the
-    states vary.
+    states vary. ``reading`` says how the data were read: mapped, sorted, cut, dropped.
     """
 
     summary: dict[str, Any]
     description: str
+    reading: list[str]
     returns: np.ndarray
     lengths: np.ndarray
     histograms: dict[str, Histogram]
@@ -57,6 +58,7 @@ def make_card(dataset: OfflineDataset) -> DataCard:
     return DataCard(
         summary=dataset.summary(),
         description=str(dataset.info.card.get("description", "")),
+        reading=_reading(dataset.info.card),
         returns=returns,
         lengths=lengths,
         histograms={
@@ -73,6 +75,11 @@ def make_card(dataset: OfflineDataset) -> DataCard:
         plane=plane,
         findings=check_dataset(dataset, statistics),
     )
+
+
+def _reading(card: dict[str, Any]) -> list[str]:
+    facts = {"spaces from the data": card.get("derived_spaces"), "rows dropped": card.get("dropped_rows")}
+    return [*card.get("reading", []), *(f"{name}: {value}" for name, value in facts.items() if value)]
 
 
 def _principal(observations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

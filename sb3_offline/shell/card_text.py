@@ -64,6 +64,7 @@ def facts(card: DataCard) -> list[tuple[str, str]]:
         ("duplicates", f"{card.duplicates:.2%} of the rows"),
         ("states vary in", f"{card.effective_dimensions:.1f} of {len(card.statistics.observations.mean)} directions"),
         ("fingerprint", summary["fingerprint"][:16]),
+        *(("read", line) for line in card.reading),
     ]
 
 

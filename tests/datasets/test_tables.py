@@ -414,3 +414,28 @@ def test_damaged_files_are_refused_or_right(tmp_path: Path, suffix: str) -> None
     {"parquet": frame.to_parquet, "feather": frame.to_feather, "csv": lambda p: frame.to_csv(p, index=False)}[suffix](path)
     refused = assert_refused_or_well_formed(path, lambda file: load_dataset(file, columns=COLUMNS))
     assert refused >= 50
+
+
+def test_inspect_says_how_a_table_was_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from sb3_offline.cli import main
+
+    path, said = tmp_path / "log.parquet", tmp_path / "columns.yaml"
+    plant(8, 20).sample(frac=1, random_state=0).to_parquet(path)
+    assert main(["inspect", str(path)]) == 2
+    error = capsys.readouterr().err
+    assert "columns= must say which columns are observations, actions, rewards, terminations" in error
+    assert "'episode': 'batch_id', 'time': 't'" in error
+    said.write_text(
+        "{observations: [temp, flow], actions: valve, rewards: yield, terminations: failed, episode: batch_id, time: t}"
+    )
+    main(["inspect", str(path), "--columns", str(said)])
+    printed = " ".join(capsys.readouterr().out.split())
+    for words in (
+        "160 rows of log.parquet",
+        "sorted by batch_id, t",
+        "8 episodes",
+        "actions in Box",
+        "4: the last of each cut",
+    ):
+        assert words in printed
+    assert main(["convert", str(path), str(tmp_path / "log.npz"), "--columns", str(said)]) == 0

@@ -19,7 +19,7 @@ _MOST_CHOICES = 256
 
 def derive_observation_space(names: Names | dict[str, Names], surveys: Mapping[str, Survey]) -> spaces.Space:
     """Box spaces of the data's range and a tenth of its span on each side; categories are one-hot; images stay uint8."""
-    parts = {key: _box([surveys[name] for name in part]) for key, part in groups_of(names).items()}
+    parts: dict[str, spaces.Space] = {key: _box([surveys[name] for name in part]) for key, part in groups_of(names).items()}
     return parts[""] if "" in parts else spaces.Dict(parts)
 
 

@@ -73,7 +73,7 @@ class Frame:
     """
 
     def __init__(self, source: Any):
-        self.own = None if isinstance(source, (str, Path)) else source
+        self.own: Any = None if isinstance(source, (str, Path)) else source
         self.name = Path(source).name if self.own is None else f"{type(source).__module__.partition('.')[0]} table"
         self.path = str(source) if self.own is None else self.name  # what messages name
         import_pyarrow(self.path)
