@@ -10,11 +10,11 @@ import numpy as np
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
-from sb3_offline.common.saving import is_trusted
 from sb3_offline.datasets import OfflineDataset
 from sb3_offline.datasets.mapped import blocks
 from sb3_offline.files.archives import FileRefused
 from sb3_offline.files.encoding import decode, encode
+from sb3_offline.files.trust import is_trusted
 
 STATISTICS, PICKLED_STATISTICS = "vecnormalize.json", "vecnormalize.pkl"
 

@@ -7,9 +7,7 @@ import json
 import pathlib
 import warnings
 import zipfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 import gymnasium as gym
@@ -28,25 +26,9 @@ from sb3_offline.files.archives import BoundedNetworks, FileRefused
 from sb3_offline.files.atomic import write_atomically
 from sb3_offline.files.encoding import NotPlain, encode
 from sb3_offline.files.model_file import FORMAT, HEADER, PICKLED, PLAIN, FilePath, ModelFile, name_of
+from sb3_offline.files.trust import is_trusted
 
 SelfSafeFiles = TypeVar("SelfSafeFiles", bound="SafeFiles")
-
-_trusted: ContextVar[bool] = ContextVar("trusted", default=False)
-
-
-@contextmanager
-def trusting(trust: bool) -> Iterator[None]:
-    """Every load inside unpickles, if ``trust``: for the command line's --trust, where RL-Zoo calls ``load``."""
-    token = _trusted.set(trust or _trusted.get())
-    try:
-        yield
-    finally:
-        _trusted.reset(token)
-
-
-def is_trusted(trust: bool) -> bool:
-    """Whether a caller, or a :func:`trusting` around it, said that pickles may be read."""
-    return trust or _trusted.get()
 
 
 def zip_path(path: str | pathlib.Path) -> pathlib.Path:

@@ -28,9 +28,11 @@ from sb3_offline.common.offline_algorithm import OfflineAlgorithm
 from sb3_offline.datasets import OfflineDataset, open_dataset
 from sb3_offline.datasets.envs import task_of
 from sb3_offline.evaluation import OfflineEvalCallback
+from sb3_offline.files.trust import is_trusted
 from sb3_offline.training.schedules import check_rate, parse_schedule
 from sb3_offline.zoo.algorithms import algorithms
 from sb3_offline.zoo.configs import check_hyperparams, find_recipe
+from sb3_offline.zoo.entries import check_entry
 from sb3_offline.zoo.trials import share_dynamics
 
 
@@ -95,7 +97,11 @@ class OfflineExperimentManager(ExperimentManager):
             self.env_name = name
         if self.n_timesteps > 0:
             hyperparams.setdefault("n_timesteps", self.n_timesteps)
-        check_hyperparams(algorithms()[self.algo], hyperparams, f"{self.config} ({recipe or name.gym_id})")
+        where = f"{self.config} ({recipe or name.gym_id})"
+        own = self.custom_hyperparams or {}
+        if self.config.endswith((".yml", ".yaml")) and not is_trusted():
+            check_entry({key: value for key, value in hyperparams.items() if key not in own}, where)
+        check_hyperparams(algorithms()[self.algo], hyperparams, where)
         self._check_data(hyperparams)
         return hyperparams, dict(sorted(hyperparams.items()))
 

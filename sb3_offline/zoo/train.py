@@ -20,7 +20,7 @@ def train(words: Sequence[str]) -> None:
     register()
     import rl_zoo3.train
 
-    from sb3_offline.common.saving import trusting
+    from sb3_offline.files.trust import trusting
     from sb3_offline.zoo.manager import offline_manager
 
     words, trust = take_trust(words)

@@ -26,9 +26,9 @@ from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_offline import CQL, DROMO, MOPO, OfflineSAC, PreQN, load_dataset
-from sb3_offline.common.saving import trusting
 from sb3_offline.files.archives import FileRefused
 from sb3_offline.files.model_file import HEADER, ModelFile
+from sb3_offline.files.trust import trusting
 from sb3_offline.training.schedules import HoldThenDecay
 from tests.conftest import FAST, FAST_DROMO, FAST_MODEL_BASED, Trap
 

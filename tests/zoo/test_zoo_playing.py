@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import sys
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,14 @@ pytest.importorskip("rl_zoo3")
 
 from huggingface_sb3 import EnvironmentName
 
-from sb3_offline.common.saving import trusting
 from sb3_offline.files.archives import FileRefused
+from sb3_offline.files.trust import trusting
 from sb3_offline.zoo.arguments import take_trust
 from sb3_offline.zoo.enjoy import enjoy
-from sb3_offline.zoo.playing import check_run_folder
+from sb3_offline.zoo.playing import playing
 from sb3_offline.zoo.plots import plots
+from sb3_offline.zoo.record_video import record_video
+from sb3_offline.zoo.run_folder import RunLoader, check_run_folder
 from sb3_offline.zoo.train import train
 
 ENV = "sb3_offline/Pendulum-medium-v0"
@@ -64,6 +67,77 @@ def test_code_in_yaml_is_refused(name: str, text: str, message: str, tmp_path: P
         check_run_folder(tmp_path)
     with trusting(True):
         check_run_folder(tmp_path)
+
+
+HIDDEN = {
+    "an ordered mapping of RL-Zoo's": "!!python/object/apply:collections.OrderedDict [[[env_wrapper, os.system]]]",
+    "a merged key": "base: &base {env_wrapper: os.system}\n<<: *base",
+    "a list of merged keys": "a: &a {x: 1}\nb: &b {vec_env_wrapper: os.system}\n<<: [*a, *b]",
+    "a key under a tag": "!!str env_wrapper: os.system",
+    "a key under an anchor": "a: &key env_wrapper\n*key : os.system",
+    "a value under an anchor": "a: &code \"__import__('os').mkdir('trace')\"\nnormalize: *code",
+    "a name under a tag": "env_wrapper: !!str os.system",
+    "a folded text": "normalize: >-\n  __import__('os')\n  .mkdir('trace')",
+    "a tuple of wrappers": "env_wrapper: !!python/tuple [os.system]",
+    "a set of wrappers": "env_wrapper: !!set {os.system}",
+    "an ordered list of wrappers": "env_wrapper: !!omap [os.system: {}]",
+    "an ordered mapping as wrapper": "env_wrapper: [!!python/object/apply:collections.OrderedDict [[[os.system, {}]]]]",
+    "a wrapper that writes": "env_wrapper: {gymnasium.wrappers.RecordVideo: {video_folder: /tmp/x}}",
+    "a wrapper that writes, with no argument": "env_wrapper: stable_baselines3.common.monitor.Monitor",
+    "a function of a known package": "env_wrapper: rl_zoo3.utils.get_class_by_name",
+    "a module of a known package": "env_wrapper: stable_baselines3.common.save_util.pickle.loads",
+    "a wrapper with code": "env_wrapper: {gymnasium.wrappers.TransformObservation: {func: os.system}}",
+    "a stack without end": "env_wrapper: [{gymnasium.wrappers.FrameStackObservation: {stack_size: 100000000}}]",
+    "stacks of stacks": "vec_env_wrapper: [{stable_baselines3.common.vec_env.VecFrameStack: {n_stack: 64}}, "
+    "{stable_baselines3.common.vec_env.VecFrameStack: {n_stack: 64}}]",
+    "a callback": "callback: [{rl_zoo3.callbacks.SaveVecNormalizeCallback: {save_freq: 1, save_path: /tmp/x}}]",
+    "a policy": "policy: os.system",
+    "policy_kwargs": "policy_kwargs: \"dict(net_arch=[open('trace', 'w')])\"",
+    "policy_kwargs by a comprehension": 'policy_kwargs: "[c for c in ().__class__.__base__.__subclasses__()]"',
+    "policy_kwargs by an attribute": 'policy_kwargs: "dict(activation_fn=nn.Module.__subclasses__)"',
+    "policy_kwargs by a walrus": 'policy_kwargs: "(x := 1)"',
+    "a lambda": 'policy_kwargs: "dict(a=lambda: 0)"',
+    "a formatted text": "normalize: \"f'{open(1)}'\"",
+    "a buffer": "replay_buffer_class: __import__('os')",
+    "a monitor's file": "monitor_kwargs: {filename: /tmp/x}",
+    "a monitor's file, as text": "monitor_kwargs: dict(filename='/tmp/x')",
+    "a model of MuJoCo": "env_kwargs: {xml_file: /tmp/x.xml}",
+    "a path in a list": "env_kwargs: {a: {b: [1, ../x]}}",
+    "env_kwargs that are none": "env_kwargs: [os.system]",
+    "no mapping": "[env_wrapper, os.system]",
+    "pairs": "!!pairs [env_wrapper: os.system]",
+    "lists of lists": "a: &a [1,1,1,1,1,1,1,1,1,1]\n"
+    + "\n".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 10)}]" for a, b in zip("abcdefg", "bcdefgh", strict=True)),
+    "merges of merges": "a: &a {x: 1, y: 2}\n"
+    + "\n".join(f"{b}: &{b} {{<<: [{', '.join([f'*{a}'] * 20)}]}}" for a, b in zip("abcdefg", "bcdefgh", strict=True)),
+    "a list within itself": "a: &a [*a]",
+}
+
+
+@pytest.mark.parametrize("text", HIDDEN.values(), ids=HIDDEN.keys())
+@pytest.mark.parametrize("name", ["config.yml", "args.yml"])
+def test_finished_values_are_looked_at(name: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the text looks like: what RL-Zoo would evaluate, import or open is refused, and nothing has happened."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).write_text(text)
+    with pytest.raises(FileRefused, match=rf"{name} .*(--trust|damaged)"):
+        check_run_folder(tmp_path)
+    with playing(trust=False), (tmp_path / name).open() as file, pytest.raises(FileRefused):
+        yaml.load(file, Loader=yaml.UnsafeLoader)  # as RL-Zoo's commands do
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_rl_zoo_gets_values_and_evaluates_nothing(tmp_path: Path) -> None:
+    written = {"normalize": "dict(norm_obs=True, norm_reward=False)", "policy_kwargs": "dict(activation_fn=nn.ReLU)"}
+    wrappers = ["gymnasium.wrappers.RescaleAction", {"gymnasium.wrappers.TimeLimit": {"max_episode_steps": 5}}]
+    (tmp_path / "config.yml").write_text(yaml.dump(written | {"env_wrapper": wrappers, "policy": "MlpPolicy"}))
+    with playing(trust=False), (tmp_path / "config.yml").open() as file:
+        found = yaml.load(file, Loader=yaml.UnsafeLoader)
+    assert found["normalize"] == {"norm_obs": True, "norm_reward": False}
+    assert found["env_wrapper"] == wrappers
+    assert yaml.UnsafeLoader is not RunLoader
+    with playing(trust=True):
+        assert yaml.UnsafeLoader is not RunLoader
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +199,65 @@ def test_enjoy_refuses_pickles_and_code_of_a_run(logs: Path, tmp_path: Path) -> 
         (folder / "vecnormalize.pkl").unlink(missing_ok=True)
         for path, content in before.items():
             path.write_bytes(content)
+
+
+@pytest.mark.parametrize("command", [enjoy, record_video])
+def test_a_received_run_folder_runs_no_code(command: Any, logs: Path, tmp_path: Path) -> None:
+    (tmp_path / "trace.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\ndef wrap(env): return env\n")
+    folder = next(path.parent for path in logs.rglob("config.yml") if "more" not in path.parts)
+    before = {name: (folder / name).read_bytes() for name in ("config.yml", "args.yml")}
+    mkdir = f"!!python/object/apply:os.mkdir ['{tmp_path / 'ran'}']"
+    code = f"__import__('os').mkdir({str(tmp_path / 'ran')!r})"
+    forged = {
+        "config.yml": [
+            "base: &base {env_wrapper: trace.wrap}\n<<: *base",
+            "!!python/object/apply:collections.OrderedDict [[[vec_env_wrapper, trace.wrap]]]",
+            f'a: &a "{code}"\nnormalize: *a',
+            f"a: {mkdir}",
+        ],
+        "args.yml": [
+            f"env_kwargs: {mkdir}",
+            "!!python/object/apply:collections.OrderedDict [[[env_kwargs, {render_mode: /x}]]]",
+        ],
+    }
+    words = ["--algo", "cql", "--env", ENV, "-f", str(logs), "-n", "5", "--no-render"]
+    sys.path.insert(0, str(tmp_path))
+    try:
+        for name, texts in forged.items():
+            for text in texts:
+                (folder / name).write_text(text)
+                with pytest.raises(FileRefused, match=name):
+                    command(words)
+                assert not (tmp_path / "ran").exists(), text
+                (folder / name).write_bytes(before[name])
+    finally:
+        sys.path.remove(str(tmp_path))
+        for name, content in before.items():
+            (folder / name).write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("policy_kwargs: \"dict(net_arch=[__import__('os').mkdir('trace')])\"", "evaluates policy_kwargs"),
+        ("normalize: \"dict(norm_obs=True, norm_reward=False, epsilon=open('trace', 'w'))\"", "evaluates normalize"),
+        ("env_wrapper: trace.wrap", "imports env_wrapper"),
+        ("callback: trace.wrap", "imports callback"),
+    ],
+)
+def test_a_received_configuration_runs_no_code(entry: str, message: str, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yml").write_text(f"default:\n  policy: MlpPolicy\n  n_timesteps: 2\n  {entry}\n")
+    words = ["--algo", "cql", "--env", ENV, "-conf", "mine.yml", "--eval-freq", "-1", "--device", "cpu", "--verbose", "0"]
+    with pytest.raises(FileRefused, match=rf"mine\.yml.*{message}.*--trust"):
+        train(words)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.yml"]
+
+
+def test_the_users_own_words_need_no_trust(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["--algo", "cql", "--env", ENV, "-n", "2", "--eval-freq", "-1", "--device", "cpu", "--verbose", "0"]
+    train([*words, "-params", "policy_kwargs:dict(net_arch=[8]*2)", "batch_size:8"])
 
 
 def test_trust_is_taken_out_of_the_command_line() -> None:

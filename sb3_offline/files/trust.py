@@ -1,0 +1,24 @@
+"""Whether the reader of a file has said that its writer is trusted: then pickles and foreign code may be taken from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+_trusted: ContextVar[bool] = ContextVar("trusted", default=False)
+
+
+@contextmanager
+def trusting(trust: bool) -> Iterator[None]:
+    """Every load inside unpickles, if ``trust``: for the command line's --trust, where RL-Zoo calls ``load``."""
+    token = _trusted.set(trust or _trusted.get())
+    try:
+        yield
+    finally:
+        _trusted.reset(token)
+
+
+def is_trusted(trust: bool = False) -> bool:
+    """Whether a caller, or a :func:`trusting` around it, said that pickles may be read."""
+    return trust or _trusted.get()

@@ -1,0 +1,101 @@
+"""
+``config.yml`` and ``args.yml`` of a run, read into plain values and checked when they are finished.
+
+RL-Zoo reads them by a loader that makes any object. :class:`RunLoader` takes its place, so that what was checked is what
+RL-Zoo gets: the text is read once, and whatever it is made of (tags, merged keys, other kinds of nodes), its values are
+looked at when they are values.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sb3_offline.files.archives import FileRefused
+from sb3_offline.files.encoding import is_known_class
+from sb3_offline.files.structure import check_extent
+from sb3_offline.files.trust import is_trusted
+from sb3_offline.zoo.entries import check_entry
+from sb3_offline.zoo.expressions import read_expression
+
+_PYTHON = "tag:yaml.org,2002:python/"
+_LONGEST = 2**20  # characters; RL-Zoo writes a few thousand
+_PAIRS = 20_000  # of a mapping, when all keys are merged into it
+_TRUST = "If you trust who wrote it, say --trust."
+
+
+class RunLoader(yaml.SafeLoader):
+    """Plain YAML, and what RL-Zoo's own ``yaml.dump`` writes beside it, as plain values."""
+
+    def get_single_data(self) -> Any:
+        """
+        The file's mapping.
+
+        :raises FileRefused: if it is no YAML, or would run code, import, or open files
+        """
+        name = str(getattr(self, "name", "the file"))
+        try:
+            found = super().get_single_data()
+            check_extent(found, name)
+        except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError, TypeError, AttributeError) as error:
+            if isinstance(error, FileRefused):
+                raise
+            raise FileRefused(f"{name} is no YAML of a run, or damaged: {error}") from error
+        if not isinstance(found, Mapping):
+            raise FileRefused(f"{name} holds no hyperparameters: it is damaged.")
+        check_entry(found, name)
+        entries = {key: value for key, value in found.items() if value is not None or key != "vec_env_wrapper"}
+        if isinstance(entries.get("normalize"), str):
+            entries["normalize"] = read_expression(entries["normalize"])  # so that RL-Zoo evaluates nothing
+        entries.setdefault("env_kwargs", None if Path(name).name == "args.yml" else {})
+        return entries
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Merged keys, which can double a mapping in every line."""
+        super().flatten_mapping(node)
+        if len(node.value) > _PAIRS:
+            raise yaml.constructor.ConstructorError(None, None, "merged keys without end", node.start_mark)
+
+    def _ordered(self, node: yaml.Node) -> Any:
+        arguments = self.construct_sequence(node, deep=True) if isinstance(node, yaml.SequenceNode) else None
+        return OrderedDict(*arguments) if arguments is not None and len(arguments) <= 1 else self._foreign("", node)
+
+    def _environment(self, node: yaml.Node) -> Any:
+        """huggingface_sb3's EnvironmentName, of which the id is enough."""
+        state = self.construct_mapping(node, deep=True) if isinstance(node, yaml.MappingNode) else {}
+        return str((state.get("state") or {}).get("_gym_id"))
+
+    def _class(self, suffix: str, node: yaml.Node) -> Any:
+        """A network or optimiser; only its name, because nothing that plays a model asks for more."""
+        return suffix if is_known_class(suffix) else self._foreign(f"name:{suffix}", node)
+
+    def _foreign(self, suffix: str, node: yaml.Node) -> Any:
+        tag = node.tag.removeprefix("tag:yaml.org,2002:")
+        raise FileRefused(f"{getattr(self, 'name', 'the file')} makes {tag}, and that can run any code. {_TRUST}")
+
+
+RunLoader.add_constructor(f"{_PYTHON}tuple", lambda loader, node: tuple(loader.construct_sequence(node, deep=True)))
+RunLoader.add_constructor(f"{_PYTHON}object/apply:collections.OrderedDict", RunLoader._ordered)
+RunLoader.add_constructor(f"{_PYTHON}object/new:huggingface_sb3.naming_schemes.EnvironmentName", RunLoader._environment)
+RunLoader.add_multi_constructor(f"{_PYTHON}name:", RunLoader._class)
+RunLoader.add_multi_constructor("", RunLoader._foreign)
+
+
+def check_run_folder(folder: Path) -> None:
+    """
+    Read what a folder holds of ``config.yml`` and ``args.yml``.
+
+    :raises FileRefused: if that would run code, and nobody said that the folder is trusted
+    """
+    if is_trusted():
+        return
+    for path in (folder / "config.yml", folder / "args.yml"):
+        if path.is_file():
+            if path.stat().st_size > _LONGEST:
+                raise FileRefused(f"{path} is far longer than any that RL-Zoo writes. {_TRUST}")
+            with path.open(encoding="utf-8") as file:
+                yaml.load(file, Loader=RunLoader)  # it is a safe one
