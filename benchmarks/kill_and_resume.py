@@ -23,12 +23,11 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.callbacks import CheckpointCallback
 
-import sb3_offline
-from sb3_offline import COMBO, CQL, DROMO, MOPO, OfflineSAC
+from sb3_offline._version import __version__
 from sb3_offline.common.offline_algorithm import OfflineAlgorithm
+from sb3_offline.registry import class_names, find_algorithm
 
 DATASET = "sb3_offline/Pendulum-medium-v0"
-ALGORITHMS: dict[str, type[OfflineSAC]] = {cls.__name__: cls for cls in (CQL, COMBO, DROMO, MOPO)}
 SMALL: dict[str, Any] = {"policy_kwargs": {"net_arch": [16, 16]}, "batch_size": 32, "seed": 0, "device": "cpu"}
 MODEL_BASED: dict[str, Any] = SMALL | {
     "dynamics_kwargs": {"hidden_sizes": (16,), "n_members": 2, "max_epochs": 10, "patience": 10, "weight_decay": 1e-5},
@@ -41,8 +40,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "DROMO": MODEL_BASED | {"n_action_samples": 2, "behavior_kwargs": {"hidden_sizes": (16,), "n_steps": 250}},
     "MOPO": MODEL_BASED,
 }
-
-
 FIT_STREAMS = ("dynamics", "calibration", "termination")
 
 
@@ -63,10 +60,11 @@ def train(name: str, folder: Path, steps: int, save_freq: int) -> None:
     th.set_num_threads(1)
     os.environ["SB3_OFFLINE_CACHE"] = str(folder / "cache")
     callback = CheckpointCallback(save_freq, str(folder))
+    algorithm = find_algorithm(class_names()[name])
     if list(folder.glob("*.resume")):
-        model = ALGORITHMS[name].resume(folder)
+        model = algorithm.resume(folder)
     else:
-        model = ALGORITHMS[name]("MlpPolicy", dataset=DATASET, **OPTIONS[name])
+        model = algorithm("MlpPolicy", dataset=DATASET, **OPTIONS[name])
     model.learn(steps, callback=callback, log_interval=70)
     (folder / "done").write_text(digest(model))
 
@@ -144,8 +142,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/resume"))
     arguments = parser.parse_args()
     trials: list[Trial] = []
-    for index, name in enumerate(ALGORITHMS):
-        share = len(range(index, arguments.kills, len(ALGORITHMS)))
+    for index, name in enumerate(OPTIONS):
+        share = len(range(index, arguments.kills, len(OPTIONS)))
         for trial in measure(name, share, arguments.steps, arguments.save_freq, arguments.seed + index):
             print(trial, flush=True)
             trials.append(trial)
@@ -153,7 +151,7 @@ def main() -> None:
     facts = {
         "command": f"python -m benchmarks.kill_and_resume --kills {arguments.kills} --steps {arguments.steps} "
         f"--save-freq {arguments.save_freq} --seed {arguments.seed}",
-        "versions": {"sb3_offline": sb3_offline.__version__, "torch": th.__version__, "python": platform.python_version()},
+        "versions": {"sb3_offline": __version__, "torch": th.__version__, "python": platform.python_version()},
         "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, 1 thread",
         "identical": sum(trial.identical for trial in trials),
         "kills": len(trials),

@@ -32,23 +32,13 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-import sb3_offline
 from sb3_offline.common.offline_algorithm import OfflineAlgorithm
 from sb3_offline.datasets import OfflineDataset, open_dataset
 from sb3_offline.evaluation.demo import DEMO_OPTIONS
+from sb3_offline.registry import find_algorithm, names
 from sb3_offline.training.resume import sibling
 
 RESULTS = Path(__file__).parent / "results"
-
-
-def algorithms() -> dict[str, type[OfflineAlgorithm]]:
-    """The exported algorithms by lower-case name."""
-    exported = {name: getattr(sb3_offline, name) for name in sb3_offline.__all__}
-    return {
-        name.lower(): value
-        for name, value in exported.items()
-        if isinstance(value, type) and issubclass(value, OfflineAlgorithm)
-    }
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -209,7 +199,7 @@ class Run:
 
 def run_one(run: Run, arguments: argparse.Namespace, path: Path) -> dict[str, Any]:
     """Train once, from the last checkpoint if there is one, and write the file."""
-    algorithm = algorithms()[run.algo]
+    algorithm = find_algorithm(run.algo)
     options = (demo_options(algorithm) if arguments.demo_options else {}) | dict(arguments.option)
     data = open_dataset(run.dataset).load().sample_episodes(run.fraction, run.seed)
     config = {
@@ -274,7 +264,7 @@ def grid(arguments: argparse.Namespace) -> Iterator[Run]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--algos", nargs="+", required=True, choices=sorted(algorithms()))
+    parser.add_argument("--algos", nargs="+", required=True, choices=names())
     parser.add_argument("--datasets", nargs="+", required=True, help="ids or files")
     parser.add_argument("--fractions", type=float, nargs="+", default=[1.0], help="shares of the data, in (0, 1]")
     parser.add_argument("--seeds", type=parse_seeds, default=[0], help="0-2 or 0,3,5")

@@ -10,7 +10,9 @@ from typing import Annotated
 
 import typer
 
-import sb3_offline
+from sb3_offline._version import __version__
+from sb3_offline.commands import USER_ERRORS, report
+from sb3_offline.shell.own_code import OPTION, import_own, imports_first
 
 _PASS_ON = {"ignore_unknown_options": True, "allow_extra_args": True}
 
@@ -38,16 +40,24 @@ Data = Annotated[
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        print(f"sb3-offline {sb3_offline.__version__}")
+        print(f"sb3-offline {__version__}")
         raise typer.Exit
 
 
 Version = Annotated[bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)]
 
 
+Own = Annotated[
+    list[str] | None,
+    typer.Option(OPTION, metavar="MODULE", help="A module or .py file that registers algorithms of your own; run first."),
+]
+
+
 @app.callback()
-def options(version: Version = False) -> None:
+def options(_version: Version = False, own: Own = None) -> None:
     """Offline reinforcement learning for Stable-Baselines3: from logged data to a policy."""
+    for module in own or []:
+        import_own(module)
 
 
 @app.command()
@@ -291,10 +301,9 @@ def model_report(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit status is 0, or 2 with one line that says what is wrong."""
-    from sb3_offline.zoo.running import USER_ERRORS, report
-
     words = list(sys.argv[1:] if argv is None else argv)
     name = " ".join(["sb3-offline", *words[:1]])
+    words = imports_first(words)
     try:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)

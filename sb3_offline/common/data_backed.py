@@ -11,11 +11,11 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
 
-import sb3_offline
 from sb3_offline.datasets import DatasetInfo, OfflineDataset, SpacesOnlyEnv, open_dataset
 from sb3_offline.datasets.envs import task_of
 from sb3_offline.datasets.sources import Source
 from sb3_offline.networks.observations import has_images
+from sb3_offline.registry import learners
 
 _NO_DATA = (
     "No data to learn from. Give one of: dataset=... (a packaged or Minari id, an .hdf5 or .npz file, a dict of arrays, a "
@@ -48,8 +48,8 @@ class DataBacked(OffPolicyAlgorithm):
         for kind, space in (("action", env.action_space), ("observation", env.observation_space)):
             if not isinstance(space, self.supported_spaces[kind]):
                 names = " or ".join(supported.__name__ for supported in self.supported_spaces[kind])
-                others = ", ".join(_algorithms_for(kind, space))
-                hint = f" {others} can learn from it." if others else ""
+                others = learners(action_space=env.action_space, observation_space=env.observation_space)
+                hint = f" {', '.join(others)} can learn from it." if others else ""
                 raise ValueError(f"{type(self).__name__} needs {kind}s in a {names} space; this task has {space}.{hint}")
         return env
 
@@ -164,10 +164,3 @@ def _by_id(name: str) -> tuple[gym.Env | None, str | None]:
         return None, name
     env = gym.make(name)
     return env, name if carries_data(env) else None
-
-
-def _algorithms_for(kind: str, space: spaces.Space) -> list[str]:
-    """The names of the library's algorithms whose actions or observations (``kind``) may live in ``space``."""
-    exported = (getattr(sb3_offline, name) for name in sb3_offline.__all__)
-    algorithms = (item for item in exported if isinstance(item, type) and issubclass(item, DataBacked))
-    return sorted(cls.__name__ for cls in algorithms if isinstance(space, cls.supported_spaces[kind]))

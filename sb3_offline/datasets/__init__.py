@@ -1,6 +1,7 @@
 """From an id, a file or arrays to one checked data set."""
 
-from sb3_offline.datasets.envs import SpacesOnlyEnv, make_env, register_envs
+from sb3_offline.catalogue import register_envs
+from sb3_offline.datasets.envs import SpacesOnlyEnv, make_env
 from sb3_offline.datasets.errors import DatasetError, DatasetWarning
 from sb3_offline.datasets.offline_dataset import DatasetInfo, OfflineDataset
 from sb3_offline.datasets.sources import DatasetSource, Source, load_dataset, open_dataset

@@ -15,15 +15,6 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from sb3_offline.datasets.errors import DatasetError
 
-NAMESPACE = "sb3_offline"
-
-#: The packaged data sets and their tasks.
-BUILTIN_TASKS = {
-    "CartPole-medium-replay-v0": "CartPole-v1",
-    "Pendulum-medium-replay-v0": "Pendulum-v1",
-    "Pendulum-medium-v0": "Pendulum-v1",
-}
-
 
 class SpacesOnlyEnv(gym.Env):
     """Stands where a simulator is expected, when there are only data: it can be reset, but not stepped.
@@ -146,16 +137,3 @@ def make_env(dataset_id: Any, **kwargs: Any) -> gym.Env:
 def _make_builtin_env(dataset_id: str, **kwargs: Any) -> gym.Env:
     """The entry point of the packaged ids: the plain task, which knows its data."""
     return make_env(dataset_id, **kwargs).unwrapped
-
-
-def register_envs() -> None:
-    """Register the packaged data sets as Gymnasium ids such as ``sb3_offline/Pendulum-medium-v0``. Idempotent."""
-    for dataset_id, task in BUILTIN_TASKS.items():
-        env_id = f"{NAMESPACE}/{dataset_id}"
-        if env_id not in gym.registry:
-            gym.register(
-                id=env_id,
-                entry_point=f"{__name__}:_make_builtin_env",
-                max_episode_steps=gym.spec(task).max_episode_steps,
-                kwargs={"dataset_id": dataset_id},
-            )

@@ -14,6 +14,8 @@ from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.torch_layers import NatureCNN
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_offline.registry import learners
+
 Observations: TypeAlias = th.Tensor | Mapping[str, th.Tensor]
 
 _NATURE_CNN_SIDE = 36  # pixels: the least that its three convolutions leave something of
@@ -74,9 +76,8 @@ def check_observations(
     by_name = policy in ("CnnPolicy", "MultiInputPolicy")
     if vectors_only is not None and (by_name or is_dict or image):
         what = repr(policy) if by_name else "dict observations" if is_dict else "images"
-        raise ValueError(
-            f"{name} takes no {what}: {vectors_only}. OfflineSAC, CQL and DiscreteCQL learn from images and dicts."
-        )
+        others = ", ".join(learners(action_space=env.action_space, beyond_vectors=True))
+        raise ValueError(f"{name} takes no {what}: {vectors_only}. For images and dicts there are {others}.")
     if is_dict:
         nested = [key for key, member in space.items() if isinstance(member, spaces.Dict | spaces.Tuple)]  # type: ignore[attr-defined]
         if nested:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import json
 import zipfile
@@ -21,7 +20,7 @@ from sb3_offline.buffers.statistics import PICKLED_STATISTICS, STATISTICS, load_
 from sb3_offline.common.offline_algorithm import OfflineAlgorithm
 from sb3_offline.files.archives import FileRefused
 from sb3_offline.files.model_file import ModelFile
-from sb3_offline.zoo.algorithms import algorithms
+from sb3_offline.registry import algorithms, class_names, find_algorithm, names, unknown
 
 _SB3: dict[str, type[BaseAlgorithm]] = {
     "a2c": sb3.A2C,
@@ -63,13 +62,11 @@ def load_model(path: Path, algo: str | None = None, trust: bool = False) -> Save
         path = path.with_name(f"{path.name}.zip")
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such model (looked in {path.absolute().parent}).")
-    known: dict[str, type[BaseAlgorithm]] = {**_SB3, **algorithms()}
+    known = sorted([*_SB3, *names()])
     name = detect_algorithm(path) if algo is None else algo
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"unknown algorithm {name!r}.{hint} Known are {', '.join(sorted(known))}.")
-    cls = known[name]
+        raise ValueError(f"{unknown(name, known)} Known are {', '.join(known)}.")
+    cls: type[BaseAlgorithm] = find_algorithm(name) if name in names() else _SB3[name]
     if issubclass(cls, OfflineAlgorithm):
         model: BaseAlgorithm = cls.load(path, trust=trust)
     elif trust:
@@ -91,11 +88,13 @@ def detect_algorithm(path: Path) -> str:
     """
     header = ModelFile(path).header()
     if header is not None:
-        names = {cls.__name__: name for name, cls in algorithms().items()}
-        held = str(header.get("class"))
-        if held not in names:
-            raise ValueError(f"{path} holds a {held}, which is no algorithm of this package: load it by {held}.load.")
-        return names[held]
+        held, known = str(header.get("class")), class_names()
+        if held not in known:
+            raise ValueError(
+                f"{path} holds a {held}, which is not registered: load it by {held}.load, or name the module or file that "
+                "calls sb3_offline.register_algorithm by --import."
+            )
+        return known[held]
     data = _read_data(path)
     if "dataset_info" in data:  # ours: the class whose arguments fit best
         fits = {name: _fit(data, set(inspect.signature(cls).parameters)) for name, cls in algorithms().items()}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import difflib
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ from pathlib import Path
 import torch as th
 from stable_baselines3.common.utils import get_device
 
-from sb3_offline.zoo.algorithms import algorithms
+from sb3_offline.registry import names, unknown
 from sb3_offline.zoo.configs import config_path
 from sb3_offline.zoo.envs import resolve_env_id
 
@@ -107,15 +106,11 @@ def play_arguments(words: Sequence[str]) -> list[str]:
 
 
 def _check_algo(arguments: Arguments) -> str:
-    algo, known = arguments.get("--algo"), algorithms()
+    algo, known = arguments.get("--algo"), names()
     if algo is None:
         raise ValueError(f"--algo is missing; one of {', '.join(known)}.")
     if algo not in known:
-        near = difflib.get_close_matches(algo.lower(), known, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(
-            f"unknown algorithm {algo!r}.{hint} Offline ones are {', '.join(known)}; for SB3's own, call rl_zoo3 itself."
-        )
+        raise ValueError(f"{unknown(algo, known)} Offline ones are {', '.join(known)}; for SB3's own, call rl_zoo3 itself.")
     return algo
 
 

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import sb3_offline
 from sb3_offline.common.offline_algorithm import OfflineAlgorithm
 from sb3_offline.common.signature import ONLINE_ONLY
 
@@ -25,17 +24,15 @@ _REFUSED = {
 
 def config_path(algo: str) -> Path:
     """
-    The packaged YAML file of an algorithm, in an installed package and in a checkout alike.
+    The YAML file of an algorithm, in an installed package and in a checkout alike: the packaged one, or for an algorithm of
+    one's own that has none a file with the constructor's defaults.
 
     :param algo: its name, such as "dromo"
-    :raises FileNotFoundError: if there is none
     """
-    package = Path(sb3_offline.__file__).parent
-    for folder in (package / "zoo_configs", package.parent / "zoo_configs"):
-        path = folder / f"{algo}.yml"
-        if path.is_file():
-            return path
-    raise FileNotFoundError(f"There is no packaged {algo}.yml: give a file of your own by -conf.")
+    package = Path(__file__).parent.parent
+    folders = package / "zoo_configs", package.parent / "zoo_configs"
+    paths = [folder / f"{name}.yml" for name in (algo, "default") for folder in folders]
+    return next(path for path in paths if path.is_file())
 
 
 def find_recipe(keys: Iterable[str], data: str) -> str | None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from sb3_offline.commands import run
 from sb3_offline.zoo.play_commands import play_command
-from sb3_offline.zoo.running import run
 
 
 def enjoy(words: Sequence[str]) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 
 import gymnasium as gym
 
+from sb3_offline.catalogue import BUILTIN_TASKS, NAMESPACE, installed_minari
 from sb3_offline.datasets import DatasetError, SpacesOnlyEnv, load_dataset, make_env, open_dataset
-from sb3_offline.datasets.envs import BUILTIN_TASKS, NAMESPACE
 
 MINARI_PREFIX = "minari/"
 
@@ -18,21 +18,6 @@ MINARI_PREFIX = "minari/"
 def gym_id(minari_id: str) -> str:
     """A Minari id as gymnasium takes it, with one slash: ``mujoco/hopper/medium-v0`` is ``minari/mujoco.hopper.medium-v0``."""
     return MINARI_PREFIX + minari_id.removeprefix(MINARI_PREFIX).replace("/", ".")
-
-
-def installed_minari() -> dict[str, dict[str, Any]]:
-    """The metadata of what is in the local Minari store, by id; empty without Minari, or (warned of) if it is unreadable."""
-    try:
-        import minari
-    except ImportError:
-        return {}
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # damaged neighbours are named when they are asked for
-            return minari.list_local_datasets()
-    except (OSError, ValueError, TypeError) as error:
-        warnings.warn(f"The local Minari store cannot be read: {error}", stacklevel=2)
-        return {}
 
 
 def register_minari_envs() -> list[str]:

@@ -29,8 +29,8 @@ from sb3_offline.datasets import OfflineDataset, open_dataset
 from sb3_offline.datasets.envs import task_of
 from sb3_offline.evaluation import OfflineEvalCallback
 from sb3_offline.files.trust import is_trusted
+from sb3_offline.registry import find_algorithm
 from sb3_offline.training.schedules import check_rate, parse_schedule
-from sb3_offline.zoo.algorithms import algorithms
 from sb3_offline.zoo.configs import check_hyperparams, find_recipe
 from sb3_offline.zoo.entries import check_entry
 from sb3_offline.zoo.trials import share_dynamics
@@ -101,7 +101,7 @@ class OfflineExperimentManager(ExperimentManager):
         own = self.custom_hyperparams or {}
         if self.config.endswith((".yml", ".yaml")) and not is_trusted():
             check_entry({key: value for key, value in hyperparams.items() if key not in own}, where)
-        check_hyperparams(algorithms()[self.algo], hyperparams, where)
+        check_hyperparams(find_algorithm(self.algo), hyperparams, where)
         self._check_data(hyperparams)
         return hyperparams, dict(sorted(hyperparams.items()))
 
@@ -155,7 +155,7 @@ class OfflineExperimentManager(ExperimentManager):
     # --- trials: the data are read once a process, the dynamics model is fitted once for all ---
 
     def hyperparameters_optimization(self) -> None:
-        algorithm = algorithms()[self.algo]
+        algorithm = find_algorithm(self.algo)
         table: dict[str, Any] = rl_zoo3.ALGOS
         table[self.algo] = functools.partial(self._make_trial_model, algorithm)
         try:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from sb3_offline.commands import run
 from sb3_offline.zoo.arguments import command_line, take_trust
 from sb3_offline.zoo.registration import register, register_reference_scores
-from sb3_offline.zoo.running import run
 
 _ENV_OPTIONS = ("-e", "--env")
 

@@ -6,8 +6,8 @@ import runpy
 import sys
 from collections.abc import Sequence
 
+from sb3_offline.commands import run
 from sb3_offline.zoo.play_commands import play_command
-from sb3_offline.zoo.running import run
 
 
 def record_video(words: Sequence[str]) -> None:

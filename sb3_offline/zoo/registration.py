@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
+from sb3_offline.catalogue import BUILTIN_TASKS, NAMESPACE
 from sb3_offline.datasets import open_dataset
-from sb3_offline.datasets.envs import BUILTIN_TASKS, NAMESPACE
 from sb3_offline.datasets.references import REFERENCE_SCORES
-from sb3_offline.zoo.algorithms import algorithms
+from sb3_offline.registry import algorithms
 from sb3_offline.zoo.envs import register_minari_envs
-from sb3_offline.zoo.samplers import SAMPLERS, Params, Sampler, convert_params
+from sb3_offline.zoo.samplers import convert_params, make_sampler
 
 
 def register() -> None:
@@ -27,14 +25,8 @@ def register() -> None:
     for name, algorithm in algorithms().items():
         ALGOS[name] = algorithm
         HYPERPARAMS_CONVERTER[name] = convert_params
-        if name in SAMPLERS:
-            HYPERPARAMS_SAMPLER[name] = _as_rl_zoo_calls_it(SAMPLERS[name])
+        HYPERPARAMS_SAMPLER[name] = make_sampler(algorithm)
     register_minari_envs()
-
-
-def _as_rl_zoo_calls_it(sampler: Sampler) -> Callable[..., Params]:
-    """RL-Zoo also passes the number of actions and of envs, and the arguments of hindsight replay."""
-    return lambda trial, *_: sampler(trial)
 
 
 def register_reference_scores() -> None:

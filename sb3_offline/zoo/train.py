@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from sb3_offline.commands import run
 from sb3_offline.zoo.arguments import command_line, take_trust, train_arguments
 from sb3_offline.zoo.registration import register
-from sb3_offline.zoo.running import run
 
 
 def train(words: Sequence[str]) -> None:

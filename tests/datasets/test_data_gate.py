@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
+from sb3_offline.catalogue import BUILTIN_TASKS
 from sb3_offline.datasets import DatasetInfo, OfflineDataset, load_dataset
 from sb3_offline.datasets.checks import Finding, check_dataset
 from sb3_offline.datasets.checks.behavior import action_noise
 from sb3_offline.datasets.checks.statistics import describe, hash_rows, measure
-from sb3_offline.datasets.envs import BUILTIN_TASKS
 
 N = 6000
 ACTIONS = spaces.Box(-2.0, 2.0, (2,), np.float32)

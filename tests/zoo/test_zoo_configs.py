@@ -20,11 +20,10 @@ from gymnasium import spaces
 
 import sb3_offline
 from sb3_offline import CQL
+from sb3_offline.catalogue import BUILTIN_TASKS
 from sb3_offline.datasets import SpacesOnlyEnv
-from sb3_offline.datasets.envs import BUILTIN_TASKS
 from sb3_offline.zoo import algorithms, config_path
 from sb3_offline.zoo.configs import ZOO_KEYS, check_hyperparams, find_recipe
-from sb3_offline.zoo.samplers import SAMPLERS
 
 # observation and action dimensions of D4RL's tasks
 DIMENSIONS = {
@@ -84,12 +83,11 @@ def test_every_entry_makes_its_model(algo: str, key: str) -> None:
 
 
 @pytest.mark.parametrize("algo", algorithms())
-def test_every_algorithm_has_its_default_its_data_and_its_sampler(algo: str) -> None:
+def test_every_algorithm_has_its_default_and_its_data(algo: str) -> None:
     discrete = spaces.Discrete in algorithms()[algo].supported_spaces["action"]
     task = "CartPole-v1" if discrete else "Pendulum-v1"
     packaged = {f"sb3_offline/{name}" for name in BUILTIN_TASKS if BUILTIN_TASKS[name] == task}
     assert {"default", *packaged} <= entries(algo).keys()
-    assert algo in SAMPLERS
 
 
 @pytest.mark.parametrize("algo", ["cql", "combo", "dromo", "mopo"])
@@ -173,9 +171,9 @@ def test_an_entry_is_found_by_the_name_of_the_data(data: str, recipe: str | None
     assert find_recipe(keys, data) == recipe
 
 
-def test_unknown_algorithm_has_no_file() -> None:
-    with pytest.raises(FileNotFoundError, match=r"nonsense\.yml"):
-        config_path("nonsense")
+def test_an_algorithm_of_ones_own_has_the_constructors_defaults() -> None:
+    assert config_path("of_my_own").name == "default.yml"
+    assert entries("of_my_own") == {"default": {"policy": "MlpPolicy", "n_timesteps": 100_000}}
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import yaml
 
 from sb3_offline import COMBO, CQL, load_dataset
 from sb3_offline.cli import main
-from sb3_offline.zoo.running import run
+from sb3_offline.commands import run
 
 pytest.importorskip("rl_zoo3")
 
@@ -22,7 +22,7 @@ from sb3_offline.zoo import algorithms, register
 from sb3_offline.zoo.configs import check_hyperparams
 from sb3_offline.zoo.enjoy import enjoy
 from sb3_offline.zoo.plots import plots
-from sb3_offline.zoo.samplers import SAMPLERS
+from sb3_offline.zoo.samplers import make_sampler
 from sb3_offline.zoo.train import train
 from sb3_offline.zoo.trials import share_dynamics
 
@@ -94,7 +94,7 @@ def test_what_a_search_samples_is_what_the_constructor_takes(algo: str) -> None:
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     for _ in range(5):
         trial = study.ask()
-        sampled = SAMPLERS[algo](trial)
+        sampled = make_sampler(algorithms()[algo])(trial)
         assert sampled == trial.params  # so a stored trial converts back by itself
         check_hyperparams(algorithms()[algo], {"policy": "MlpPolicy", "n_timesteps": 1, **sampled}, "trial")
         task = "sb3_offline/CartPole-medium-replay-v0" if algo.startswith("discrete") else ENV

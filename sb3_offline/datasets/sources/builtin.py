@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from sb3_offline.datasets.envs import BUILTIN_TASKS, NAMESPACE
+from sb3_offline.catalogue import BUILTIN_FOLDER, BUILTIN_TASKS, NAMESPACE
 from sb3_offline.datasets.sources.npz import open_npz
 from sb3_offline.datasets.sources.raw import RawSource
-
-_FOLDER = Path(__file__).parent.parent / "builtin"
 
 
 def builtin_name(dataset_id: str) -> str | None:
@@ -20,4 +16,4 @@ def builtin_name(dataset_id: str) -> str | None:
 def open_builtin(dataset_id: str) -> RawSource:
     """A packaged data set, by an id that :func:`builtin_name` knows; its metadata are the card that says how it was made."""
     name = builtin_name(dataset_id)
-    return open_npz(_FOLDER / f"{name}.npz", f"{NAMESPACE}/{name}")
+    return open_npz(BUILTIN_FOLDER / f"{name}.npz", f"{NAMESPACE}/{name}")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import gymnasium as gym
 import numpy as np
 
-from sb3_offline.datasets.envs import BUILTIN_TASKS, NAMESPACE
+from sb3_offline.catalogue import BUILTIN_TASKS, NAMESPACE
 from sb3_offline.datasets.errors import DatasetError
 from sb3_offline.datasets.sources.raw import RawSource
 
