@@ -181,11 +181,13 @@ def collect(
 
 
 @app.command()
-def datasets() -> None:
+def datasets(
+    full: Annotated[bool, typer.Option("--full", help="Read those whole that do not tell their return.")] = False,
+) -> None:
     """List the data that are packaged and installed, with size, episodes and return."""
     from sb3_offline.shell.listing import print_datasets
 
-    print_datasets()
+    print_datasets(full)
 
 
 @app.command()

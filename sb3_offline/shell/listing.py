@@ -1,21 +1,19 @@
-"""What data there are: packaged, and in the local Minari store."""
+"""What data there are: packaged, and in the local Minari store. PyTorch is imported only to read data whole."""
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from sb3_offline import datasets
-from sb3_offline.datasets import DatasetError, load_dataset
-from sb3_offline.datasets.envs import BUILTIN_TASKS, NAMESPACE
+from sb3_offline.catalogue import BUILTIN_FOLDER, BUILTIN_TASKS, NAMESPACE, installed_minari
 from sb3_offline.shell.consoles import print_whole
-from sb3_offline.zoo.envs import installed_minari
 
 
 @dataclass(frozen=True)
@@ -31,24 +29,31 @@ class Listed:
     trouble: str | None = None
 
 
-def list_datasets() -> Iterator[Listed]:
-    """Every data set that can be used here, read one after the other: packaged ones first."""
-    folder = Path(datasets.__file__).parent / "builtin"
-    for name in BUILTIN_TASKS:
-        yield _read(f"{NAMESPACE}/{name}", (folder / f"{name}.npz").stat().st_size / 1e6)
+def list_datasets(full: bool = False) -> Iterator[Listed]:
+    """
+    Every data set that can be used here, packaged ones first.
+
+    :param full: read those whole whose metadata do not tell the return, which also shows what is wrong with any
+    """
+    yield from map(_packaged, BUILTIN_TASKS)
     for dataset_id, metadata in installed_minari().items():
-        yield _read(dataset_id, metadata.get("dataset_size"))
+        told = Listed(dataset_id, *map(metadata.get, ("dataset_size", "total_steps", "total_episodes")))
+        yield _read(told) if full else told
 
 
-def print_datasets() -> None:
-    """Print them as a table, and what is wrong with those that cannot be read."""
+def print_datasets(full: bool = False) -> None:
+    """
+    Print them as a table.
+
+    :param full: read those whole whose metadata do not tell the return, and print what is wrong with those that cannot be read
+    """
     table = Table()
     table.add_column("dataset", no_wrap=True)
     for column in ("MB", "steps", "episodes", "return", "score"):
         table.add_column(column, justify="right", no_wrap=True)
     console = Console()
     with console.status("reading"):
-        for row in list_datasets():
+        for row in list_datasets(full):
             sizes = ["-" if value is None else f"{value:,}" for value in (row.transitions, row.episodes)]
             megabytes, mean_return, score = (
                 "-" if value is None else f"{value:.1f}" for value in (row.megabytes, row.mean_return, row.score)
@@ -56,23 +61,36 @@ def print_datasets() -> None:
             table.add_row(escape(row.dataset_id), megabytes, *sizes, mean_return, score)
             if row.trouble:
                 console.print(f"[yellow]{escape(row.trouble)}[/yellow]")
-    print_whole(table).print(
-        "[dim]return: mean of the episodes; score: 0 is the random policy, 100 the task's reference[/dim]"
+    note = "return: mean of the episodes; score: 0 is the random policy, 100 the task's reference"
+    print_whole(table).print(f"[dim]{note}{'' if full else '; --full reads those that do not tell'}[/dim]")
+
+
+def _packaged(name: str) -> Listed:
+    """A packaged data set; its metadata tell the returns."""
+    path = BUILTIN_FOLDER / f"{name}.npz"
+    with np.load(path) as file:
+        card = json.loads(str(file["metadata"]))
+        ends = file["terminations"] | file["truncations"]
+    ends[-1] = True
+    return Listed(
+        f"{NAMESPACE}/{name}",
+        path.stat().st_size / 1e6,
+        len(ends),
+        int(ends.sum()),
+        card["mean_return"],
+        card["mean_normalized_score"],
     )
 
 
-def _read(dataset_id: str, megabytes: float | None) -> Listed:
+def _read(told: Listed) -> Listed:
+    """What reading it finds out, beside its size."""
+    from sb3_offline.datasets import DatasetError, load_dataset
+
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            summary = load_dataset(dataset_id).summary()
+            summary = load_dataset(told.dataset_id).summary()
     except DatasetError as error:
-        return Listed(dataset_id, megabytes, trouble=" ".join(str(error).split()))
-    return Listed(
-        dataset_id,
-        megabytes,
-        summary["transitions"],
-        summary["episodes"],
-        summary["mean_return"],
-        summary["mean_normalized_score"],
-    )
+        return Listed(told.dataset_id, told.megabytes, trouble=" ".join(str(error).split()))
+    names = ("transitions", "episodes", "mean_return", "mean_normalized_score")
+    return Listed(told.dataset_id, told.megabytes, *(summary[name] for name in names))

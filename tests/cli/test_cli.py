@@ -342,3 +342,23 @@ def test_as_a_module() -> None:
     done = subprocess.run(call, capture_output=True, text=True, env=dict(os.environ))
     assert done.returncode == 2
     assert done.stderr.startswith("sb3-offline inspect: missing.npz: there is no such file")
+
+
+def test_help_version_and_datasets_import_no_torch() -> None:
+    """They answer at once: what is heavy is imported by the command that needs it."""
+    for words in (["--help"], ["train", "--help"], ["--version"], ["datasets"]):
+        code = f"import sys; from sb3_offline.cli import main; main({words}); print('torch' in sys.modules)"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=dict(os.environ))
+        assert done.stdout.splitlines()[-1] == "False", done.stderr
+
+
+def test_data_that_are_installed_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    """Their returns are not in the metadata: 150 episodes of 200 steps, whose mean return packaged data tell."""
+    pytest.importorskip("minari")
+    assert main(["convert", "Pendulum-medium-v0", "mine/pendulum-v0"]) == 0
+    for words, figures in ((["datasets"], ["-", "-"]), (["datasets", "--full"], ["-655.1", "50.4"])):
+        capsys.readouterr()
+        assert main(words) == 0
+        row = next(line for line in capsys.readouterr().out.splitlines() if "mine/pendulum-v0" in line)
+        cells = [cell.strip() for cell in row.strip("│").split("│")]
+        assert cells[2:] == ["30,000", "150", *figures]
