@@ -28,7 +28,7 @@ def register_envs() -> None:
         if env_id not in gym.registry:
             gym.register(
                 id=env_id,
-                entry_point="sb3_offline.datasets.envs:_make_builtin_env",  # imported when one is made
+                entry_point="sb3_offline.datasets.data_envs:make_builtin_env",  # imported when one is made
                 max_episode_steps=gym.spec(task).max_episode_steps,
                 kwargs={"dataset_id": dataset_id},
             )

@@ -1,7 +1,8 @@
-"""From an id, a file or arrays to one checked data set."""
+"""From an id, a file or arrays to one checked data set. Imports the ground alone."""
 
 from sb3_offline.catalogue import register_envs
-from sb3_offline.datasets.envs import SpacesOnlyEnv, make_env
+from sb3_offline.datasets.data_envs import make_env
+from sb3_offline.datasets.envs import SpacesOnlyEnv
 from sb3_offline.datasets.errors import DatasetError, DatasetWarning
 from sb3_offline.datasets.offline_dataset import DatasetInfo, OfflineDataset
 from sb3_offline.datasets.sources import DatasetSource, Source, load_dataset, open_dataset

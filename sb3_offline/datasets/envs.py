@@ -1,9 +1,8 @@
-"""Environments that belong to data: the task itself, the packaged ids, and a stand-in that has only spaces."""
+"""Environments that belong to data: the task itself, and a stand-in that has only spaces."""
 
 from __future__ import annotations
 
 import copy
-import functools
 from typing import Any, NoReturn
 
 import gymnasium as gym
@@ -118,22 +117,3 @@ def env_from_spec(spec: EnvSpec, dataset_id: str, **kwargs: Any) -> gym.Env:
             f"{dataset_id} belongs to {spec.id}, which cannot be made here: {error}. MuJoCo's tasks need "
             '`pip install "gymnasium[mujoco]"`.'
         ) from error
-
-
-def make_env(dataset_id: Any, **kwargs: Any) -> gym.Env:
-    """The environment of the task that a data set was logged on; ``env.unwrapped.get_dataset()`` gives the data.
-
-    :param dataset_id: an id, a file, or any other source that names its task
-    :param kwargs: passed on to ``gymnasium.make``, e.g. ``render_mode``
-    :raises DatasetError: if the source names no task, or its package is missing
-    """
-    from sb3_offline.datasets.sources import load_dataset, open_dataset
-
-    env = open_dataset(dataset_id).info.make_env(**kwargs)
-    env.unwrapped.get_dataset = functools.partial(load_dataset, dataset_id)  # type: ignore[attr-defined]
-    return env
-
-
-def _make_builtin_env(dataset_id: str, **kwargs: Any) -> gym.Env:
-    """The entry point of the packaged ids: the plain task, which knows its data."""
-    return make_env(dataset_id, **kwargs).unwrapped

@@ -1,4 +1,4 @@
-"""From a trained model to something that runs elsewhere, and knows when it is out of its depth."""
+"""From a trained model to something that runs elsewhere, and knows when it is out of its depth. Imports common and below."""
 
 from sb3_offline.deployment.deployable import Deployable
 from sb3_offline.deployment.onnx import export_onnx

@@ -1,4 +1,6 @@
-"""Why a Q-function diverges: neural tangent kernel, TD linearisation, and callbacks that log them during training."""
+"""Why a Q-function diverges: neural tangent kernel, TD linearisation, and callbacks that log them during training. Imports
+common and below.
+"""
 
 from sb3_offline.diagnostics.callbacks import ExcitationCallback, NTKCallback
 from sb3_offline.linearization.q_function import NonFiniteKernelError, QFunction

@@ -1,4 +1,6 @@
-"""The learned model of the world: a probabilistic ensemble, its fit, and what is imagined with it."""
+"""The learned model of the world: a probabilistic ensemble, its fit, and what is imagined with it.
+Imports training, datasets and below.
+"""
 
 from sb3_offline.dynamics.calibration import CalibrationMaps
 from sb3_offline.dynamics.config import DynamicsConfig

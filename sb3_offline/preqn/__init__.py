@@ -1,3 +1,5 @@
+"""PreQN: critic steps preconditioned by the neural tangent kernel. Imports common and below."""
+
 from sb3_offline.preqn.preqn import PreQN
 from sb3_offline.preqn.update import LineSearch, PreQNStep, preqn_step
 

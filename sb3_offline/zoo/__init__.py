@@ -1,4 +1,6 @@
-"""At home in RL-Zoo: ``register()``, and wrappers of its train, enjoy, record_video and plots."""
+"""At home in RL-Zoo: ``register()``, and wrappers of its train, enjoy, record_video and plots.
+Imports evaluation and below.
+"""
 
 from sb3_offline.registry import algorithms
 from sb3_offline.zoo.configs import config_path
