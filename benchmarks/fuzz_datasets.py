@@ -86,7 +86,10 @@ def _put(value: float, keys: Sequence[str]) -> Callable[[Arrays, np.random.Gener
     def apply(arrays: Arrays, rng: np.random.Generator) -> Names:
         key = _one_of(rng, keys)
         arrays[key] = np.array(arrays[key], dtype=np.float64)
-        arrays[key][_some_rows(rng)] = value
+        rows = _some_rows(rng)
+        if key == "next_observations":  # of an episode's last row NaN says that it was not logged
+            rows -= rows % _LENGTH == _LENGTH - 1
+        arrays[key][rows] = value
         return [key]
 
     return apply

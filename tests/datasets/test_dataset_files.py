@@ -211,8 +211,8 @@ def test_hdf5_group_and_text_instead_of_an_array(tmp_path: Path, task_spaces: Sp
 
 def test_hdf5_misspelt_key(tmp_path: Path, task_spaces: Spaces) -> None:
     arrays = locomotion(2, 1)
-    arrays["reward"] = arrays.pop("rewards")
-    with pytest.raises(DatasetError, match=r"log\.h5: the key 'rewards' is missing. There is 'reward'"):
+    arrays["rewrads"] = arrays.pop("rewards")
+    with pytest.raises(DatasetError, match=r"log\.h5: the key 'rewards' is missing. There is 'rewrads'"):
         load_dataset(write_hdf5(tmp_path / "log.h5", arrays), **task_spaces)
 
 

@@ -11,60 +11,91 @@ import numpy as np
 from gymnasium import spaces
 
 from sb3_offline.datasets.checks.columns import as_column, check_rows, finite_float32, flags, to_space, vector, within_bounds
-from sb3_offline.datasets.checks.keys import canonical_names
-from sb3_offline.datasets.errors import DatasetError
-from sb3_offline.datasets.offline_dataset import DatasetInfo, OfflineDataset
+from sb3_offline.datasets.checks.ends import are_rlds_steps, episode_flags, transitions_of_steps
+from sb3_offline.datasets.checks.keys import find_keys, warn_of_unread
+from sb3_offline.datasets.errors import DatasetError, DatasetWarning, NoRowsLeft
+from sb3_offline.datasets.offline_dataset import ARRAY_NAMES, DatasetInfo, OfflineDataset
 
 
 def build_dataset(arrays: Mapping[str, Any], info: DatasetInfo) -> OfflineDataset:
     """Check raw arrays against the spaces and turn them into an OfflineDataset.
 
     Without ``next_observations`` the following row's observation is taken inside an episode; the last row of an
-    episode that was cut has none and is dropped, a terminal row keeps its place with ``valid_next`` False.
+    episode that was cut has none and is dropped, a terminal row keeps its place with ``valid_next`` False. The same holds of
+    a last row whose next observation is NaN. ``observations`` of one episode may hold one entry more, the last one.
 
-    :param arrays: the arrays by name (D4RL's ``terminals`` and ``timeouts`` are accepted), other keys are ignored;
-        observations of a Dict space are a mapping of arrays by key
+    :param arrays: the arrays by name, ours or another library's (:mod:`~sb3_offline.datasets.checks.keys`); of other keys
+        those with an entry a row are warned of; observations of a Dict space are a mapping of arrays by key
     :param info: the spaces to check against
     :raises DatasetError: naming the key, the row and the remedy
     """
     where = info.dataset_id
-    named = canonical_names(arrays, where)
-    columns: dict[str, Any] = {name: as_column(name, value, where) for name, value in named.items()}
+    keys = find_keys(arrays, where)
+    columns: dict[str, Any] = {name: as_column(name, arrays[key], where) for name, key in keys.items()}
+    if are_rlds_steps(arrays, columns):
+        columns = transitions_of_steps(columns)
+    elif "next_observations" not in columns:
+        columns = _split_last_observation(columns)
     _check_lengths(columns, where)
+    warn_of_unread(arrays, keys.values(), len(columns["rewards"]), where)
 
     observations = to_space("observations", columns["observations"], info.observation_space, where)
     actions = to_space("actions", columns["actions"], info.action_space, where)
     if isinstance(info.action_space, spaces.Box):
         actions = within_bounds(actions, info.action_space, where)
     rewards = finite_float32("rewards", vector("rewards", columns["rewards"], where), where)
-    terminations = flags("terminations", columns["terminations"], where)
-    truncations = np.zeros(len(rewards), dtype=bool)
-    if "truncations" in columns:
-        truncations = flags("truncations", columns["truncations"], where) & ~terminations
+    terminations, cuts = episode_flags(columns, where)
+    truncations = np.zeros(len(rewards), dtype=bool) if cuts is None else cuts
 
-    if "next_observations" not in columns:
-        if "truncations" not in columns:
+    if "next_observations" in columns:
+        successors, unlogged = _split_unlogged(columns["next_observations"], columns["observations"], terminations | truncations)
+        next_observations = to_space("next_observations", successors, info.observation_space, where)
+        n_cut = int((unlogged & ~terminations).sum())
+        if n_cut:
+            warnings.warn(
+                f"{where}: next_observations are NaN in {n_cut} rows that end an episode without a termination. Nothing can be "
+                "learned from these rows, and they are left out: log what the env returned last.",
+                DatasetWarning,
+                stacklevel=2,
+            )
+    else:
+        if cuts is None:
             warnings.warn(
                 f"{where} has neither truncations nor next_observations: the next row's observation is taken as the "
                 "next one, which is wrong wherever an episode was cut by a time limit.",
+                DatasetWarning,
                 stacklevel=2,
             )
-        return _with_next_from_rows(info, observations, actions, rewards, terminations, truncations)
+        next_observations = np.concatenate([observations[1:], observations[-1:]])
+        next_observations[terminations] = observations[terminations]
+        unlogged = terminations | truncations
+        unlogged[-1] = True
 
-    valid_next = np.ones(len(rewards), dtype=bool)
+    valid_next = ~unlogged
     if "valid_next" in columns:
-        valid_next = flags("valid_next", columns["valid_next"], where)
-        check_rows(~valid_next & ~terminations, f"{where}: valid_next is False on rows that are not terminal", "")
-    return OfflineDataset(
-        info,
-        observations,
-        actions,
-        rewards,
-        to_space("next_observations", columns["next_observations"], info.observation_space, where),
-        terminations,
-        truncations,
-        valid_next,
-    )
+        given = flags("valid_next", columns["valid_next"], where)
+        remedy = ". Give NaN as the next observation of such a row if its episode was cut there and none was logged"
+        check_rows(~given & ~terminations, f"{where}: valid_next is False on rows that are not terminal", remedy)
+        valid_next &= given
+    dataset = OfflineDataset(info, observations, actions, rewards, next_observations, terminations, truncations, valid_next)
+    return _without(dataset, unlogged & ~terminations)
+
+
+def _split_last_observation(columns: Mapping[str, Any]) -> dict[str, Any]:
+    """Observations of one episode that hold one entry more than every other array: the last is where it ended."""
+    observations, n_rows = columns["observations"], len(columns["rewards"])
+    parts = observations.values() if isinstance(observations, dict) else [observations]
+    others = {len(column) for name, column in columns.items() if name != "observations"}
+    ends = [np.asarray(columns[name]).reshape(-1)[:-1] for name in ("terminations", "truncations", "ends") if name in columns]
+    if others != {n_rows} or {len(part) for part in parts} != {n_rows + 1} or any(end.any() for end in ends):
+        return dict(columns)
+
+    def steps(rows: slice) -> Any:
+        if isinstance(observations, dict):
+            return {key: part[rows] for key, part in observations.items()}
+        return observations[rows]
+
+    return {**columns, "observations": steps(slice(None, -1)), "next_observations": steps(slice(1, None))}
 
 
 def _check_lengths(columns: Mapping[str, Any], where: str) -> None:
@@ -79,37 +110,42 @@ def _check_lengths(columns: Mapping[str, Any], where: str) -> None:
         raise DatasetError(f"{where}: the data are empty: every array has 0 rows.")
 
 
-def _with_next_from_rows(
-    info: DatasetInfo,
-    observations: np.ndarray,
-    actions: np.ndarray,
-    rewards: np.ndarray,
-    terminations: np.ndarray,
-    truncations: np.ndarray,
-) -> OfflineDataset:
-    """Next observations from the following row; the row before a dropped one becomes the episode's cut."""
-    cut = truncations.copy()
-    cut[-1] = not terminations[-1]
-    next_observations = np.concatenate([observations[1:], observations[-1:]])
-    next_observations[terminations] = observations[terminations]
-    inside = ~(terminations | cut)
-    truncations = inside & np.append(cut[1:], False)  # a row whose successor is dropped
-    keep = ~cut
-    if not keep.any():
-        raise DatasetError(
-            f"{info.dataset_id}: no row is left: without next_observations the last row of a cut episode cannot be "
+def _split_unlogged(successors: Any, observations: Any, ends: np.ndarray) -> tuple[Any, np.ndarray]:
+    """
+    Next observations with the row's own in place of NaN where an episode ends, and those rows, (n,) bool: none was logged.
+    """
+    ends = ends.copy()
+    ends[-1] = True
+    unlogged = np.zeros(len(ends), dtype=bool)
+    parts = successors if isinstance(successors, dict) else {"": successors}
+    for part in parts.values():
+        if part.dtype.kind == "f":
+            rows = np.flatnonzero(ends)
+            unlogged[rows[np.isnan(part[rows].reshape(len(rows), -1)).any(axis=1)]] = True
+    if not unlogged.any() or type(successors) is not type(observations):
+        return successors, unlogged
+    own = observations if isinstance(observations, dict) else {"": observations}
+    filled = {}
+    for key, part in parts.items():
+        filled[key] = part.copy()
+        if key in own and own[key].shape == part.shape:  # else refused by its shape
+            filled[key][unlogged] = own[key][unlogged]
+    return (filled if isinstance(successors, dict) else filled[""]), unlogged
+
+
+def _without(dataset: OfflineDataset, dropped: np.ndarray) -> OfflineDataset:
+    """The last rows of episodes that were cut cannot be used without a next observation: the rows before them become the cuts."""
+    n_dropped = int(dropped.sum())
+    if n_dropped == 0:
+        return dataset
+    if n_dropped == len(dataset):
+        raise NoRowsLeft(
+            f"{dataset.info.dataset_id}: no row is left: without next_observations the last row of a cut episode cannot be "
             "used, and every episode here has one row."
         )
-    dropped = int(cut.sum())
-    if dropped:
-        info = replace(info, card={**info.card, "dropped_rows": f"{dropped}: the last of each cut episode"})
-    return OfflineDataset(
-        info,
-        observations[keep],
-        actions[keep],
-        rewards[keep],
-        next_observations[keep],
-        terminations[keep],
-        truncations[keep],
-        ~terminations[keep],
-    )
+    kept = ~dropped
+    inside = ~(dataset.terminations | dropped)
+    truncations = (dataset.truncations & kept) | (inside & np.append(dropped[1:], False))
+    card = {**dataset.info.card, "dropped_rows": f"{n_dropped}: the last of each cut episode"}
+    dataset = replace(dataset, info=replace(dataset.info, card=card), truncations=truncations)
+    return replace(dataset, **{name: getattr(dataset, name)[kept] for name in ARRAY_NAMES})

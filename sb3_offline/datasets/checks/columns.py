@@ -9,7 +9,9 @@ import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.preprocessing import is_image_space
 
+from sb3_offline.datasets.checks.converting import as_array
 from sb3_offline.datasets.checks.keys import BY_KEY
+from sb3_offline.datasets.checks.precision import warn_of_lost_precision
 from sb3_offline.datasets.errors import DatasetError
 from sb3_offline.datasets.images import with_channels_of
 from sb3_offline.datasets.parts import join_parts
@@ -22,27 +24,10 @@ def as_column(name: str, value: Any, where: str) -> np.ndarray | dict[str, np.nd
     """An array, or for observations by key the array of each key."""
     names = getattr(getattr(value, "dtype", None), "names", None)  # of a structured array
     if not isinstance(value, Mapping) and names is None:
-        return _as_array(name, value, where)
+        return as_array(name, value, where)
     if name not in BY_KEY:
         raise DatasetError(f"{where}: {name} is a mapping of arrays; only observations may be one. Give one array.")
-    return {str(key): _as_array(f"{name}[{key!r}]", value[key], where) for key in (value if names is None else names)}
-
-
-def _as_array(name: str, value: Any, where: str) -> np.ndarray:
-    if isinstance(value, Mapping):
-        raise DatasetError(f"{where}: {name} is itself a mapping. SB3 takes no nested Dict spaces: put all keys on one level.")
-    try:
-        array = np.asarray(value)
-    except (ValueError, TypeError, RuntimeError) as error:  # RuntimeError: a torch tensor that requires grad
-        raise DatasetError(f"{where}: {name} is not one rectangular array of numbers ({error}).") from error
-    if array.dtype.kind not in "biuf":
-        raise DatasetError(
-            f"{where}: {name} has dtype {array.dtype}, not numbers. Its rows may differ in length: give one "
-            "rectangular array of floats, whole numbers or bools."
-        )
-    if array.ndim == 0:
-        raise DatasetError(f"{where}: {name} is a single value; one entry a row is needed.")
-    return array
+    return {str(key): as_array(f"{name}[{key!r}]", value[key], where) for key in (value if names is None else names)}
 
 
 def to_space(name: str, array: Any, space: spaces.Space, where: str) -> np.ndarray:
@@ -87,7 +72,16 @@ def _shaped(name: str, array: np.ndarray, space: spaces.Space, where: str) -> np
     if {array.shape[1:], shape} == {(), (1,)}:  # (n,) and (n, 1) say the same
         return array.reshape(len(array), *shape)
     wanted = ", ".join(["n", *map(str, shape)])
-    raise DatasetError(f"{where}: {name} have shape {array.shape}, but the space {space} asks for ({wanted}).")
+    hint = several_envs(array) if array.shape[2:] == shape else ""
+    raise DatasetError(f"{where}: {name} have shape {array.shape}, but the space {space} asks for ({wanted}).{hint}")
+
+
+def several_envs(array: np.ndarray) -> str:
+    """What to do with an array (time, envs, ...), as vector environments give it."""
+    return (
+        f" If these are {array.shape[0]} steps of {array.shape[1]} environments, turn every array into one environment after "
+        "the other, numpy.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:]), and mark the last row of each as truncated."
+    )
 
 
 def _whole_numbers(name: str, array: np.ndarray, space: spaces.Space, dtype: type[np.integer], where: str) -> np.ndarray:
@@ -127,7 +121,8 @@ def within_bounds(actions: np.ndarray, space: spaces.Box, where: str) -> np.ndar
 def vector(name: str, array: np.ndarray, where: str) -> np.ndarray:
     if array.ndim == 1 or array.shape[1:] == (1,):
         return array.reshape(-1)
-    raise DatasetError(f"{where}: {name} have shape {array.shape}; one value a row is needed, (n,) or (n, 1).")
+    hint = several_envs(array) if array.ndim == 2 else ""
+    raise DatasetError(f"{where}: {name} have shape {array.shape}; one value a row is needed, (n,) or (n, 1).{hint}")
 
 
 def flags(name: str, array: np.ndarray, where: str) -> np.ndarray:
@@ -139,10 +134,16 @@ def flags(name: str, array: np.ndarray, where: str) -> np.ndarray:
 
 def finite_float32(name: str, array: np.ndarray, where: str) -> np.ndarray:
     with np.errstate(over="ignore"):  # beyond float32 is inf, and refused as such
-        array = array.astype(np.float32, copy=False)
+        rounded = array.astype(np.float32, copy=False)
     remedy = ". Drop such rows and mark the rows before them as truncations, or mend their values"
-    check_rows(~np.isfinite(array), f"{where}: {name} hold NaN or inf (as float32)", remedy)
-    return array
+    if name.startswith("next_observations"):
+        remedy = (
+            ". Leave next_observations out, and they are taken from the following rows; in the last row of an episode write "
+            "NaN, which is read as not logged"
+        )
+    check_rows(~np.isfinite(rounded), f"{where}: {name} hold NaN or inf (as float32)", remedy)
+    warn_of_lost_precision(name, array, where)
+    return rounded
 
 
 def check_rows(bad: np.ndarray, what: str, detail: str) -> None:

@@ -1,68 +1,135 @@
-"""The names of a data set's arrays: ours, D4RL's, and what a misspelt one was meant to be."""
+"""The names of a data set's arrays: ours, those of other libraries, and what a misspelt one was meant to be."""
 
 from __future__ import annotations
 
 import difflib
+import re
+import warnings
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from sb3_offline.datasets.errors import DatasetError
+import numpy as np
+
+from sb3_offline.datasets.errors import DatasetError, DatasetWarning
 from sb3_offline.datasets.offline_dataset import ARRAY_NAMES
 
 REQUIRED = ("observations", "actions", "rewards", "terminations")
 BY_KEY = ("observations", "next_observations")  # may be mappings of arrays
 ALIASES = {"terminals": "terminations", "timeouts": "truncations"}
 
-#: Names that other libraries use, too far from ours for difflib to see.
-_FOREIGN_NAMES = {
-    "obs": "observations",
-    "states": "observations",
-    "acts": "actions",
-    "done": "terminations",
-    "dones": "terminations",
-    "terminated": "terminations",
-    "truncated": "truncations",
-    "next_obs": "next_observations",
-    "next_states": "next_observations",
+#: What else says where episodes end and begin (:mod:`~sb3_offline.datasets.checks.ends`): the last row, whatever ended it, and
+#: the first.
+END_NAMES = ("ends", "starts")
+
+#: The same arrays as other libraries and papers name them: gymnasium, SB3, RLDS, d3rlpy, Tianshou, RLlib, CORL, Cleanrl, ...
+_SYNONYMS = {
+    "observations": "observation obs ob states state s o",
+    "actions": "action acts act a",
+    "rewards": "reward rews rew r",
+    "next_observations": """
+        next_observation next_obs next_ob next_states next_state next_s new_observations new_observation new_obs new_states
+        new_state observations_next observation_next obs_next states_next state_next s_next observations2 obs2 states2 state2
+        s2 o2 s_ s_prime sp obs_ state_ obs_tp1 successors successor""",
+    "terminations": "termination terminal terminated terminateds is_terminal is_terminated",
+    "truncations": "truncation truncated truncateds trunc timeout time_outs time_out is_truncated timelimit.truncated",
+    "ends": """
+        dones done d is_done is_last lasts last dones_float episode_ends episode_end episode_done episode_dones ends
+        is_end""",
+    "starts": "is_first firsts first episode_starts episode_start is_start starts",
 }
+SYNONYMS = {alias: name for name, aliases in _SYNONYMS.items() for alias in aliases.split()}
+
+#: Names of flags that are 1 where the value goes on, a termination's opposite.
+_CONTINUES = ("discounts", "discount", "masks", "mask", "not_dones", "not_done", "continues", "continue")
+_DESCRIBING = ("env_id", "metadata", "info", "infos")  # never arrays of the data
 
 
-def canonical_names(arrays: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The known arrays under our names.
+@dataclass(frozen=True)
+class UnreadArray:
+    """Stands for an array of a file that has no name of ours: it is not read, but its length is known."""
+
+    shape: tuple[int, ...]
+
+
+def meaning_of(key: str) -> str | None:
+    """Our name of an array that is called ``key``, or None."""
+    if key in ARRAY_NAMES or key in ALIASES:
+        return ALIASES.get(key, key)
+    return SYNONYMS.get(key.lower().strip().replace("-", "_").replace(" ", "_"))
+
+
+def keys_to_read(keys: Iterable[str]) -> list[str]:
+    """
+    Those that have a meaning here, also as ``observations/image``; another library's name only where ours is missing.
+    """
+    names = {key: _name_of(key) for key in keys}
+    ours = {name for key, name in names.items() if _is_ours(key)}
+    return [key for key, name in names.items() if name is not None and (_is_ours(key) or name not in ours)]
+
+
+def _is_ours(key: str) -> bool:
+    return key.partition("/")[0] in (*ARRAY_NAMES, *ALIASES)
+
+
+def _name_of(key: str) -> str | None:
+    stem, _, part = key.partition("/")
+    name = meaning_of(stem)
+    return name if not part or name in BY_KEY else None
+
+
+def find_keys(arrays: Mapping[str, Any], where: str) -> dict[str, str]:
+    """
+    The keys of the known arrays by our names, those of :data:`END_NAMES` among them. A name of another library counts where
+    ours is missing.
 
     :raises DatasetError: for a missing or misspelt key, with the nearest match, or the same array given twice
     """
-    named: dict[str, Any] = {}
-    for key, value in arrays.items():
-        name = ALIASES.get(key, key)
-        if name not in ARRAY_NAMES:
+    keys: dict[str, str] = {}
+    exact = [key for key in arrays if key in ARRAY_NAMES or key in ALIASES]
+    for key in (*exact, *(key for key in arrays if key not in exact)):
+        name = meaning_of(str(key))
+        if name is None or (name in keys and keys[name] in exact and key not in exact):
             continue
-        if name in named:
-            raise DatasetError(f"{where}: {name} is given twice, also as {_alias_of(name)}. Keep one of them.")
-        named[name] = value
+        if name in keys:
+            raise DatasetError(f"{where}: {name} is given twice, as {keys[name]} and as {key}. Keep one of them.")
+        keys[name] = key
 
-    unknown = [str(key) for key in arrays if ALIASES.get(key, key) not in ARRAY_NAMES]
+    unknown = [str(key) for key in arrays if key not in keys.values()]
     for name in (*REQUIRED, *(n for n in ARRAY_NAMES if n not in REQUIRED)):
-        if name in named:
+        if name in keys or (name == "terminations" and {"ends", "truncations"} <= keys.keys()):
             continue
         similar = _misspelling_of(name, unknown)
         if name in REQUIRED or similar is not None:
             raise DatasetError(_missing_key(name, similar, arrays, where))
-    return named
+    return keys
 
 
-def _alias_of(name: str) -> str:
-    return next(alias for alias, meant in ALIASES.items() if meant == name)
+def warn_of_unread(arrays: Mapping[str, Any], read: Iterable[str], n_rows: int, where: str) -> None:
+    """Name the keys that have an entry for each row, but no meaning here."""
+    others = [key for key in arrays if key not in set(read) and str(key).partition("/")[0] not in _DESCRIBING]
+    unread = [str(key) for key in others if _length(arrays[key]) == n_rows]
+    if unread:
+        warnings.warn(
+            f"{where}: not read: {', '.join(map(repr, unread))}, with one entry a row. What the policy may look at belongs in "
+            "observations, what ends an episode in terminations or truncations; leave out the rest to be rid of this warning.",
+            DatasetWarning,
+            stacklevel=2,
+        )
+
+
+def _length(value: Any) -> int | None:
+    shape = getattr(value, "shape", None)
+    if shape is None:
+        return len(value) if isinstance(value, (list, tuple)) else None
+    return int(shape[0]) if len(shape) > 0 else None
 
 
 def _misspelling_of(name: str, unknown: Iterable[str]) -> str | None:
     """The key among the unknown ones that was probably meant to be ``name``."""
     for key in unknown:
         plain = key.lower()
-        if _FOREIGN_NAMES.get(plain) == name:
-            return key
-        candidates = [*ARRAY_NAMES, *ALIASES]
-        nearest = difflib.get_close_matches(plain, candidates, n=1, cutoff=0.8)
+        nearest = difflib.get_close_matches(plain, [*ARRAY_NAMES, *ALIASES], n=1, cutoff=0.8)
         if nearest and ALIASES.get(nearest[0], nearest[0]) == name:
             return key
     return None
@@ -70,15 +137,28 @@ def _misspelling_of(name: str, unknown: Iterable[str]) -> str | None:
 
 def _missing_key(name: str, similar: str | None, arrays: Mapping[str, Any], where: str) -> str:
     alias = {meant: f" (or {key!r})" for key, meant in ALIASES.items()}.get(name, "")
-    if similar is None:
-        remedy = f"The keys are {sorted(map(str, arrays))}."
+    keys = sorted(map(str, arrays))
+    ends = [key for key in keys if meaning_of(key) == "ends"]
+    continues = [key for key in keys if key.lower() in _CONTINUES]
+    stem = re.sub(r"[_\-. ]?\d+$", "", similar or "")
+    numbered = [key for key in keys if key != stem and re.fullmatch(rf"{re.escape(stem)}[_\-. ]?\d+", key)]
+    if name == "terminations" and ends:
+        remedy = (
+            f"There is {ends[0]!r}, which does not tell a task that ended from one that was cut: give 'truncations' (the rows "
+            f"of {ends[0]!r} that a time limit ended; all False if there is none) beside it, or 'terminations' and "
+            "'truncations'."
+        )
+    elif name == "terminations" and continues:
+        remedy = (
+            f"There is {continues[0]!r}: give terminations, True where it is 0 (if it is 1 where the task goes on), and "
+            "truncations, the rows at which episodes were cut."
+        )
+    elif similar is not None and len(numbered) > 1:
+        remedy = f"There are {', '.join(map(repr, numbered))}: give {name!r} as one array, such as numpy.column_stack of them."
+    elif similar is not None:
+        remedy = f"There is {similar!r}: rename it to {name!r}."
+    else:
+        remedy = f"The keys are {keys}."
         if name == "terminations":
             remedy += " It says where the task ended; all False if it never does."
-    elif similar.lower() in ("done", "dones"):
-        remedy = (
-            f"There is {similar!r}, which does not tell a task that ended from one that was cut: "
-            "give 'terminations' and 'truncations'."
-        )
-    else:
-        remedy = f"There is {similar!r}: rename it to {name!r}."
     return f"{where}: the key {name!r}{alias} is missing. {remedy}"

@@ -12,9 +12,9 @@ from typing import Any
 import h5py
 import numpy as np
 
-from sb3_offline.datasets.checks.keys import BY_KEY
+from sb3_offline.datasets.checks.keys import BY_KEY, UnreadArray, keys_to_read, meaning_of
 from sb3_offline.datasets.errors import DatasetError
-from sb3_offline.datasets.sources.raw import ARRAY_KEYS, Arrays, RawSource, by_key, collect_metadata, raw_from_metadata
+from sb3_offline.datasets.sources.raw import Arrays, RawSource, by_key, collect_metadata, raw_from_metadata
 from sb3_offline.files.archives import FileRefused, check_expansion
 
 #: HDF5's own filters and h5py's lzf. Any other is a plugin: a shared library, which HDF5 would load for the file's sake.
@@ -39,12 +39,13 @@ def open_hdf5(path: Path) -> RawSource:
 
     def read() -> Arrays:
         with _hdf5(path) as file:
-            keys = [key for key in file if key in ARRAY_KEYS]
-            groups = [key for key in keys if key in BY_KEY and _is_group(file, key)]
+            keys = keys_to_read(file)
+            groups = [key for key in keys if meaning_of(key) in BY_KEY and _is_group(file, key)]
+            unread = {key: _unread(file, key) for key in file if key not in keys}
             keys = [key for key in keys if key not in groups] + [f"{key}/{part}" for key in groups for part in file[key]]
             arrays = {key: _hdf5_dataset(path, file, key) for key in keys}
             _check_size(path, *arrays.values())
-            return by_key({key: None for key in file if key not in groups} | {key: array[()] for key, array in arrays.items()})
+            return by_key(unread | {key: array[()] for key, array in arrays.items()})
 
     raw = raw_from_metadata(path.name, read, metadata)
     task = re.match(r"(hopper|halfcheetah|walker2d)[-_]", path.name.lower())
@@ -81,6 +82,11 @@ def _refuse_links_out(path: Path, file: h5py.File) -> None:
 
 def _is_group(file: h5py.File, key: str) -> bool:
     return file.get(key, getclass=True) is h5py.Group
+
+
+def _unread(file: h5py.File, key: str) -> UnreadArray:
+    is_array = file.get(key, getclass=True) is h5py.Dataset
+    return UnreadArray((file[key].shape or ()) if is_array else ())
 
 
 def _hdf5_dataset(path: Path, file: h5py.File, key: str) -> h5py.Dataset:

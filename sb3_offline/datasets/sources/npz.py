@@ -12,9 +12,9 @@ from typing import IO, Any
 
 import numpy as np
 
-from sb3_offline.datasets.checks.keys import BY_KEY
+from sb3_offline.datasets.checks.keys import UnreadArray, keys_to_read
 from sb3_offline.datasets.errors import DatasetError
-from sb3_offline.datasets.sources.raw import ARRAY_KEYS, Arrays, RawSource, by_key, collect_metadata, raw_from_metadata
+from sb3_offline.datasets.sources.raw import Arrays, RawSource, by_key, collect_metadata, raw_from_metadata
 from sb3_offline.files.archives import FileRefused, open_archive
 
 _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError)  # of what zipfile unpacks
@@ -29,14 +29,10 @@ def open_npz(path: Path, dataset_id: str) -> RawSource:
 
     def read() -> Arrays:
         with _npz(path) as file:
-            known = {key: _npz_member(path, file, key) if _is_array_key(key) else None for key in file.files}
-            return by_key(known)
+            known = keys_to_read(file.files)
+            return by_key({key: _npz_member(path, file, key) if key in known else _unread(file, key) for key in file.files})
 
     return raw_from_metadata(dataset_id, read, metadata)
-
-
-def _is_array_key(key: str) -> bool:
-    return key in ARRAY_KEYS or key.partition("/")[0] in BY_KEY
 
 
 @contextmanager
@@ -82,8 +78,17 @@ def _npz_member(path: Path, file: Any, key: str) -> np.ndarray:
         ) from error
 
 
-def _check_header(file: Any, key: str) -> None:
-    """numpy allocates the shape that a member's header names: it must be that of the bytes that follow."""
+def _unread(file: Any, key: str) -> UnreadArray:
+    try:
+        return UnreadArray(_check_header(file, key))
+    except _DAMAGE:
+        raise
+    except Exception:  # a member that is no array matters to nobody
+        return UnreadArray(())
+
+
+def _check_header(file: Any, key: str) -> tuple[int, ...]:
+    """The shape that a member's header names, which numpy allocates: it must be that of the bytes that follow."""
     info = file.zip.getinfo(key if key in file.zip.namelist() else f"{key}.npy")
     with file.zip.open(info) as member:
         version = np.lib.format.read_magic(member)
@@ -93,3 +98,4 @@ def _check_header(file: Any, key: str) -> None:
         expected = member.tell() + dtype.itemsize * math.prod(shape)
     if not dtype.hasobject and expected != info.file_size:
         raise ValueError(f"its header says {dtype} of shape {shape}, which its {info.file_size} bytes do not hold")
+    return shape

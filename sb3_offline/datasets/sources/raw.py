@@ -11,13 +11,12 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 
-from sb3_offline.datasets.checks.keys import ALIASES, BY_KEY
+from sb3_offline.datasets.checks.keys import BY_KEY, meaning_of
 from sb3_offline.datasets.errors import DatasetError
-from sb3_offline.datasets.offline_dataset import ARRAY_NAMES, DatasetInfo, OfflineDataset
+from sb3_offline.datasets.offline_dataset import DatasetInfo, OfflineDataset
 
-#: Arrays by name, unchecked. Of a key that is not known only the name matters.
+#: Arrays by name, unchecked. Of a key that is not known only name and length matter (``UnreadArray``).
 Arrays = Mapping[str, Any]
-ARRAY_KEYS = (*ARRAY_NAMES, *ALIASES)
 
 
 @dataclass(frozen=True)
@@ -103,7 +102,7 @@ def by_key(arrays: dict[str, Any]) -> dict[str, Any]:
     gathered: dict[str, Any] = {}
     for key, array in arrays.items():
         name, _, part = key.partition("/")
-        if part and name in BY_KEY and name not in arrays:
+        if part and meaning_of(name) in BY_KEY and name not in arrays:
             gathered.setdefault(name, {})[part] = array
         else:
             gathered[key] = array
