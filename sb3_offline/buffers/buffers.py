@@ -11,7 +11,7 @@ from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_offline.datasets import OfflineDataset
+from sb3_offline.datasets import DatasetError, OfflineDataset
 from sb3_offline.datasets.mapped import blocks
 from sb3_offline.networks.observations import map_observations, take_rows, tensors_of, to_tensors
 
@@ -115,6 +115,26 @@ class TensorReplayBuffer(ReplayBuffer):
             rewards=(self.reward_scale * self._rows("rewards", batch_inds) + self.reward_shift).unsqueeze(1),
         )
 
+    def logged_rows(self) -> dict[str, Any]:
+        """All rows as the arrays of a dataset, for :func:`~sb3_offline.load_dataset`."""
+        return self._named_rows(th.arange(self.size(), device=self.device))
+
+    def _named_rows(self, index: th.Tensor) -> dict[str, Any]:
+        """
+        Arrays of these rows: observations raw, actions in the environment's units. Where the next row does not follow, the
+        episode counts as cut; a terminal row that leads to itself is one whose next observation was not logged.
+        """
+        columns = {name: map_observations(self._rows(name, index), lambda column: column.cpu()) for name in BUFFER_ARRAYS}
+        if isinstance(self.action_space, spaces.Box):
+            low, high = th.as_tensor(self.action_space.low), th.as_tensor(self.action_space.high)
+            columns["actions"] = unscale_actions(columns["actions"], low, high)
+        observations, following = columns["observations"], columns["next_observations"]
+        terminations = columns.pop("dones").numpy().astype(bool)
+        follows = np.append(_equal_rows(take_rows(observations, slice(1, None)), take_rows(following, slice(None, -1))), False)
+        rows = {name: map_observations(column, lambda part: part.numpy()) for name, column in columns.items()}
+        unlogged = terminations & _equal_rows(observations, following)
+        return {**rows, "terminations": terminations, "truncations": ~terminations & ~follows, "valid_next": ~unlogged}
+
     def _rows(self, name: str, index: th.Tensor) -> Any:
         """A tensor, or of a Dict space's observations one for each key."""
         return map_observations(getattr(self, name), lambda column: column.index_select(0, index))
@@ -142,6 +162,18 @@ class OfflineDatasetBuffer(TensorReplayBuffer):
 
 class ModelRolloutBuffer(TensorReplayBuffer):
     """A ring of transitions imagined by the dynamics model; the newest overwrite the oldest."""
+
+    def logged_rows(self) -> dict[str, Any]:
+        """:raises DatasetError: always"""
+        raise DatasetError(
+            "ModelRolloutBuffer: a dynamics model imagined these transitions; they were not logged and are no data."
+        )
+
+
+def _equal_rows(one: Any, other: Any) -> np.ndarray:
+    """(n,) bool"""
+    pairs = zip(tensors_of(one), tensors_of(other), strict=True)
+    return np.logical_and.reduce([(a == b).reshape(len(a), -1).all(dim=1).cpu().numpy() for a, b in pairs])
 
 
 def scale_actions(actions: np.ndarray, action_space: spaces.Space) -> np.ndarray:

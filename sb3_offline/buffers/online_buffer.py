@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch as th
 
-from sb3_offline.buffers.buffers import BUFFER_ARRAYS, TensorReplayBuffer, unscale_actions
+from sb3_offline.buffers.buffers import BUFFER_ARRAYS, TensorReplayBuffer
 from sb3_offline.buffers.returns import returns_to_go
 
 
@@ -59,14 +59,13 @@ class OfflineOnlineBuffer(TensorReplayBuffer):
         environment's units. Where the next row does not follow, the episode counts as cut.
         """
         newest = self.n_offline + th.arange(max(self.n_online - self.capacity, 0), self.n_online) % self.capacity
-        columns = {name: getattr(self, name)[newest.to(self.device)].cpu() for name in BUFFER_ARRAYS}
-        low, high = (th.as_tensor(bound) for bound in (self.action_space.low, self.action_space.high))  # type: ignore[attr-defined]
-        columns["actions"] = unscale_actions(columns["actions"], low, high)
-        rows = {name: column.numpy() for name, column in columns.items()}
-        terminations = rows.pop("dones").astype(bool)
-        same = rows["next_observations"][:-1] == rows["observations"][1:]
-        follows = np.append(same.reshape(len(same), -1).all(axis=1), False)
-        return {**rows, "terminations": terminations, "truncations": ~terminations & ~follows}
+        rows = self._named_rows(newest.to(self.device))
+        return {**rows, "valid_next": np.ones(len(newest), dtype=bool)}  # every step was seen
+
+    def logged_rows(self) -> dict[str, np.ndarray]:
+        """The data, then what was met online."""
+        parts = [self._named_rows(th.arange(self.n_offline, device=self.device)), self.online_rows()]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def _end_episode(self, terminated: bool) -> None:
         """Fill in the returns-to-go of the episode's rows."""

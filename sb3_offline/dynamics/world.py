@@ -177,8 +177,16 @@ def split_episodes(dataset: OfflineDataset, every: int) -> tuple[np.ndarray, np.
     """
     Rows with a known next observation: those that fits may see, and those of every ``every``-th episode, from the first
     (none if 0). Logs are ordered by time, so the latter are spread over it.
+
+    :raises ValueError: if there are fewer than two such rows
     """
     valid = dataset.valid_next
+    if valid.sum() < 2:
+        raise ValueError(
+            f"{dataset.info.dataset_id}: a dynamics model learns from next observations, and of {len(dataset)} rows "
+            f"{int(valid.sum())} have one that was logged. Log next_observations also where an episode terminates, or take a "
+            "model-free algorithm (CQL, OfflineSAC)."
+        )
     if every == 0:
         return np.flatnonzero(valid), np.flatnonzero(valid)[:0]
     episode = np.repeat(np.arange(dataset.n_episodes), dataset.episode_lengths())

@@ -48,10 +48,16 @@ def test_columns_of_frames(episodes: Arrays, task_spaces: Spaces, number: int) -
 @pytest.mark.parametrize(
     ("column", "message"),
     [
-        (pandas.array([1, 2, None, 4, None, 6, 7], dtype="Int64"), r"column 'b' has missing .* in 2 of 7 rows, first in row 2"),
+        (
+            pandas.array([1, 2, None, 4, None, 6, 7], dtype="Int64"),
+            r"column 'b' has missing .* 2 of 7 rows, first in row 2",
+        ),
         (pandas.to_datetime(["2024-01-01"] * 7), r"column 'b' has dtype datetime64.* give seconds since the first one"),
         (pandas.Categorical(["x", "y"] * 3 + ["x"]), r"column 'b' has dtype object.* hold text, first in row 0 \('x'\)"),
-        (pandas.Series([1.0, None, "?", 4, 5, 6, 7], dtype=object), r"column 'b' has missing .* in 1 of 7 rows, first in row 1"),
+        (
+            pandas.Series([1.0, None, "?", 4, 5, 6, 7], dtype=object),
+            r"column 'b' has missing .* 1 of 7 rows, first in row 1",
+        ),
         ([datetime.date(2024, 1, 1)] * 7, r"column 'b' has dtype object.* hold a date, first in row 0"),
         (pandas.to_timedelta(range(7), unit="s"), r"column 'b' has dtype timedelta64.* are durations"),
     ],
@@ -103,7 +109,7 @@ def test_tensors(episodes: Arrays, task_spaces: Spaces) -> None:
     expected = load_dataset(episodes, **task_spaces).fingerprint()
     tensors = {key: th.as_tensor(array) for key, array in episodes.items()}
     assert load_dataset(tensors, **task_spaces).fingerprint() == expected
-    with pytest.raises(DatasetError, match="rewards is not one .*requires grad"):
+    with pytest.raises(DatasetError, match=r"rewards is not one .*requires grad"):
         load_dataset({**episodes, "rewards": th.zeros(7, requires_grad=True)}, **task_spaces)
 
 

@@ -137,7 +137,7 @@ def test_ours_count_before_another_librarys(log: Arrays, task_spaces: Spaces) ->
         assert load_dataset(log, **task_spaces).fingerprint() == expected
     del log["observations"]
     log["obs"] = np.zeros((7, 2))
-    with pytest.raises(DatasetError, match="observations is given twice, as states and as obs. Keep one of them"):
+    with pytest.raises(DatasetError, match=r"observations is given twice, as states and as obs. Keep one of them"):
         load_dataset(log, **task_spaces)
 
 

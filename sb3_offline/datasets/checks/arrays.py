@@ -48,13 +48,15 @@ def build_dataset(arrays: Mapping[str, Any], info: DatasetInfo) -> OfflineDatase
     truncations = np.zeros(len(rewards), dtype=bool) if cuts is None else cuts
 
     if "next_observations" in columns:
-        successors, unlogged = _split_unlogged(columns["next_observations"], columns["observations"], terminations | truncations)
+        successors, unlogged = _split_unlogged(
+            columns["next_observations"], columns["observations"], terminations | truncations
+        )
         next_observations = to_space("next_observations", successors, info.observation_space, where)
         n_cut = int((unlogged & ~terminations).sum())
         if n_cut:
             warnings.warn(
-                f"{where}: next_observations are NaN in {n_cut} rows that end an episode without a termination. Nothing can be "
-                "learned from these rows, and they are left out: log what the env returned last.",
+                f"{where}: next_observations are NaN in {n_cut} rows that end an episode without a termination. Nothing can "
+                "be learned from these rows, and they are left out: log what the env returned last.",
                 DatasetWarning,
                 stacklevel=2,
             )
@@ -134,7 +136,7 @@ def _split_unlogged(successors: Any, observations: Any, ends: np.ndarray) -> tup
 
 
 def _without(dataset: OfflineDataset, dropped: np.ndarray) -> OfflineDataset:
-    """The last rows of episodes that were cut cannot be used without a next observation: the rows before them become the cuts."""
+    """Without a next observation the last row of a cut episode cannot be used: the row before it becomes the cut."""
     n_dropped = int(dropped.sum())
     if n_dropped == 0:
         return dataset

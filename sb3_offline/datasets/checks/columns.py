@@ -12,6 +12,7 @@ from stable_baselines3.common.preprocessing import is_image_space
 from sb3_offline.datasets.checks.converting import as_array
 from sb3_offline.datasets.checks.keys import BY_KEY
 from sb3_offline.datasets.checks.precision import warn_of_lost_precision
+from sb3_offline.datasets.checks.spaces import space_refused
 from sb3_offline.datasets.errors import DatasetError
 from sb3_offline.datasets.images import with_channels_of
 from sb3_offline.datasets.parts import join_parts
@@ -49,10 +50,7 @@ def to_space(name: str, array: Any, space: spaces.Space, where: str) -> np.ndarr
         return finite_float32(name, array, where)
     if isinstance(space, (spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)):
         return _whole_numbers(name, _shaped(name, array, space, where), space, np.int64, where)
-    raise DatasetError(
-        f"{where}: {name} live in {space}; Box, Discrete, MultiDiscrete and MultiBinary spaces are supported, and for "
-        "observations a Dict of these, on one level. Flatten them."
-    )
+    raise space_refused(name, space, where)
 
 
 def _fit_parts(name: str, parts: Any, space: spaces.Dict, where: str) -> np.ndarray:

@@ -38,7 +38,7 @@ def as_array(name: str, value: Any, where: str) -> np.ndarray:
     if missing is not None and missing.any():
         return _with_gaps(name, value, missing, where)
     if callable(getattr(value, "to_numpy", None)) and not isinstance(value, np.ndarray):  # a column of a frame
-        value = _numbers_of(name, np.asarray(value), where)
+        value = _numbers_of(np.asarray(value))
     try:
         array = np.asarray(value)
     except Exception as error:  # whatever an object that is no array raises when it is asked for one
@@ -75,10 +75,10 @@ def _with_gaps(name: str, value: Any, missing: np.ndarray, where: str) -> np.nda
     if isinstance(value, np.ma.MaskedArray):
         return value.astype(np.float64).filled(np.nan)
     entries = [np.nan if gap else entry for entry, gap in zip(value, missing, strict=True)]
-    return _numbers_of(name, np.array(entries, dtype=object), where).astype(np.float64)
+    return _numbers_of(np.array(entries, dtype=object)).astype(np.float64)
 
 
-def _numbers_of(name: str, array: np.ndarray, where: str) -> np.ndarray:
+def _numbers_of(array: np.ndarray) -> np.ndarray:
     """A column of Python objects, such as bools beside None or Decimals, as floats if they are all numbers."""
     if array.dtype != object or array.ndim != 1 or not all(map(_is_number, array)):
         return array

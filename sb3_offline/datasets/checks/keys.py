@@ -9,8 +9,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from sb3_offline.datasets.errors import DatasetError, DatasetWarning
 from sb3_offline.datasets.offline_dataset import ARRAY_NAMES
 

@@ -2,23 +2,48 @@
 
 from __future__ import annotations
 
+import warnings
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
-from sb3_offline.datasets.checks import ACTION_TOLERANCE
-from sb3_offline.datasets.errors import DatasetError
-from sb3_offline.datasets.mapped import check_mapped, is_mapped
-from sb3_offline.datasets.offline_dataset import ARRAY_NAMES, OfflineDataset
+from sb3_offline.datasets.checks import ACTION_TOLERANCE, build_dataset
+from sb3_offline.datasets.errors import DatasetError, DatasetWarning
+from sb3_offline.datasets.mapped import blocks, check_mapped, is_mapped
+from sb3_offline.datasets.offline_dataset import ARRAY_NAMES, DatasetInfo, OfflineDataset
 from sb3_offline.datasets.sources.raw import Arrays, RawSource, collect_metadata, raw_from_metadata
 
 
 def open_arrays(arrays: Arrays) -> RawSource:
-    """A mapping of arrays, which may name its task under ``env_id`` or ``metadata``."""
-    return raw_from_metadata("arrays", lambda: arrays, collect_metadata("arrays", arrays))
+    """
+    A mapping of arrays, which may name its task under ``env_id`` or ``metadata``. What is read is the caller's no longer:
+    later changes of the arrays do not reach it.
+    """
+
+    def build(info: DatasetInfo) -> OfflineDataset:
+        dataset = build_dataset(_if_open(arrays), info)
+        return replace(dataset, **{name: _own(getattr(dataset, name), arrays) for name in ARRAY_NAMES})
+
+    return raw_from_metadata("arrays", dict, collect_metadata("arrays", _if_open(arrays)), build)
+
+
+def _if_open(arrays: Arrays) -> Arrays:
+    """:raises DatasetError: for an h5py file or group that is closed"""
+    if type(arrays).__module__.partition(".")[0] == "h5py" and not arrays:
+        raise DatasetError("arrays: this HDF5 file is closed. Give its path, or keep it open until the data are read.")
+    return arrays
+
+
+def _own(array: np.ndarray, arrays: Arrays) -> np.ndarray:
+    """A copy of whatever may be the caller's memory; files that are mapped stay where they are."""
+    if isinstance(array, np.memmap) or (array.flags.owndata and not any(array is value for value in arrays.values())):
+        return array
+    return array.copy()
 
 
 def open_offline_dataset(dataset: OfflineDataset) -> RawSource:
@@ -43,10 +68,30 @@ def open_replay_buffer(buffer: ReplayBuffer) -> RawSource:
     :raises DatasetError: for the memory-saving variant, which overwrites the observation
         after each episode's end and does not tell a time limit from a termination
     """
+    name = type(buffer).__name__
+    own_rows = getattr(buffer, "logged_rows", None)
+    if own_rows is not None:  # of a model of this library
+        return RawSource(name, own_rows, buffer.observation_space, buffer.action_space, card={"source": name})
     if buffer.optimize_memory_usage:
         raise DatasetError(
             "ReplayBuffer: with optimize_memory_usage=True the observation after each episode's end is lost. "
             "Collect with optimize_memory_usage=False."
+        )
+    if isinstance(buffer, HerReplayBuffer):
+        warnings.warn(
+            f"{name}: hindsight relabelling happens where SB3 samples from this buffer, and its rows are taken as they were "
+            "logged, with the goals and rewards of that time. Where few of these were reached, relabel first: put goals that "
+            "were reached into the rows and compute their rewards by env.compute_reward, and give a dict of arrays.",
+            DatasetWarning,
+            stacklevel=4,
+        )
+    if not buffer.handle_timeout_termination and bool(np.any(buffer.dones)):
+        warnings.warn(
+            f"{name}: with handle_timeout_termination=False it does not tell a time limit from a termination, so every end "
+            "counts as one, and the value beyond it as zero. If the task has a time limit, collect with True, or give a dict "
+            "of arrays with terminations and truncations.",
+            DatasetWarning,
+            stacklevel=4,
         )
     return RawSource(
         "ReplayBuffer",
@@ -67,19 +112,34 @@ def _replay_arrays(buffer: ReplayBuffer) -> dict[str, Any]:
             return {key: streams(part) for key, part in values.items()}
         return np.concatenate([values[order, index] for index in range(buffer.n_envs)])
 
+    observations, next_observations = streams(buffer.observations), streams(buffer.next_observations)
     dones, timeouts = streams(buffer.dones) > 0.5, streams(buffer.timeouts) > 0.5
     terminations, truncations = dones & ~timeouts, dones & timeouts
     if len(order) > 0:
         last = np.arange(1, buffer.n_envs + 1) * len(order) - 1  # where one stream ends and the next begins
         truncations[last] |= ~terminations[last]
+        # Every call of learn resets the environment, without a trace in the buffer but that the next row does not follow.
+        truncations[:-1] |= ~terminations[:-1] & ~_follow(observations, next_observations)
     return {
-        "observations": streams(buffer.observations),
+        "observations": observations,
         "actions": _unscale_actions(streams(buffer.actions), buffer.action_space),
         "rewards": streams(buffer.rewards),
-        "next_observations": streams(buffer.next_observations),
+        "next_observations": next_observations,
         "terminations": terminations,
         "truncations": truncations,
     }
+
+
+def _follow(observations: Any, next_observations: Any) -> np.ndarray:
+    """(n - 1,) whether a row's next observation is the following row's observation, to the bit."""
+    if isinstance(observations, dict):
+        parts = [_follow(part, next_observations[key]) for key, part in observations.items()]
+        return np.logical_and.reduce(parts)
+    follow = np.empty(len(observations) - 1, dtype=bool)
+    for rows in blocks(len(follow), 4096):  # of images, comparing all at once would take their memory again
+        after = observations[rows.start + 1 : rows.stop + 1]
+        follow[rows] = (next_observations[rows] == after).reshape(len(after), -1).all(axis=1)
+    return follow
 
 
 def _unscale_actions(actions: np.ndarray, space: spaces.Space) -> np.ndarray:

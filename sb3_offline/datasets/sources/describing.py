@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import difflib
 import warnings
+from dataclasses import replace
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 
+from sb3_offline.datasets.checks.spaces import check_space
 from sb3_offline.datasets.envs import env_from_spec, find_spec
 from sb3_offline.datasets.errors import DatasetError
 from sb3_offline.datasets.images import other_layout
@@ -20,6 +22,14 @@ from sb3_offline.datasets.sources.task import Task
 
 
 def info_of(raw: RawSource, task: Task) -> DatasetInfo:
+    """
+    :raises DatasetError: if the spaces are not known, do not agree, or cannot be learned in
+    """
+    if task.observation_space is not None:
+        check_space("observation", task.observation_space, raw.dataset_id)
+    if task.action_space is not None:
+        check_space("action", task.action_space, raw.dataset_id)
+    raw = _without_contradicted_guess(raw, task)
     spec = _spec_of(raw, task)
     inferred = spec is not None and task.env_id is None and raw.env_id_from is not None
     if inferred and spec is not None:
@@ -45,6 +55,8 @@ def info_of(raw: RawSource, task: Task) -> DatasetInfo:
         )
     if observation_space is None or action_space is None:
         raise DatasetError(_spaces_unknown(raw))
+    check_space("observation", observation_space, raw.dataset_id)
+    check_space("action", action_space, raw.dataset_id)
     if spec is None and raw.env_id is None:
         spec = task.env_spec
     low, high = raw.reference_min_score, raw.reference_max_score
@@ -55,6 +67,29 @@ def info_of(raw: RawSource, task: Task) -> DatasetInfo:
         low, high = known.minimum, known.maximum
         card["reference_scores"] = known.note
     return DatasetInfo(raw.dataset_id, observation_space, action_space, spec, low, high, card)
+
+
+def _without_contradicted_guess(raw: RawSource, task: Task) -> RawSource:
+    """A task that is only guessed, as from a file's name, counts for nothing beside a caller who says otherwise."""
+    spec = None if raw.env_id is None else find_spec(raw.env_id)
+    given = {"observation": task.observation_space, "action": task.action_space}
+    if (
+        raw.env_id_from is None
+        or task.env_id is not None
+        or spec is None
+        or not any(space is not None for space in given.values())
+    ):
+        return raw
+    try:
+        env = env_from_spec(spec, raw.dataset_id)
+    except DatasetError:
+        agree = False
+    else:
+        env.close()
+        own = {"observation": env.observation_space, "action": env.action_space}
+        agree = all(space is None or same_space(space, own[kind], bounds=kind == "action") for kind, space in given.items())
+    named = task.env_spec is None or task.env_spec.id == spec.id
+    return raw if agree and named else replace(raw, env_id=None, env_id_from=None)
 
 
 def _own_spaces(raw: RawSource, spec: EnvSpec | None, task: Task) -> tuple[spaces.Space | None, spaces.Space | None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -63,6 +64,22 @@ def refuse_file(path: Path) -> NoReturn:
         raise DatasetError(f"{path}: no permission to read this file.")
     raise DatasetError(
         f"{path}: {suffix or 'no suffix'} is not a known format; {', '.join((*HDF5_SUFFIXES, '.npz', *TABLE_SUFFIXES))} are."
+    )
+
+
+def is_address(source: object) -> bool:
+    """Whether a source is an address on the network, such as s3://bucket/log.parquet; a Path of one has lost a slash."""
+    return isinstance(source, (str, Path)) and re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(source)) is not None
+
+
+def refuse_address(source: object) -> NoReturn:
+    """:raises DatasetError: always, with the way to the data"""
+    scheme, _, rest = str(source).partition(":")
+    if scheme.lower() == "file":
+        raise DatasetError(f"{source}: give the path itself, {'/' + rest.lstrip('/')}.")
+    raise DatasetError(
+        f"{source}: this is an address ({scheme}), and nothing is read from the network. Download it by its own tool "
+        "(aws s3 cp, gsutil cp, curl -O, huggingface-cli download, ...) and give the file on disk."
     )
 
 

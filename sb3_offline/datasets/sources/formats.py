@@ -13,7 +13,16 @@ from sb3_offline.datasets.errors import DatasetError
 from sb3_offline.datasets.offline_dataset import OfflineDataset
 from sb3_offline.datasets.sources.arrays import open_arrays, open_offline_dataset, open_replay_buffer
 from sb3_offline.datasets.sources.builtin import builtin_name, open_builtin
-from sb3_offline.datasets.sources.files import HDF5_SUFFIXES, is_data_file, is_directory, looks_like_file, path_of, refuse_file
+from sb3_offline.datasets.sources.files import (
+    HDF5_SUFFIXES,
+    is_address,
+    is_data_file,
+    is_directory,
+    looks_like_file,
+    path_of,
+    refuse_address,
+    refuse_file,
+)
 from sb3_offline.datasets.sources.folder import is_folder, open_folder
 from sb3_offline.datasets.sources.hdf5 import open_hdf5
 from sb3_offline.datasets.sources.minari import is_minari_dataset, open_minari, open_minari_dataset
@@ -76,6 +85,7 @@ FORMATS = (
     Format("a pandas, polars or pyarrow table", is_frame, open_table, takes_columns=True),
     Format("a dict of arrays", _in_memory(Mapping), _plainly(open_arrays)),
     Format("a MinariDataset", is_minari_dataset, _plainly(open_minari_dataset)),
+    Format("an address", is_address, _plainly(refuse_address)),
     Format("a packaged id", _is_packaged, _plainly(open_builtin)),
     Format("a memory-mapped folder", _at_path(is_folder), _by_path(open_folder)),
     Format("a folder of tables", _at_path(is_table_folder), open_table, takes_columns=True),

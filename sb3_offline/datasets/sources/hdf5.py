@@ -29,13 +29,18 @@ _FILTERS = {
 }
 
 #: D4RL's genuine files (e.g. hopper_medium_expert-v2.hdf5) do not name their task, but their names may tell it.
-_TASKS_IN_FILE_NAMES = {"hopper": "Hopper-v5", "halfcheetah": "HalfCheetah-v5", "walker2d": "Walker2d-v5"}
+_TASKS_IN_FILE_NAMES = {
+    "hopper": ("Hopper-v5", (11,), (3,)),
+    "halfcheetah": ("HalfCheetah-v5", (17,), (6,)),
+    "walker2d": ("Walker2d-v5", (17,), (6,)),
+}
 
 
 def open_hdf5(path: Path) -> RawSource:
     """An HDF5 file: the arrays by name, and optionally ``metadata`` (a group, or JSON text) and attributes."""
     with _hdf5(path) as file:
         metadata = collect_metadata(path.name, _hdf5_metadata(file))
+        inferred = _task_in_name(path.name, file)
 
     def read() -> Arrays:
         with _hdf5(path) as file:
@@ -48,11 +53,19 @@ def open_hdf5(path: Path) -> RawSource:
             return by_key(unread | {key: array[()] for key, array in arrays.items()})
 
     raw = raw_from_metadata(path.name, read, metadata)
-    task = re.match(r"(hopper|halfcheetah|walker2d)[-_]", path.name.lower())
-    if raw.env_id is None and task:
-        inferred = _TASKS_IN_FILE_NAMES[task.group(1)]
+    if raw.env_id is None and inferred is not None:
         return replace(raw, env_id=inferred, env_id_from=f"the file's name, {path.name}: the file itself names no task")
     return raw
+
+
+def _task_in_name(name: str, file: h5py.File) -> str | None:
+    """The task that a file's name tells, if the arrays have its shapes."""
+    match = re.match(r"(hopper|halfcheetah|walker2d)[-_]", name.lower())
+    if match is None:
+        return None
+    task, *shapes = _TASKS_IN_FILE_NAMES[match.group(1)]
+    found = [_unread(file, key).shape[1:] if key in file else None for key in ("observations", "actions")]
+    return task if found == shapes else None
 
 
 @contextmanager
@@ -64,6 +77,11 @@ def _hdf5(path: Path) -> Iterator[h5py.File]:
     except DatasetError:
         raise
     except Exception as error:  # of a damaged file h5py raises any kind
+        if any(sign in str(error) for sign in ("unable to lock file", "already open for write", "already open for SWMR")):
+            raise DatasetError(
+                f"{path}: another program, or this one, has this file open for writing. Close it there and read it again "
+                "(a file that a crashed program left open: h5clear -s FILE)."
+            ) from error
         raise DatasetError(f"{path}: not an HDF5 file, or damaged or cut short ({error}).") from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ from gymnasium.envs.registration import EnvSpec
 from stable_baselines3.common.buffers import ReplayBuffer
 
 from sb3_offline.datasets.checks import build_dataset
-from sb3_offline.datasets.errors import DatasetError
+from sb3_offline.datasets.errors import DatasetError, DatasetWarning, NoRowsLeft
 from sb3_offline.datasets.offline_dataset import ARRAY_NAMES, DatasetInfo, OfflineDataset
 from sb3_offline.datasets.sources.describing import info_of, same_space
 from sb3_offline.datasets.sources.formats import open_one
@@ -124,14 +125,28 @@ def _named(number: int, n_sources: int) -> Iterator[None]:
     try:
         yield
     except DatasetError as error:
-        raise DatasetError(f"source {number} of {n_sources}: {error}") from error
+        raise type(error)(f"source {number} of {n_sources}: {error}") from error
 
 
-def _read_all(parts: Sequence[DatasetSource]) -> list[OfflineDataset]:
-    datasets = []
+def _read_all(parts: Sequence[DatasetSource]) -> list[OfflineDataset | None]:
+    """
+    None in place of a source of which no row can be used, such as an episode of one row without its next observation.
+
+    :raises NoRowsLeft: if that is so of all of them
+    """
+    datasets: list[OfflineDataset | None] = []
+    refusals = []
     for number, part in enumerate(parts, start=1):
-        with _named(number, len(parts)):
-            datasets.append(part.read())
+        try:
+            with _named(number, len(parts)):
+                datasets.append(part.read())
+        except NoRowsLeft as error:
+            datasets.append(None)
+            refusals.append(error)
+    if len(refusals) == len(parts):
+        raise refusals[0]
+    if refusals:
+        warnings.warn(f"{len(refusals)} of {len(parts)} sources are left out: {refusals[0]}", DatasetWarning, stacklevel=4)
     return datasets
 
 
@@ -148,10 +163,12 @@ def _joint_info(infos: Sequence[DatasetInfo]) -> DatasetInfo:
     return joint
 
 
-def _concatenate(info: DatasetInfo, parts: Sequence[OfflineDataset]) -> OfflineDataset:
+def _concatenate(info: DatasetInfo, read: Sequence[OfflineDataset | None]) -> OfflineDataset:
     """One data set of several; an episode never runs on across a joint."""
+    parts = [part for part in read if part is not None]
     arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in ARRAY_NAMES}
     last = np.cumsum([len(part) for part in parts]) - 1
     arrays["truncations"][last] |= ~arrays["terminations"][last]
-    described = [{**facts, "rows": len(part)} for facts, part in zip(info.card["parts"], parts, strict=True)]
+    n_rows = [0 if part is None else len(part) for part in read]
+    described = [{**facts, "rows": n} for facts, n in zip(info.card["parts"], n_rows, strict=True)]
     return OfflineDataset(replace(info, card={**info.card, "parts": described}), **arrays)

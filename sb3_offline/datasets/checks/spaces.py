@@ -1,0 +1,53 @@
+"""Spaces that cannot be learned in, refused before any array is read, with the way on."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+from gymnasium import spaces
+
+from sb3_offline.datasets.errors import DatasetError
+
+_LEARNABLE = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
+
+
+def check_space(kind: Literal["observation", "action"], space: Any, where: str) -> None:
+    """
+    :raises DatasetError: for a space of the old gym, one that holds no numbers (by its key in a Dict), or an action that has
+        one value only
+    """
+    if not isinstance(space, spaces.Space):
+        name = f"{type(space).__module__}.{type(space).__qualname__}"
+        raise DatasetError(
+            f"{where}: the {kind} space is a {name}, not a space of gymnasium: make it by gymnasium.spaces."
+            f"{type(space).__name__}. An env of the old gym needs shimmy: gymnasium.make('GymV26Environment-v0', env=env)."
+        )
+    if isinstance(space, spaces.Dict) and kind == "observation":
+        for key, member in space.items():
+            if not isinstance(member, _LEARNABLE):
+                raise space_refused(f"observations[{key!r}]", member, where)
+    elif not isinstance(space, _LEARNABLE):
+        raise space_refused(f"{kind}s", space, where)
+    if kind == "action" and isinstance(space, spaces.Box):
+        fixed = np.flatnonzero((space.low >= space.high).reshape(-1))
+        if len(fixed):
+            values = ", ".join(f"{value:g}" for value in space.low.reshape(-1)[fixed][:3])
+            raise DatasetError(
+                f"{where}: the action space {space} has no room in dimension {', '.join(map(str, fixed))}: its low is its "
+                f"high ({values}), so there is nothing to choose. Leave such dimensions out of the action space and of the logged "
+                "actions, and let a wrapper of the env (gymnasium.wrappers.TransformAction) put them in again."
+            )
+
+
+def space_refused(name: str, space: spaces.Space, where: str) -> DatasetError:
+    """
+    :param name: what lives in it, such as "actions" or "observations['camera']"
+    """
+    way = "Flatten it (gymnasium.wrappers.FlattenObservation)"
+    if isinstance(space, (spaces.Text, spaces.Graph, spaces.Sequence)):
+        way = "Leave it out, or make it numbers of a fixed shape (gymnasium.wrappers.FilterObservation, TransformObservation)"
+    return DatasetError(
+        f"{where}: {name} live in {space}; Box, Discrete, MultiDiscrete and MultiBinary spaces are supported, and for "
+        f"observations a Dict of these, on one level. {way}."
+    )
