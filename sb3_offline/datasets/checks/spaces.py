@@ -35,8 +35,8 @@ def check_space(kind: Literal["observation", "action"], space: Any, where: str) 
             values = ", ".join(f"{value:g}" for value in space.low.reshape(-1)[fixed][:3])
             raise DatasetError(
                 f"{where}: the action space {space} has no room in dimension {', '.join(map(str, fixed))}: its low is its "
-                f"high ({values}), so there is nothing to choose. Leave such dimensions out of the action space and of the logged "
-                "actions, and let a wrapper of the env (gymnasium.wrappers.TransformAction) put them in again."
+                f"high ({values}), so there is nothing to choose. Leave such dimensions out of the action space and of the "
+                "logged actions, and let a wrapper of the env (gymnasium.wrappers.TransformAction) put them in again."
             )
 
 
@@ -44,7 +44,7 @@ def space_refused(name: str, space: spaces.Space, where: str) -> DatasetError:
     """
     :param name: what lives in it, such as "actions" or "observations['camera']"
     """
-    way = "Flatten it (gymnasium.wrappers.FlattenObservation)"
+    way = "SB3 takes no nested spaces: flatten it (gymnasium.wrappers.FlattenObservation)"
     if isinstance(space, (spaces.Text, spaces.Graph, spaces.Sequence)):
         way = "Leave it out, or make it numbers of a fixed shape (gymnasium.wrappers.FilterObservation, TransformObservation)"
     return DatasetError(

@@ -21,8 +21,8 @@ from sb3_offline.datasets.sources.raw import Arrays, RawSource, collect_metadata
 
 def open_arrays(arrays: Arrays) -> RawSource:
     """
-    A mapping of arrays, which may name its task under ``env_id`` or ``metadata``. What is read is the caller's no longer:
-    later changes of the arrays do not reach it.
+    A mapping of arrays, which may name its task under ``env_id`` or ``metadata``. Later changes of the arrays do not reach
+    what was read, but for ``uint8`` images, of which there is no second copy.
     """
 
     def build(info: DatasetInfo) -> OfflineDataset:
@@ -40,8 +40,12 @@ def _if_open(arrays: Arrays) -> Arrays:
 
 
 def _own(array: np.ndarray, arrays: Arrays) -> np.ndarray:
-    """A copy of whatever may be the caller's memory; files that are mapped stay where they are."""
-    if isinstance(array, np.memmap) or (array.flags.owndata and not any(array is value for value in arrays.values())):
+    """A copy of whatever may be the caller's memory. Mapped files stay where they are, and images, being large, are shared."""
+    if (
+        isinstance(array, np.memmap)
+        or array.dtype == np.uint8
+        or (array.flags.owndata and not any(array is value for value in arrays.values()))
+    ):
         return array
     return array.copy()
 

@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from sb3_offline.datasets.errors import DatasetError
-from sb3_offline.datasets.sources.files import TABLE_SUFFIXES, is_data_file
+from sb3_offline.datasets.sources.files import TABLE_SUFFIXES, is_data_file, is_directory
 from sb3_offline.files.archives import FileRefused, check_expansion
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def is_frame(source: Any) -> bool:
 
 def is_table_folder(path: Path) -> bool:
     """Whether a folder, or the folders in it, hold tables."""
-    return path.is_dir() and next(_files_in(path), None) is not None
+    return is_directory(path) and next(_files_in(path), None) is not None
 
 
 def _files_in(folder: Path) -> Iterator[Path]:
