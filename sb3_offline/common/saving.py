@@ -26,6 +26,7 @@ from sb3_offline.files.archives import BoundedNetworks, FileRefused
 from sb3_offline.files.atomic import write_atomically
 from sb3_offline.files.encoding import NotPlain, encode
 from sb3_offline.files.model_file import FORMAT, HEADER, PICKLED, PLAIN, FilePath, ModelFile, name_of
+from sb3_offline.files.parameters import checked_parameters
 from sb3_offline.files.trust import is_trusted
 
 SelfSafeFiles = TypeVar("SelfSafeFiles", bound="SafeFiles")
@@ -124,7 +125,10 @@ class SafeFiles(OffPolicyAlgorithm):
             env, kwargs = opened[0], opened[1] | kwargs
         try:  # SB3 takes what `given` holds and unpickles the rest, so nothing
             with BoundedNetworks(tensors, name):
-                return super().load(io.BytesIO(file.content), env, device, given, print_system_info, force_reset, **kwargs)
+                content = file.without_variables()
+                model = super().load(content, env, device, given, print_system_info, force_reset, **kwargs)
+            file.restore_variables(model, tensors)
+            return model
         except (ValueError, ImportError, MemoryError, OSError):
             raise
         except Exception as error:  # of hyperparameters and tensors that do not belong together
@@ -140,7 +144,7 @@ class SafeFiles(OffPolicyAlgorithm):
         """As in SB3; a file's tensors are read, nothing else of it."""
         if not isinstance(load_path_or_dict, dict):
             load_path_or_dict = ModelFile(load_path_or_dict).parameters(self.device if device == "auto" else device)
-        super().set_parameters(load_path_or_dict, exact_match, device)
+        super().set_parameters(checked_parameters(self, load_path_or_dict), exact_match, device)
 
     # --- the buffer ---
 

@@ -13,6 +13,9 @@ from typing import IO, Any
 import torch as th
 from torch.overrides import TorchFunctionMode
 
+from sb3_offline.files.refusal import FileRefused
+from sb3_offline.files.tensors import check_tensors, storage_bytes
+
 #: Unpacked size below which nothing is refused for its size, and above it the most that a byte on disk may unpack to.
 MODEL_LIMITS = (64 * 2**20, 20)
 DATA_LIMITS = (2**30, 200)
@@ -20,16 +23,37 @@ DATA_LIMITS = (2**30, 200)
 _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError, ValueError, KeyError)
 
 
-class FileRefused(ValueError):
-    """A file that is not read, because it is damaged or could do harm: the message says which, and what to do."""
+class Budget:
+    """
+    What a file may take in memory, in all its parts together: an archive within an archive starts no new one.
+
+    :param name: of the file, for the message
+    :param on_disk: its bytes
+    """
+
+    def __init__(self, name: str, on_disk: int, limits: tuple[int, int] = MODEL_LIMITS) -> None:
+        self.name, self.on_disk, self.limits = name, on_disk, limits
+        self.taken = 0
+
+    def take(self, declared: int) -> None:
+        """
+        :param declared: bytes that a part is about to take
+        :raises FileRefused: if all parts so far are too much for the bytes on disk
+        """
+        self.taken += declared
+        check_expansion(self.name, self.taken, self.on_disk, self.limits)
 
 
-def open_archive(stream: IO[bytes], name: str, limits: tuple[int, int] = DATA_LIMITS) -> zipfile.ZipFile:
+Limits = tuple[int, int] | Budget
+
+
+def open_archive(stream: IO[bytes], name: str, limits: Limits = DATA_LIMITS) -> zipfile.ZipFile:
     """
     Open a zip file whose members are safe to read: plain names, no encryption, and sizes within bounds.
 
     :param name: what the messages call it
-    :param limits: unpacked bytes that are always allowed, and the most for each byte on disk beyond that
+    :param limits: unpacked bytes that are always allowed, and the most for each byte on disk beyond that; or what is left of
+        a file that this archive is a part of
     :raises FileRefused: otherwise
     """
     try:
@@ -48,7 +72,8 @@ def open_archive(stream: IO[bytes], name: str, limits: tuple[int, int] = DATA_LI
     packed, size = sum(info.compress_size for info in archive.infolist()), stream.seek(0, io.SEEK_END)
     if packed > size:
         raise FileRefused(f"{name}: its members overlap, as those of a zip bomb do, or it is damaged.")
-    check_expansion(name, sum(info.file_size for info in archive.infolist()), size, limits)
+    budget = limits if isinstance(limits, Budget) else Budget(name, size, limits)
+    budget.take(sum(info.file_size for info in archive.infolist()))
     return archive
 
 
@@ -85,7 +110,7 @@ def read_members(archive: zipfile.ZipFile, name: str) -> dict[str, bytes]:
     return members
 
 
-def read_tensors(content: bytes, name: str, device: th.device | str = "cpu", limits: tuple[int, int] = MODEL_LIMITS) -> Any:
+def read_tensors(content: bytes, name: str, device: th.device | str = "cpu", limits: Limits = MODEL_LIMITS) -> Any:
     """
     What ``torch.save`` wrote, if it is made of tensors and plain values.
 
@@ -98,7 +123,7 @@ def read_tensors(content: bytes, name: str, device: th.device | str = "cpu", lim
         foreign = re.search(r"GLOBAL (\S+)", str(error))
         what = f"names {foreign[1]}, which no tensor needs" if foreign else "is damaged, or holds more than tensors"
         raise FileRefused(f"{name} {what}. It was not loaded, and no code was run.") from error
-    _check_storages(found, name)
+    check_tensors(found, name)
     return found
 
 
@@ -113,7 +138,7 @@ class BoundedNetworks(TorchFunctionMode):
 
     def __init__(self, tensors: Any, name: str):
         super().__init__()
-        self.room = 4 * _count(tensors) + 50_000_000
+        self.room = storage_bytes(tensors) + 50_000_000
         self.name = name
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -124,23 +149,3 @@ class BoundedNetworks(TorchFunctionMode):
             if self.room < 0:
                 raise FileRefused(f"{self.name} asks for networks much larger than its tensors: it is damaged, or means harm.")
         return func(*args, **kwargs)
-
-
-def _count(value: Any) -> int:
-    if isinstance(value, th.Tensor):
-        return value.numel()
-    items = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
-    return sum(map(_count, items))
-
-
-def _check_storages(value: Any, name: str) -> None:
-    """Strides of 0 show one number as any shape; whoever copies it allocates that shape."""
-    if isinstance(value, th.Tensor):
-        if value.is_sparse or value.is_quantized or value.numel() * value.element_size() > value.untyped_storage().nbytes():
-            raise FileRefused(f"{name} holds a tensor of shape {tuple(value.shape)} that its bytes do not fill.")
-    elif isinstance(value, dict):
-        for item in value.values():
-            _check_storages(item, name)
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            _check_storages(item, name)

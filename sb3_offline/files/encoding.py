@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import copy
 import importlib
+import math
 import sys
 from collections import OrderedDict, deque
 from collections.abc import Callable
@@ -44,6 +45,7 @@ _RECORDS = (
     "sb3_offline.training.schedules.ScaledSchedule",
 )
 
+_LARGEST = 2**24  # entries of a space that is written without its bounds
 _NUMBERS = "biuf"  # kinds of numpy dtypes: bool, int, uint, float
 
 
@@ -170,6 +172,26 @@ def _box_fields(space: spaces.Box) -> dict[str, Any]:
     return {"low": space.low, "high": space.high, "dtype": space.dtype.type}
 
 
+def _box(low: np.ndarray, high: np.ndarray, dtype: type[np.generic]) -> spaces.Box:
+    """Bounds are written whole: a shape of a few digits, filled with one number, is as large as it likes."""
+    if not isinstance(low, np.ndarray) or not isinstance(high, np.ndarray) or low.shape != high.shape:
+        raise ValueError("its bounds are no arrays of one shape")
+    return spaces.Box(low, high, dtype=dtype)  # type: ignore[arg-type]
+
+
+def _multi_discrete(nvec: np.ndarray, dtype: type[np.generic], start: np.ndarray | None = None) -> spaces.MultiDiscrete:
+    if not isinstance(nvec, np.ndarray) or (start is not None and np.shape(start) != nvec.shape):
+        raise ValueError("its counts are no arrays of one shape")
+    return spaces.MultiDiscrete(nvec, dtype=dtype, start=start)  # type: ignore[arg-type]
+
+
+def _multi_binary(n: int | list[int]) -> spaces.MultiBinary:
+    sizes = n if isinstance(n, list) else [n]
+    if math.prod(sizes) > _LARGEST:
+        raise ValueError(f"{n} bits are no observation")
+    return spaces.MultiBinary(n)
+
+
 def _env_spec_fields(spec: EnvSpec) -> dict[str, Any]:
     """Not the entry point: that is taken from what is registered where the file is read."""
     return {
@@ -203,14 +225,14 @@ def _described(facts: dict[str, Any]) -> dict[str, Any]:
 _KINDS: dict[str, tuple[type, Callable[[Any], dict[str, Any]], Callable[..., Any]]] = {
     "tuple": (tuple, lambda value: {"items": list(value)}, lambda items: tuple(items)),
     "deque": (deque, lambda value: {"items": list(value), "maxlen": value.maxlen}, lambda items, maxlen: deque(items, maxlen)),
-    "Box": (spaces.Box, _box_fields, spaces.Box),
+    "Box": (spaces.Box, _box_fields, _box),
     "Discrete": (spaces.Discrete, lambda s: {"n": int(s.n), "start": int(s.start)}, spaces.Discrete),
     "MultiDiscrete": (
         spaces.MultiDiscrete,
         lambda s: {"nvec": s.nvec, "dtype": s.dtype.type, "start": s.start},
-        spaces.MultiDiscrete,
+        _multi_discrete,
     ),
-    "MultiBinary": (spaces.MultiBinary, lambda s: {"n": s.n if isinstance(s.n, int) else list(s.shape)}, spaces.MultiBinary),
+    "MultiBinary": (spaces.MultiBinary, lambda s: {"n": s.n if isinstance(s.n, int) else list(s.shape)}, _multi_binary),
     "Tuple": (spaces.Tuple, lambda s: {"spaces": list(s.spaces)}, spaces.Tuple),
     "Dict": (spaces.Dict, lambda s: {"items": list(s.spaces.items())}, lambda items: spaces.Dict(items)),
     "TrainFreq": (

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import io
-import json
 import pathlib
 import types
+import zipfile
 from collections.abc import Mapping
 from typing import Any
 
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.save_util import open_path
 
-from sb3_offline.files.archives import MODEL_LIMITS, FileRefused, open_archive, read_members, read_tensors
+from sb3_offline.files.archives import Budget, FileRefused, open_archive, read_members, read_tensors
 from sb3_offline.files.encoding import decode
+from sb3_offline.files.regular import read_regular
+from sb3_offline.files.structure import read_json
+from sb3_offline.files.tensors import same_kind
 
 FilePath = str | pathlib.Path | io.BufferedIOBase
 
 HEADER = "sb3_offline.json"  # a member that SB3 passes over: which class the file holds, and which members
 FORMAT = 1
+VARIABLES = ("pytorch_variables.pth", "tensors.pth")  # the second is an old name of the first
 #: A hyperparameter that is no JSON is an object: its pickle is SB3's, for SB3's tools, and beside it is what we read.
 PICKLED, PLAIN = ":serialized:", ":json:"
 
@@ -38,7 +44,8 @@ class ModelFile:
     def __init__(self, path: FilePath) -> None:
         self.name = name_of(path)
         self.content = _read(path)  # at once, so that what is checked is what is loaded
-        with open_archive(io.BytesIO(self.content), self.name, MODEL_LIMITS) as archive:
+        self._budget = Budget(self.name, len(self.content))
+        with open_archive(io.BytesIO(self.content), self.name, self._budget) as archive:
             self.members = read_members(archive, self.name)
         if "data" not in self.members:
             raise FileRefused(f"{self.name} is no saved model: it has no member 'data'. It may be damaged.")
@@ -105,17 +112,53 @@ class ModelFile:
         :raises FileRefused: if one holds anything but tensors and plain values
         """
         names = [name for name in self.members if name.endswith(".pth")]
-        return {name: read_tensors(self.members[name], f"{self.name}: {name}", device) for name in names}
+        budget = copy.copy(self._budget)
+        return {name: read_tensors(self.members[name], f"{self.name}: {name}", device, budget) for name in names}
 
     def parameters(self, device: th.device | str = "cpu") -> dict[str, Any]:
         """The states of networks and optimisers, as ``get_parameters`` gives them."""
         states = self.tensors(device)
-        states.pop("pytorch_variables.pth", None)
+        for name in VARIABLES:
+            states.pop(name, None)
         return {name.removesuffix(".pth"): state for name, state in states.items()}
+
+    def without_variables(self) -> io.BytesIO:
+        """The archive as it was checked, without the tensors that SB3 would set by whatever name the file gives them."""
+        archive = io.BytesIO()
+        with zipfile.ZipFile(archive, "w") as written:
+            for name, content in self.members.items():
+                if name not in VARIABLES:
+                    written.writestr(name, content)
+        archive.seek(0)
+        return archive
+
+    def restore_variables(self, model: OffPolicyAlgorithm, tensors: Mapping[str, Any]) -> None:
+        """
+        Put the tensors back that are no network's: those that the model itself names, and no other.
+
+        :param tensors: what :meth:`tensors` found
+        :raises FileRefused: if a name is none of the model's, or a tensor of another shape or dtype
+        """
+        known = model._get_torch_save_params()[1]
+        for member in VARIABLES:
+            found = tensors.get(member) or {}
+            if not isinstance(found, dict):
+                raise FileRefused(f"{self.name} is damaged: {member} holds no variables by name.")
+            for name, value in found.items():
+                if value is None:
+                    continue
+                present = getattr(model, name) if name in known else None
+                if present is None:
+                    raise FileRefused(f"{self.name} has a variable {name!r:.80}, which is none of {type(model).__name__}.")
+                if not same_kind(value, present):
+                    raise FileRefused(f"{self.name}: {name} is no tensor of shape {tuple(present.shape)}, {present.dtype}.")
+                present.data.copy_(value)
 
     def _json(self, member: str) -> dict[str, Any]:
         try:
-            found = json.loads(self.members[member])
+            found = read_json(self.members[member], self.name)
+        except FileRefused:
+            raise
         except (ValueError, RecursionError) as error:
             raise FileRefused(f"{self.name} is damaged: its hyperparameters are no JSON ({error}).") from error
         if not isinstance(found, dict):
@@ -129,9 +172,10 @@ def name_of(path: FilePath) -> str:
 
 
 def _read(path: FilePath) -> bytes:
-    file: Any = open_path(path, "r", suffix="zip")
     if isinstance(path, (str, pathlib.Path)):
-        with file:
-            return file.read()
-    file.seek(0)
-    return file.read()
+        file = pathlib.Path(path)
+        named = file.with_name(f"{file.name}.zip")
+        return read_regular(named if not file.exists() else file)
+    stream: Any = open_path(path, "r", suffix="zip")
+    stream.seek(0)
+    return stream.read()

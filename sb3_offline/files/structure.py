@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
-from sb3_offline.files.archives import FileRefused
+from sb3_offline.files.refusal import FileRefused
 
 _MOST = 1_000_000  # values, counted by every path that leads to them
 _DEEPEST = 100
+_LONGEST = 64 * 2**20  # characters of JSON; the bounds of a large image take one million
 _HOLDERS = (list, tuple, set, frozenset)
 
 
@@ -32,3 +34,16 @@ def check_extent(value: Any, name: str) -> None:
         pending += [(child, depth + 1) for child in children]
         if isinstance(item, Mapping):
             pending += [(key, depth + 1) for key in item if isinstance(key, tuple)]
+
+
+def read_json(text: bytes | str, name: str) -> Any:
+    """
+    :param text: of a file
+    :param name: of the file, for the message
+    :raises FileRefused: if so many lists and objects stand in it that they take far more memory than the text
+    :raises ValueError: if it is no JSON
+    """
+    marks: tuple[Any, ...] = (b"[", b"{", b",") if isinstance(text, bytes) else ("[", "{", ",")
+    if sum(map(text.count, marks)) > 2 * _MOST or len(text) > _LONGEST:
+        raise FileRefused(f"{name} holds {len(text):,} characters of description: it is damaged, or means harm.")
+    return json.loads(text)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import errno
+import hashlib
+import io
 import os
 import stat
+import zipfile
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import pytest
 import torch as th
 
+from sb3_offline.files.archives import FileRefused
 from sb3_offline.files.atomic import draft_of, named_target, write_atomically
-from sb3_offline.files.checksum import DamagedFileError, read_checked, read_label, write_checked
+from sb3_offline.files.checksum import MAGIC, DamagedFileError, read_checked, read_label, write_checked
 
 
 def write_state(path: Path, content: dict[str, Any], label: str = "") -> None:
@@ -144,3 +148,57 @@ def test_a_write_that_is_given_up_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         write_atomically(tmp_path / "file", interrupted)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_named_where_torch_writes(tmp_path: Path) -> None:
+    """torch itself says inline_container.cc, and no file."""
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        with pytest.raises(OSError, match=r"a\.resume could not be written \(File too large\)"):
+            write_state(tmp_path / "a.resume", {"tensor": th.zeros(10_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == []
+
+
+def resealed(path: Path, body: bytes) -> None:
+    """Another body, under a checksum that fits."""
+    tag = path.read_bytes()[len(MAGIC) : len(MAGIC) + 64]
+    path.write_bytes(MAGIC + tag + hashlib.sha256(tag + body).digest() + body)
+
+
+def test_a_packed_body_is_not_unpacked(tmp_path: Path) -> None:
+    path, plain, packed = tmp_path / "a.resume", io.BytesIO(), io.BytesIO()
+    write_state(path, {})
+    th.save({"tensor": th.zeros(1_000_000)}, plain)
+    with zipfile.ZipFile(plain) as source, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as target:
+        for info in source.infolist():
+            target.writestr(info.filename, source.read(info))
+    resealed(path, packed.getvalue())
+    with pytest.raises(DamagedFileError, match=r"a\.resume would unpack .* as a zip bomb"):
+        read_checked(path)
+    resealed(path, plain.getvalue())
+    assert read_checked(path)["tensor"].numel() == 1_000_000
+
+
+@pytest.mark.parametrize("value", [th.zeros(1).expand(1000), th.zeros(3).to_sparse(), [th.zeros(3)], 5])
+def test_a_body_of_other_things(value: Any, tmp_path: Path) -> None:
+    body = io.BytesIO()
+    th.save({"a": value} if isinstance(value, th.Tensor) else value, body)
+    write_state(tmp_path / "a.resume", {})
+    resealed(tmp_path / "a.resume", body.getvalue())
+    with pytest.raises(DamagedFileError, match=r"a\.resume is not ours"):
+        read_checked(tmp_path / "a.resume")
+
+
+def test_pipes_and_devices_are_not_opened(tmp_path: Path) -> None:
+    if not hasattr(os, "mkfifo"):
+        pytest.skip("there are no pipes here")
+    os.mkfifo(tmp_path / "a.resume")
+    (tmp_path / "b.resume").symlink_to("/dev/zero")
+    for name in ("a.resume", "b.resume"):
+        assert read_label(tmp_path / name) is None
+        with pytest.raises(FileRefused, match="a device or a pipe"):
+            read_checked(tmp_path / name)

@@ -1,0 +1,40 @@
+"""The states of a model's networks and optimisers from a file, looked at before any of it is put in place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch as th
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.save_util import recursive_getattr
+
+from sb3_offline.files.optimizer_state import checked_state
+from sb3_offline.files.refusal import FileRefused
+from sb3_offline.files.tensors import is_plain
+
+
+def checked_parameters(model: OffPolicyAlgorithm, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    :param model: that the states are for; only parts that it names itself are looked up in it
+    :param parameters: states by the parts' names, as ``get_parameters`` gives them
+    :return: the same, the optimisers' states in the model's own way
+    :raises FileRefused: (a ValueError) if a part is none of the model's, or a state does not fit it
+    """
+    known, checked = model._get_torch_save_params()[0], {}
+    for name, state in parameters.items():
+        if name not in known:
+            raise FileRefused(f"Key {name} is an invalid object name: {type(model).__name__} has {', '.join(known)}.")
+        part = recursive_getattr(model, name)
+        checked[name] = checked_state(part, state, name) if isinstance(part, th.optim.Optimizer) else _network(state, name)
+    return checked
+
+
+def _network(state: Any, name: str) -> Any:
+    """torch compares names and shapes itself, but takes a complex or lazy tensor for its real part."""
+    if not isinstance(state, Mapping):
+        raise FileRefused(f"{name} is no state of a network.")
+    for key, value in state.items():
+        if not isinstance(key, str) or not isinstance(value, th.Tensor) or not is_plain(value) or value.is_complex():
+            raise FileRefused(f"{name} is no state of a network: {key!r:.80} is no tensor of real numbers.")
+    return state
