@@ -12,6 +12,7 @@ import typer
 
 from sb3_offline._version import __version__
 from sb3_offline.commands import USER_ERRORS, report
+from sb3_offline.files.refusal import printable
 from sb3_offline.shell.own_code import OPTION, import_own, imports_first
 
 _PASS_ON = {"ignore_unknown_options": True, "allow_extra_args": True}
@@ -308,7 +309,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = imports_first(words)
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
+            warnings.showwarning = lambda message, *_: print(f"warning: {printable(str(message))}", file=sys.stderr)
             return int(app(words, prog_name="sb3-offline", standalone_mode=False) or 0)
     except USER_ERRORS as error:
         return report(name, error)

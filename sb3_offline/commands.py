@@ -6,6 +6,8 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
+from sb3_offline.files.refusal import printable
+
 #: What users cause. RL-Zoo checks its options by assertions.
 USER_ERRORS = (ValueError, TypeError, OSError, ImportError, AssertionError)
 
@@ -30,6 +32,6 @@ def report(name: str, error: BaseException) -> int:
     """Print an error in one line, or whole if ``SB3_OFFLINE_TRACEBACK`` is set; the exit status 2."""
     if os.environ.get("SB3_OFFLINE_TRACEBACK"):
         raise error
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = " ".join(printable(str(error)).split()) or type(error).__name__
     print(f"{name}: {text}", file=sys.stderr)
     return 2

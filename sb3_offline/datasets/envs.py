@@ -13,6 +13,8 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from sb3_offline.datasets.errors import DatasetError
+from sb3_offline.files.harmless import refused_arguments, refused_wrappers
+from sb3_offline.files.trust import is_trusted
 
 
 class SpacesOnlyEnv(gym.Env):
@@ -88,13 +90,27 @@ def task_of(env: gym.Env | VecEnv) -> EnvSpec | None:
     return spec
 
 
-def env_from_spec(spec: EnvSpec, dataset_id: str, **kwargs: Any) -> gym.Env:
+def _foreign(spec: EnvSpec, registered: EnvSpec) -> str | None:
+    """What of a spec is neither registered here nor known to be harmless."""
+    if spec.entry_point != registered.entry_point:
+        return str(spec.entry_point)
+    own = {(wrapper.entry_point, str(wrapper.kwargs)) for wrapper in registered.additional_wrappers}
+    wrappers = [(wrapper.entry_point, wrapper.kwargs) for wrapper in spec.additional_wrappers]
+    reason = refused_wrappers([(name, kwargs) for name, kwargs in wrappers if (name, str(kwargs)) not in own])
+    if reason is not None:
+        return reason
+    known = {key: str(value) for key, value in registered.kwargs.items()}
+    return refused_arguments({key: value for key, value in spec.kwargs.items() if known.get(key) != str(value)})
+
+
+def env_from_spec(spec: EnvSpec, dataset_id: str, *, trust: bool = False, **kwargs: Any) -> gym.Env:
     """Make a task's environment. A spec that came with data is used only if it names code that is registered here.
 
     :param spec: the task's spec
     :param dataset_id: who asks, for the messages
+    :param trust: also take wrappers and arguments that may write, or read any file
     :param kwargs: passed on to ``gymnasium.make``
-    :raises DatasetError: if the id is not registered, or a package that it needs is missing
+    :raises DatasetError: if the id is not registered, a package that it needs is missing, or what it names needs ``trust``
     """
     registered = find_spec(spec.id)
     if registered is None:
@@ -102,14 +118,14 @@ def env_from_spec(spec: EnvSpec, dataset_id: str, **kwargs: Any) -> gym.Env:
             f"{dataset_id} was made with {spec.id}, which is not registered here: install and import the package "
             "that registers it, or pass an environment of your own."
         )
-    foreign = [w.entry_point for w in spec.additional_wrappers if not w.entry_point.startswith("gymnasium.wrappers.")]
-    if spec.entry_point != registered.entry_point:
-        foreign.append(str(spec.entry_point))
-    if foreign:
-        raise DatasetError(
-            f"{dataset_id} asks for code that is not registered for {spec.id}: {', '.join(foreign)}. No code is run on "
-            "the word of a data file: make that environment yourself and pass it."
-        )
+    if not is_trusted(trust):
+        foreign = _foreign(spec, registered)
+        if foreign is not None:
+            raise DatasetError(
+                f"{dataset_id} asks for code that is not registered for {spec.id}: {foreign}. No code is run, and no file "
+                "opened, on the word of a data file: make that environment yourself and pass it, or, if you trust who wrote "
+                "the file, say trust=True (--trust)."
+            )
     try:
         return gym.make(spec, **kwargs)
     except (gym.error.Error, ImportError) as error:

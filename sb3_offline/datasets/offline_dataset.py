@@ -44,9 +44,10 @@ class DatasetInfo:
     reference_max_score: float | None = None
     card: dict[str, Any] = field(default_factory=dict)
 
-    def make_env(self, **kwargs: Any) -> gym.Env:
+    def make_env(self, *, trust: bool = False, **kwargs: Any) -> gym.Env:
         """The task's environment, made by ``gymnasium.make``.
 
+        :param trust: also take wrappers and arguments of the data's spec that may write, or read any file
         :param kwargs: passed on to ``gymnasium.make``, e.g. ``render_mode``
         :raises DatasetError: if the data name no environment, or the package that has it is missing
         """
@@ -54,7 +55,7 @@ class DatasetInfo:
             raise DatasetError(
                 f"{self.dataset_id} names no environment. Name its task by env_id=, or make the environment yourself."
             )
-        return env_from_spec(self.env_spec, self.dataset_id, **kwargs)
+        return env_from_spec(self.env_spec, self.dataset_id, trust=trust, **kwargs)
 
     def normalized_score(self, returns: float) -> float | None:
         """A mean return on the scale where 0 is the random policy and 100 the reference one (Fu et al. 2020).

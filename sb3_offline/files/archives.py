@@ -18,7 +18,7 @@ from sb3_offline.files.tensors import check_tensors, storage_bytes
 
 #: Unpacked size below which nothing is refused for its size, and above it the most that a byte on disk may unpack to.
 MODEL_LIMITS = (64 * 2**20, 20)
-DATA_LIMITS = (2**30, 200)
+DATA_LIMITS = (2**28, 200)
 
 _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError, ValueError, KeyError)
 

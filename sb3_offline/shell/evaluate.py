@@ -37,7 +37,7 @@ def find_task(saved: SavedModel, env_id: str | None, **kwargs: Any) -> tuple[gym
     if env_id is None:
         if info is None or info.env_spec is None:
             raise ValueError("The model does not say which task it is for: name it by --env.")
-        return info.make_env(**kwargs), info
+        return info.make_env(trust=saved.trust, **kwargs), info
     register_minari_envs()
     name = resolve_env_id(env_id)
     env = gym.make(name, **kwargs)

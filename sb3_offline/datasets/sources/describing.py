@@ -19,6 +19,7 @@ from sb3_offline.datasets.offline_dataset import DatasetInfo
 from sb3_offline.datasets.references import REFERENCE_SCORES
 from sb3_offline.datasets.sources.raw import RawSource
 from sb3_offline.datasets.sources.task import Task
+from sb3_offline.files.refusal import printable
 
 
 def info_of(raw: RawSource, task: Task) -> DatasetInfo:
@@ -66,7 +67,7 @@ def info_of(raw: RawSource, task: Task) -> DatasetInfo:
     if known is not None and (low is None or high is None):
         low, high = known.minimum, known.maximum
         card["reference_scores"] = known.note
-    return DatasetInfo(raw.dataset_id, observation_space, action_space, spec, low, high, card)
+    return DatasetInfo(printable(raw.dataset_id), observation_space, action_space, spec, low, high, card)
 
 
 def _without_contradicted_guess(raw: RawSource, task: Task) -> RawSource:

@@ -19,6 +19,7 @@ from sb3_offline.datasets.offline_dataset import ARRAY_NAMES, DatasetInfo, Offli
 from sb3_offline.datasets.sources.files import file_mode
 from sb3_offline.datasets.sources.raw import RawSource, collect_metadata, raw_from_metadata
 from sb3_offline.files.atomic import named_target, write_atomically
+from sb3_offline.files.regular import is_regular
 
 FOLDER_SUFFIX = ".mmap"
 _METADATA = "metadata.json"
@@ -39,7 +40,12 @@ def open_folder(path: Path) -> RawSource:
 
     :raises DatasetError: if the metadata are not a JSON object
     """
-    text = (path / _METADATA).read_text(encoding="utf-8") if (path / _METADATA).exists() else "{}"
+    metadata_file = path / _METADATA
+    if _is_there(metadata_file):
+        _own_file(metadata_file)
+        text = metadata_file.read_text(encoding="utf-8", errors="replace")
+    else:
+        text = "{}"
     metadata = collect_metadata(path.name, {"metadata": text})
     return raw_from_metadata(path.name, dict, metadata, build=lambda info: check_mapped(_map(path, info), info))
 
@@ -48,9 +54,9 @@ def _map(path: Path, info: DatasetInfo) -> OfflineDataset:
     columns = {name: _load(path, name) for name in _COLUMNS if name != "valid_next"}
     n = len(columns["rewards"])
     columns["valid_next"] = (
-        _load(path, "valid_next") if (path / "valid_next.npy").exists() else np.broadcast_to(np.True_, (n,))
+        _load(path, "valid_next") if _is_there(path / "valid_next.npy") else np.broadcast_to(np.True_, (n,))
     )
-    if (path / "next_observations.npy").exists():
+    if _is_there(path / "next_observations.npy"):
         columns["next_observations"] = _load(path, "next_observations")
     lengths = {name: len(array) for name, array in columns.items()}
     if len(set(lengths.values())) > 1 or n == 0:
@@ -62,7 +68,7 @@ def _map(path: Path, info: DatasetInfo) -> OfflineDataset:
 
 
 def _following(path: Path, observations: np.ndarray) -> FollowingObservations:
-    if not (path / "final_rows.npy").exists():
+    if not _is_there(path / "final_rows.npy"):
         raise DatasetError(
             f"{path}: there is neither next_observations.npy nor final_rows.npy with final_observations.npy (the next "
             "observations of rows that are not followed by them). Write the folder by sb3_offline.datasets.MappedWriter."
@@ -81,12 +87,34 @@ def _following(path: Path, observations: np.ndarray) -> FollowingObservations:
 
 def _load(path: Path, name: str) -> np.ndarray:
     file = path / f"{name}.npy"
+    if _is_there(file):
+        _own_file(file)
     try:
-        return np.load(file, mmap_mode="r", allow_pickle=False)
+        array = np.load(file, mmap_mode="r", allow_pickle=False)
+        if array.ndim == 0 or (array.dtype.names is None and array.dtype.kind not in "biuf"):
+            raise DatasetError(f"{file}: {array.dtype} of shape {array.shape}, not numbers with one entry a row.")
+        return array
     except FileNotFoundError as error:
         raise DatasetError(f"{path}: {name}.npy is missing.") from error
     except (ValueError, OSError, EOFError) as error:
         raise DatasetError(f"{file}: not a .npy file of numbers, or damaged or cut short ({error}).") from error
+
+
+def _is_there(file: Path) -> bool:
+    """Also a link that leads nowhere."""
+    return file.exists() or file.is_symlink()
+
+
+def _own_file(file: Path) -> None:
+    """
+    :raises DatasetError: if it is a pipe or a device, which never end, or a link to what is not in the folder
+    """
+    if not is_regular(file):
+        raise DatasetError(f"{file}: this is a device, a pipe or a broken link, not a file.")
+    if file.is_symlink() and not file.resolve().is_relative_to(file.parent.resolve()):
+        raise DatasetError(
+            f"{file} is a link to {file.resolve()}. The folder must hold its own data: cp -L copies them into it."
+        )
 
 
 class MappedWriter:

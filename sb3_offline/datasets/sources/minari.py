@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import warnings
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,8 @@ import numpy as np
 
 from sb3_offline.catalogue import BUILTIN_TASKS, NAMESPACE
 from sb3_offline.datasets.errors import DatasetError
-from sb3_offline.datasets.sources.raw import RawSource
+from sb3_offline.datasets.sources.minari_safety import check_minari_arrays, check_minari_files
+from sb3_offline.datasets.sources.raw import RawSource, score, shown
 
 if TYPE_CHECKING:
     from minari import MinariDataset
@@ -48,6 +50,7 @@ def open_minari(name: str, *, download: bool) -> RawSource:
             minari.download_dataset(dataset_id)
             local, _ = _local_store(minari)
         _refuse_foreign_code(dataset_id, local[dataset_id])
+        check_minari_files(dataset_id)
         return open_minari_dataset(minari.load_dataset(dataset_id))
     except DatasetError:
         raise
@@ -58,15 +61,15 @@ def open_minari(name: str, *, download: bool) -> RawSource:
 def open_minari_dataset(dataset: MinariDataset) -> RawSource:
     """An opened Minari data set, which may be a selection of episodes."""
     metadata = dataset.storage.metadata
-    card = {key: metadata[key] for key in _CARD_KEYS if metadata.get(key) is not None}
+    card = shown({key: metadata[key] for key in _CARD_KEYS if metadata.get(key) is not None})
     return RawSource(
         dataset.id,
         lambda: _read_episodes(dataset),
         dataset.observation_space,
         dataset.action_space,
         dataset.env_spec,
-        reference_min_score=_score(metadata.get("ref_min_score")),
-        reference_max_score=_score(metadata.get("ref_max_score")),
+        reference_min_score=score(dataset.id, "ref_min_score", metadata.get("ref_min_score")),
+        reference_max_score=score(dataset.id, "ref_max_score", metadata.get("ref_max_score")),
         card={"source": "Minari", **card},
     )
 
@@ -82,14 +85,11 @@ _CARD_KEYS = (
 )
 
 
-def _score(value: Any) -> float | None:
-    return None if value is None else float(value)
-
-
 def _read_episodes(dataset: MinariDataset) -> dict[str, Any]:
     columns: dict[str, list[Any]] = {name: [] for name in ("observations", "next_observations", "actions")}
     columns |= {name: [] for name in ("rewards", "terminations", "truncations")}
     try:
+        check_minari_arrays(Path(dataset.storage.data_path))
         for episode in dataset.iterate_episodes():
             if len(episode) == 0:
                 continue

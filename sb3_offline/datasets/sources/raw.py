@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +14,8 @@ from gymnasium.envs.registration import EnvSpec
 from sb3_offline.datasets.checks.keys import BY_KEY, meaning_of
 from sb3_offline.datasets.errors import DatasetError
 from sb3_offline.datasets.offline_dataset import DatasetInfo, OfflineDataset
+from sb3_offline.files.refusal import printable
+from sb3_offline.files.structure import check_extent, read_json
 
 #: Arrays by name, unchecked. Of a key that is not known only name and length matter (``UnreadArray``).
 Arrays = Mapping[str, Any]
@@ -55,18 +57,26 @@ def raw_from_metadata(
         dataset_id,
         read,
         env_id=None if env_id is None else str(env_id),
-        reference_min_score=_score(dataset_id, "reference_min_score", low),
-        reference_max_score=_score(dataset_id, "reference_max_score", high),
+        reference_min_score=score(dataset_id, "reference_min_score", low),
+        reference_max_score=score(dataset_id, "reference_max_score", high),
         card=facts,
         build=build,
     )
 
 
-def _score(dataset_id: str, key: str, value: Any) -> float | None:
+def score(dataset_id: str, key: str, value: Any) -> float | None:
+    """
+    A reference score that a file names.
+
+    :raises DatasetError: if it is no finite number
+    """
     try:
-        return None if value is None else float(value)
-    except (TypeError, ValueError) as error:
-        raise DatasetError(f"{dataset_id}: the metadata's {key} is {value!r}, not a number.") from error
+        number = None if value is None else float(value)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise DatasetError(f"{dataset_id}: the metadata's {key} is {value!r:.80}, not a number.") from error
+    if number is not None and not math.isfinite(number):
+        raise DatasetError(f"{dataset_id}: the metadata's {key} is {number}, not a finite number. Leave it out.")
+    return number
 
 
 def plain(value: Any) -> Any:
@@ -87,14 +97,25 @@ def collect_metadata(dataset_id: str, entries: Mapping[str, Any]) -> dict[str, A
             found[key.removeprefix("metadata/")] = value
         elif key == "metadata" and isinstance(value, str):
             try:
-                found.update(json.loads(value))
-            except (ValueError, TypeError) as error:
+                read = read_json(value, dataset_id)
+                check_extent(read, dataset_id)
+                found.update(read)
+            except (ValueError, TypeError, RecursionError) as error:
                 raise DatasetError(f"{dataset_id}: metadata is not a JSON object ({error}).") from error
         elif key == "metadata" and isinstance(value, Mapping):
             found.update({name: plain(item) for name, item in value.items()})
         elif key == "env_id":
             found[key] = value
-    return found
+    return shown(found)
+
+
+def shown(value: Any) -> Any:
+    """Text as a terminal, a page and a card may show it, wherever it stands."""
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, Mapping):
+        return {shown(key): shown(item) for key, item in value.items()}
+    return [shown(item) for item in value] if isinstance(value, list) else value
 
 
 def by_key(arrays: dict[str, Any]) -> dict[str, Any]:

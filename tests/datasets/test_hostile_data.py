@@ -1,0 +1,328 @@
+"""Data files that open other files, take all memory, keep the reader waiting, or speak to the terminal."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import h5py
+import numpy as np
+import pytest
+from gymnasium.envs.registration import WrapperSpec
+
+from sb3_offline import load_dataset
+from sb3_offline.cli import main
+from sb3_offline.datasets import DatasetError, save_mapped
+from sb3_offline.datasets.envs import env_from_spec
+from sb3_offline.files.trust import trusting
+
+N = 60
+
+
+def arrays() -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    return {
+        "observations": rng.normal(size=(N, 3)).astype(np.float32),
+        "actions": rng.uniform(-2, 2, (N, 1)).astype(np.float32),
+        "rewards": rng.normal(size=N).astype(np.float32),
+        "terminals": np.arange(N) % 20 == 19,
+    }
+
+
+def hdf5(path: Path, change: Callable[[h5py.File], Any]) -> Path:
+    with h5py.File(path, "w") as file:
+        for name, array in arrays().items():
+            file[name] = array
+        file["metadata/env_id"] = "Pendulum-v1"
+        change(file)
+    return path
+
+
+def share_one_text(file: h5py.File, length: int = 2_000_000) -> None:
+    """Rows that are all the same object of the file's heap: written once, read as often as it is named."""
+    del file["rewards"]
+    item = file.create_dataset("rewards", (1000,), dtype=h5py.string_dtype())
+    item[0] = "x" * length
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (share_one_text, "rewards has dtype object: texts, lists or references"),
+        (lambda file: file.create_dataset("timeouts", (N,), dtype=h5py.vlen_dtype(np.float32)), "texts, lists or references"),
+        (lambda file: file.create_dataset("timeouts", (N,), dtype=h5py.ref_dtype), "texts, lists or references"),
+        (lambda file: file.create_dataset("timeouts", (10**9,), dtype=bool), "zip bomb"),
+        (lambda file: file.create_dataset("infos/x", data=1) and file.create_dataset("timeouts", (10**8,), "i1"), "zip bomb"),
+        (
+            lambda file: file.create_dataset("timeouts", (N,), bool, chunks=(10**9,), maxshape=(None,), compression="gzip"),
+            "zip bomb",
+        ),
+    ],
+)
+def test_arrays_that_ask_for_memory(change: Callable[[h5py.File], Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=message):
+        load_dataset(hdf5(tmp_path / "data.hdf5", change))
+
+
+def attribute(file: h5py.File) -> None:
+    file.attrs.create("many", ["x" * 100] * 500, dtype=h5py.string_dtype())
+    file.attrs["description"] = "short"
+
+
+def long_text(file: h5py.File) -> None:
+    file.create_dataset("metadata/long", (), dtype="S1000000000")
+    file.create_dataset("metadata/list", (), dtype=h5py.vlen_dtype(np.int64))
+    file["metadata/description"] = "short"
+
+
+@pytest.mark.parametrize("change", [attribute, long_text])
+def test_metadata_that_are_not_short_are_left_out(change: Callable[[h5py.File], Any], tmp_path: Path) -> None:
+    card = load_dataset(hdf5(tmp_path / "data.hdf5", change)).info.card
+    assert card["description"] == "short"
+    assert {"many", "long", "list"} & card.keys() == set()
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ("[" * 100_000 + "]" * 100_000, "not a JSON object"),
+        ('{"a": ' + "[" * 500 + "]" * 500 + "}", "lists within lists"),
+        ("[1, 2]", "not a JSON object"),
+        ('{"reference_min_score": NaN, "reference_max_score": 1}', "reference_min_score is nan, not a finite number"),
+        ('{"reference_min_score": 0, "reference_max_score": 1e999}', "reference_max_score is inf"),
+        ('{"reference_min_score": 0, "reference_max_score": "NaN"}', "reference_max_score is nan"),
+        ('{"reference_min_score": [0]}', "not a number"),
+        ('{"reference_min_score": ' + "9" * 400 + "}", "not a number"),
+        ('{"a": [' + "[]," * 1_000_000 + "0]}", "characters of description"),
+    ],
+    ids=lambda value: value[:40],
+)
+@pytest.mark.parametrize("kind", ["npz", "hdf5", "mmap"])
+def test_metadata_that_cannot_be(kind: str, metadata: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=message):
+        load_dataset(written(tmp_path, kind, metadata), env_id="Pendulum-v1")
+
+
+def written(folder: Path, kind: str, metadata: str | bytes) -> Path:
+    path = folder / f"data.{kind}"
+    if kind == "npz":
+        np.savez(path, metadata=metadata, **arrays())  # type: ignore[arg-type]
+    elif kind == "hdf5":
+        with h5py.File(path, "w") as file:
+            for name, array in arrays().items():
+                file[name] = array
+            file["metadata"] = metadata
+    else:
+        save_mapped(load_dataset(arrays(), env_id="Pendulum-v1"), path)
+        (path / "metadata.json").write_bytes(metadata if isinstance(metadata, bytes) else metadata.encode())
+    return path
+
+
+ESCAPES = "\x1b[31mred\x1b]0;title\x07\x9b2J\r\u202e"
+
+
+@pytest.mark.parametrize("kind", ["npz", "hdf5", "mmap"])
+def test_no_escape_reaches_the_terminal(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    metadata = json.dumps({"env_id": "Pendulum-v1", "description": ESCAPES, ESCAPES: [ESCAPES], "algorithm": ESCAPES})
+    path = written(tmp_path, kind, metadata)
+    assert main(["inspect", str(path)]) in (0, 2)
+    for text in capsys.readouterr():
+        assert not {"\x1b", "\x07", "\x9b", "\u202e"} & set(text)
+    path = written(tmp_path / kind, kind, json.dumps({"env_id": ESCAPES})) if (tmp_path / kind).mkdir() is None else path
+    assert main(["inspect", str(path)]) == 2
+    for text in capsys.readouterr():
+        assert not {"\x1b", "\x07", "\x9b", "\u202e"} & set(text)
+
+
+def test_names_with_escapes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / f"a{ESCAPES}.npz"
+    np.savez(path, env_id="Pendulum-v1", **arrays())  # type: ignore[arg-type]
+    for words in (["inspect", str(path)], ["inspect", str(path) + "x.npz"], ["convert", str(path), str(tmp_path / "b.npz")]):
+        main(words)
+        for text in capsys.readouterr():
+            assert not {"\x1b", "\x07", "\x9b"} & set(text), words
+
+
+@pytest.mark.parametrize("metadata", [b'{"description": "\xff\xfe"}', b"\xff"])
+def test_metadata_that_are_not_unicode(metadata: bytes, tmp_path: Path) -> None:
+    path = written(tmp_path, "mmap", metadata)
+    if metadata == b"\xff":
+        with pytest.raises(DatasetError, match="not a JSON object"):
+            load_dataset(path, env_id="Pendulum-v1")
+    else:
+        assert load_dataset(path, env_id="Pendulum-v1").info.card["description"] == "\ufffd\ufffd"
+
+
+# --- folders ---
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    save_mapped(load_dataset(arrays(), env_id="Pendulum-v1"), tmp_path / "data.mmap")
+    return tmp_path / "data.mmap"
+
+
+MEMBERS = ["metadata.json", "actions.npy", "rewards.npy", "terminations.npy", "final_rows.npy", "final_observations.npy"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes here")
+@pytest.mark.parametrize("name", [*MEMBERS, "valid_next.npy", "next_observations.npy"])
+@pytest.mark.parametrize("kind", ["pipe", "device", "link to a pipe", "link out", "broken link"])
+def test_members_that_are_no_files(kind: str, name: str, folder: Path) -> None:
+    file, elsewhere = folder / name, folder.parent / "elsewhere"
+    if kind == "link out":
+        shutil.copy(file if file.exists() else folder / "rewards.npy", elsewhere)
+    elif kind == "link to a pipe":
+        os.mkfifo(elsewhere)
+    file.unlink(missing_ok=True)
+    if kind == "pipe":
+        os.mkfifo(file)
+    else:
+        file.symlink_to("/dev/zero" if kind == "device" else elsewhere)
+    with pytest.raises(DatasetError, match=rf"{name}.* (a link|a device|a pipe)"):
+        load_dataset(folder)
+
+
+def test_links_within_and_to_a_folder(folder: Path) -> None:
+    (folder / "rewards.npy").rename(folder / "r.npy")
+    (folder / "rewards.npy").symlink_to("r.npy")
+    (folder.parent / "linked.mmap").symlink_to(folder)
+    assert len(load_dataset(folder.parent / "linked.mmap")) == N
+
+
+@pytest.mark.parametrize("array", [np.float32(3.0), np.array(["a", "b"]), np.zeros(3, [("a", "f4")])], ids=str)
+def test_arrays_without_rows(array: Any, folder: Path) -> None:
+    np.save(folder / "rewards.npy", array)
+    with pytest.raises(DatasetError, match="rewards"):
+        load_dataset(folder)
+
+
+@pytest.mark.parametrize("kind", ["npz", "hdf5"])
+def test_arrays_of_no_dimension(kind: str, tmp_path: Path) -> None:
+    for name in arrays():
+        forged = arrays() | {name: np.array(1.0, dtype=np.float32)}
+        path = tmp_path / f"{name}.{kind}"
+        if kind == "npz":
+            np.savez(path, **forged)  # type: ignore[arg-type]
+        else:
+            with h5py.File(path, "w") as file:
+                for key, array in forged.items():
+                    file[key] = array
+        with pytest.raises(DatasetError, match=name):
+            load_dataset(path, env_id="Pendulum-v1")
+
+
+# --- tasks ---
+
+
+def spec_with(**changed: Any) -> Any:
+    spec = copy.deepcopy(gym.spec("Pendulum-v1"))
+    vars(spec).update(changed)
+    return spec
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("gymnasium.wrappers.rendering:RecordVideo", {"video_folder": "videos"}),
+        ("gymnasium.wrappers:RecordVideo", {"video_folder": "videos"}),
+        ("gymnasium.wrappers.rendering:HumanRendering", {}),
+        ("gymnasium.wrappers.transform_observation:TransformObservation", {"func": "os:system"}),
+        ("gymnasium.wrappers.stateful_observation:FrameStackObservation", {"stack_size": 10**9}),
+        ("gymnasium.wrappers.transform_observation:ResizeObservation", {"shape": [10**5, 10**5]}),
+        ("gymnasium.wrappers.common:TimeLimit", {"max_episode_steps": "../x"}),
+        ("gymnasium.wrappers.common:TimeLimit.__init__", {}),
+        ("gymnasium.wrappers.common.os:system", {}),
+        ("stable_baselines3.common.monitor:Monitor", {"filename": "x"}),
+        ("os:system", {}),
+    ],
+)
+def test_wrappers_that_write_or_grow(name: str, arguments: dict[str, Any], tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    spec = spec_with(additional_wrappers=(WrapperSpec("x", name, arguments),))
+    with pytest.raises(DatasetError, match=r"asks for code .*trust=True"):
+        env_from_spec(spec, "data")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("arguments", [{"xml_file": "/tmp/a.xml"}, {"a": ["../x"]}, {"a": {"b": "c.py"}}, {"f": print}])
+def test_arguments_that_may_be_paths(arguments: dict[str, Any]) -> None:
+    with pytest.raises(DatasetError, match="asks for code"):
+        env_from_spec(spec_with(kwargs=arguments), "data")
+
+
+def test_harmless_specs_and_trust() -> None:
+    wrappers = (
+        WrapperSpec("a", "gymnasium.wrappers.transform_action:RescaleAction", {"min_action": -1.0, "max_action": 1}),
+        WrapperSpec("b", "gymnasium.wrappers.common:TimeLimit", {"max_episode_steps": 7}),
+    )
+    env = env_from_spec(spec_with(additional_wrappers=wrappers, kwargs={"g": 9.81}), "data")
+    assert env.action_space.high == 1.0  # type: ignore[attr-defined]
+    foreign = spec_with(additional_wrappers=(WrapperSpec("x", "gymnasium.wrappers.rendering:RenderCollection", {}),))
+    with pytest.raises(DatasetError, match="asks for code"):
+        env_from_spec(foreign, "data", render_mode="rgb_array")
+    env_from_spec(foreign, "data", trust=True, render_mode="rgb_array")
+    with trusting(True):
+        env_from_spec(foreign, "data", render_mode="rgb_array")
+
+
+# --- Minari ---
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    pytest.importorskip("minari")
+    from sb3_offline.shell.writing import write_dataset
+
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "store"))
+    (tmp_path / "store").mkdir()
+    write_dataset(load_dataset(arrays(), env_id="Pendulum-v1"), "local/small-v0")
+    assert len(load_dataset("local/small-v0")) == N
+    return tmp_path / "store" / "local" / "small-v0" / "data"
+
+
+def link_out(file: h5py.File) -> None:
+    del file["episode_0/rewards"]
+    file["episode_0/rewards"] = h5py.ExternalLink("other.h5", "rewards")
+
+
+def lie_out(file: h5py.File) -> None:
+    del file["episode_0/rewards"]
+    file.create_dataset("episode_0/rewards", (20,), "f4", external=[("/etc/hostname", 0, 80)])
+
+
+def grow(file: h5py.File) -> None:
+    file.create_dataset("episode_0/infos/x", (10**9,), "f8")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"), [(link_out, "external link"), (lie_out, "lies in another file"), (grow, "zip bomb")]
+)
+def test_minari_files_are_looked_at_first(change: Callable[[h5py.File], Any], message: str, store: Path) -> None:
+    with h5py.File(store / "main_data.hdf5", "a") as file:
+        change(file)
+    with pytest.raises(DatasetError, match=message):
+        load_dataset("local/small-v0")
+
+
+def test_minari_links_and_spaces(store: Path) -> None:
+    metadata = json.loads((store / "metadata.json").read_text())
+    space = json.loads(metadata["observation_space"])
+    forged = metadata | {"observation_space": json.dumps(space | {"shape": [10**9], "low": [0.0], "high": [1.0]})}
+    (store / "metadata.json").write_text(json.dumps(forged))
+    with pytest.raises(DatasetError, match="fewer bounds"):
+        load_dataset("local/small-v0")
+    (store / "metadata.json").write_text(json.dumps(metadata | {"ref_min_score": float("nan")}))
+    with pytest.raises(DatasetError, match="ref_min_score is nan"):
+        load_dataset("local/small-v0")
+    (store / "metadata.json").write_text(json.dumps(metadata))
+    shutil.move(store / "main_data.hdf5", store.parent / "away.hdf5")
+    (store / "main_data.hdf5").symlink_to(store.parent / "away.hdf5")
+    with pytest.raises(DatasetError, match="is a link"):
+        load_dataset("local/small-v0")
