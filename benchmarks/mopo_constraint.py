@@ -1,60 +1,89 @@
 """
-Does MOPO's learned weight hold the rollouts' mean uncertainty at delta? A line each 250 steps, on packaged Pendulum data.
+Does MOPO's learned weight hold the rollouts' mean uncertainty at delta? A line for each rollout of a run.
 
     python -m benchmarks.mopo_constraint --seeds 0-2
+    python -m benchmarks.mopo_constraint --dataset offline/hopper/medium-replay-v0 --seeds 0-2 --unpenalised
+
+``--unpenalised`` trains with a weight of 0 instead, to say whether there is anything to hold.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from stable_baselines3.common.callbacks import BaseCallback, EveryNTimesteps
+import torch as th
+from stable_baselines3.common.callbacks import BaseCallback
 
 from benchmarks.run import RESULTS, append, demo_options, machine, parse_option, parse_seeds
 from sb3_offline import MOPO
 
-DATASET = "sb3_offline/Pendulum-medium-replay-v0"
+PENDULUM = "sb3_offline/Pendulum-medium-replay-v0"
+OPTIONS: dict[str, dict[str, Any]] = {  # of other data: the defaults, with a shorter fit
+    PENDULUM: demo_options(MOPO),
+    "offline/hopper/medium-replay-v0": {"dynamics_kwargs": {"max_epochs": 30}},
+}
 
 
 class Record(BaseCallback):
-    """E[u] of the latest rollouts over delta, and the weight."""
+    """E[u] of each rollout, and the weight that its policy was trained with."""
 
     def __init__(self) -> None:
         super().__init__()
         self.lines: list[dict[str, float]] = []
 
-    def _on_step(self) -> bool:
+    def _on_rollout_end(self) -> None:
         model: Any = self.model
-        ratio, weight = model.rollout_uncertainty / model.penalty_target, model.penalty_coefficient
-        self.lines.append(
-            {"step": self.num_timesteps, "uncertainty_over_delta": float(ratio), "penalty_weight": float(weight)}
-        )
+        uncertainty = model.logger.name_to_value["model_rollout/uncertainty"]
+        weight = float(model.penalty_coefficient)
+        self.lines.append({"step": self.num_timesteps, "uncertainty": uncertainty, "penalty_weight": weight})
+
+    def _on_step(self) -> bool:
         return True
+
+
+def summarise(lines: Sequence[dict[str, float]], delta: float | None, steps: int) -> dict[str, float]:
+    """Over the last half: E[u] (in deltas, if there is one), the weight and its coefficient of variation."""
+    half = [line for line in lines if line["step"] >= steps / 2]
+    uncertainty, weight = (np.array([line[name] for line in half]) for name in ("uncertainty", "penalty_weight"))
+    mean = float(weight.mean())
+    summary = {"uncertainty": float(uncertainty.mean()), "penalty_weight": mean}
+    if delta is not None:
+        summary["uncertainty_over_delta"] = float(uncertainty.mean() / delta)
+        summary["variation_of_weight"] = float(weight.std() / mean) if mean > 0 else 0.0
+    return summary
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset", default=PENDULUM)
     parser.add_argument("--seeds", type=parse_seeds, default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=10_000)
+    parser.add_argument("--steps", type=int, default=20_000)
+    parser.add_argument("--unpenalised", action="store_true")
     parser.add_argument("--option", type=parse_option, action="append", default=[], metavar="NAME=JSON")
     arguments = parser.parse_args()
-    options = demo_options(MOPO) | dict(arguments.option)
+    th.set_num_threads(1)
+    options = OPTIONS.get(arguments.dataset, {}) | dict(arguments.option)
+    if arguments.unpenalised:
+        options |= {"penalty_weight": 0.0, "penalty": "relative_entropy"}
+    name = arguments.dataset.split("/", 1)[-1].replace("/", "_").lower() + ("_unpenalised" if arguments.unpenalised else "")
     for seed in arguments.seeds:
         record = Record()
-        model = MOPO("MlpPolicy", dataset=DATASET, seed=seed, **options)
-        model.learn(arguments.steps, callback=EveryNTimesteps(250, record))
-        path = RESULTS / "mopo_constraint" / f"seed{seed}.jsonl"
+        model = MOPO("MlpPolicy", dataset=arguments.dataset, seed=seed, device="cpu", **options)
+        model.learn(arguments.steps, callback=record)
+        delta = None if arguments.unpenalised else float(model.penalty_target)
+        path = RESULTS / "mopo_constraint" / f"{name}_seed{seed}.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.unlink(missing_ok=True)
         command = "python -m benchmarks.mopo_constraint " + " ".join(sys.argv[1:])
-        append(path, {"command": command, "machine": machine(), "options": options, "delta": float(model.penalty_target)})
+        header = {"command": command, "machine": machine(), "options": options, "delta": delta}
+        append(path, header if arguments.unpenalised else header | {"dual_step": model.dual_step._asdict()})
         for line in record.lines:
             append(path, line)
-        last = [line["uncertainty_over_delta"] for line in record.lines if line["step"] > 0.7 * arguments.steps]
-        summary = {"seed": seed, "mean_of_last_30_percent": float(np.mean(last)), "last": last[-1]}
+        summary = {"seed": seed, **summarise(record.lines, delta, arguments.steps)}
         append(path, {"summary": summary})
         print(summary, flush=True)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch as th
 
 from sb3_offline.arguments import NOT_NEGATIVE, POSITIVE, Interval, check_number
@@ -14,12 +16,16 @@ from sb3_offline.dynamics.world import Columns, held_out_rows
 from sb3_offline.mopo.buffer import PenalizedRolloutBuffer
 from sb3_offline.networks.networks import Batch, Logs
 
+NEW_ROLLOUT = 0.5  # the share of a new rollout in the mean of E[u]
+MAX_WEIGHT = 10.0  # R/U: one std of u then costs ten of the reward
+
 
 class MOPO(ModelBasedSAC):
     """
     SAC on imagined transitions that pay for what the model does not know: r - lambda u(s, a) (MOPO, Eq 5) with a fixed
-    coefficient, or r - alpha (u(s, a) - delta) with alpha learned so that imagined transitions keep E[u] <= delta (DROMO,
-    appendix B).
+    coefficient, or r - alpha u(s, a) with alpha learned so that imagined transitions keep E[u] <= delta (DROMO, appendix B,
+    whose Eq 28 adds alpha delta to each reward: a constant for a fixed horizon, but pay for staying alive where episodes
+    end. delta belongs in alpha's step alone).
 
     :param penalty_weight: lambda, in units of reward per unit of u; None learns alpha by dual ascent, from 0.
     :param penalty: u: "max_std" (MOPO's; the default of a fixed weight), "relative_entropy" (the default of a learned one),
@@ -27,7 +33,9 @@ class MOPO(ModelBasedSAC):
     :param target_uncertainty: delta, for a learned weight; None takes it from u on held-out data.
     :param target_percentile: delta is this percentile, in [0, 100], of u on held-out data; None is its mean, so that rollouts
         are to be as certain as the data. The mean of rollouts seldom reaches a high one, and then nothing is penalised.
-    :param penalty_learning_rate: Of alpha: it rises by this times (E[u] - delta) a gradient step.
+    :param penalty_learning_rate: Of alpha, whatever the units: a gradient step adds it times (E[u] - delta)/U, in units of
+        R/U, with R the std of the data's rewards and U that of u on held-out data.
+    :param max_penalty_weight: alpha stays at most this, as where no policy can reach delta; None is 10 R/U.
     :param rollout_freq: Gradient steps between rollouts. alpha follows the latest ones: stale ones make it swing.
     """
 
@@ -38,7 +46,8 @@ class MOPO(ModelBasedSAC):
         penalty: Penalty | None = None,
         target_uncertainty: float | None = None,
         target_percentile: float | None = None,
-        penalty_learning_rate: float = 0.1,
+        penalty_learning_rate: float = 0.01,
+        max_penalty_weight: float | None = None,
         real_ratio: float = 0.05,
         entropy_backup: bool = True,
         rollout_freq: int = 250,
@@ -54,6 +63,10 @@ class MOPO(ModelBasedSAC):
             raise ValueError("target_percentile sets delta: it goes with neither penalty_weight nor target_uncertainty.")
         if penalty_weight is not None:
             penalty_weight = check_number("penalty_weight", penalty_weight, NOT_NEGATIVE)
+        if max_penalty_weight is not None:
+            if penalty_weight is not None:
+                raise ValueError("max_penalty_weight bounds a learned weight: it does not go with penalty_weight.")
+            max_penalty_weight = check_number("max_penalty_weight", max_penalty_weight, POSITIVE)
         if target_uncertainty is not None:
             target_uncertainty = check_number("target_uncertainty", target_uncertainty)
         if target_percentile is not None:
@@ -62,6 +75,7 @@ class MOPO(ModelBasedSAC):
         self.penalty: Penalty = penalty
         self.target_uncertainty = target_uncertainty
         self.target_percentile = target_percentile
+        self.max_penalty_weight = max_penalty_weight
         self.penalty_learning_rate = check_number("penalty_learning_rate", penalty_learning_rate, POSITIVE)
         super().__init__(*args, real_ratio=real_ratio, entropy_backup=entropy_backup, rollout_freq=rollout_freq, **kwargs)
 
@@ -71,18 +85,21 @@ class MOPO(ModelBasedSAC):
         super()._setup_model()
         self.penalty_coefficient = th.tensor(self.penalty_weight or 0.0, device=self.device)  # lambda, or alpha
         self.penalty_target = th.tensor(self.target_uncertainty or 0.0, device=self.device)  # delta; 0 for a fixed lambda
-        self.rollout_uncertainty = self.penalty_target.clone()  # E[u] over the latest rollouts
+        self.rollout_uncertainty = th.tensor(math.nan, device=self.device)  # E[u], an exponential mean over rollouts
 
     def make_model_buffer(self, capacity: int) -> PenalizedRolloutBuffer:
         return PenalizedRolloutBuffer(capacity, self.observation_space, self.action_space, self.device)
 
     def prepare(self, dataset: OfflineDataset, progress_bar: bool) -> None:
         super().prepare(dataset, progress_bar)
-        if self.penalty_weight is None and self.target_uncertainty is None:
+        if self.penalty_weight is None:
             held_out = Columns.of(dataset, held_out_rows(self.dynamics, dataset), self.device)
             u = self.uncertainty(held_out.observations, held_out.actions)
-            percentile = self.target_percentile
-            self.penalty_target.copy_(u.mean() if percentile is None else u.quantile(percentile / 100))
+            if self.target_uncertainty is None:
+                percentile = self.target_percentile
+                self.penalty_target.copy_(u.mean() if percentile is None else u.quantile(percentile / 100))
+            reward_scale = self.reward_scale * float(np.std(dataset.rewards)) or 1.0
+            self.dual_step = DualStep.of(reward_scale, float(u.std()) or 1.0, self.penalty_learning_rate, self.max_penalty_weight)
 
     @th.no_grad()
     def uncertainty(self, observations: th.Tensor, actions: th.Tensor) -> th.Tensor:
@@ -93,23 +110,25 @@ class MOPO(ModelBasedSAC):
     def judge_rollout(self, imagined: Rollout) -> dict[str, th.Tensor]:
         u = self.uncertainty(imagined.observations, imagined.actions)
         if len(u):  # every row may have left the finite numbers
-            self.rollout_uncertainty.copy_(u.mean())
-        self.logger.record("model_rollout/uncertainty", float(self.rollout_uncertainty))
+            before = self.rollout_uncertainty.nan_to_num(float(u.mean()))  # the first rollout stands for itself
+            self.rollout_uncertainty.copy_(before.lerp(u.mean(), NEW_ROLLOUT))
+            self.logger.record("model_rollout/uncertainty", float(u.mean()))
+        self.logger.record("model_rollout/mean_uncertainty", float(self.rollout_uncertainty))
         self.logger.record("model_rollout/target_uncertainty", float(self.penalty_target))
         return {"uncertainties": u}
 
     def sample_batch(self) -> Batch:
-        """d_f, its imagined rows with the penalised reward r - alpha (u - delta)."""
+        """d_f, its imagined rows with the penalised reward r - alpha u."""
         real = self.replay_buffer.sample(self.n_real)
         imagined, u = self.model_buffer.sample_with_uncertainty(self.batch_size - self.n_real)
-        rewards = imagined.rewards - self.penalty_coefficient * (u - self.penalty_target)
-        return Batch.of(real, imagined._replace(rewards=rewards))
+        return Batch.of(real, imagined._replace(rewards=imagined.rewards - self.penalty_coefficient * u))
 
     def after_critic_step(self, logs: Logs) -> None:
         super().after_critic_step(logs)
         if self.penalty_weight is None:
-            alpha, rate = self.penalty_coefficient, self.penalty_learning_rate
-            alpha.copy_(dual_ascent(alpha, self.rollout_uncertainty, self.penalty_target, rate))
+            self.penalty_coefficient.copy_(
+                self.dual_step(self.penalty_coefficient, self.rollout_uncertainty, self.penalty_target)
+            )
         logs["penalty_weight"] = self.penalty_coefficient
 
     # --- save and load ---
@@ -119,13 +138,30 @@ class MOPO(ModelBasedSAC):
         return state_dicts, [*variables, "penalty_coefficient", "penalty_target"]
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "penalty_coefficient", "penalty_target", "rollout_uncertainty"]
+        tensors = ["penalty_coefficient", "penalty_target", "rollout_uncertainty"]
+        return [*super()._excluded_save_params(), *tensors, "dual_step"]
 
 
-def dual_ascent(alpha: th.Tensor, uncertainty: th.Tensor, target: th.Tensor, learning_rate: float) -> th.Tensor:
+class DualStep(NamedTuple):
     """
-    One gradient step on J(alpha) = alpha (delta - E[u]) over alpha >= 0 (DROMO, appendix B): E[u] > delta raises alpha.
+    One gradient step on J(alpha) = alpha (delta - E[u]) over 0 <= alpha <= cap (DROMO, appendix B): E[u] > delta raises alpha.
 
     J is linear, so its minimiser would be 0 or infinity; small steps let the policy follow.
     """
-    return (alpha - learning_rate * (target - uncertainty)).clamp(min=0)
+
+    rate: float  # of reward per squared unit of u
+    cap: float
+
+    @classmethod
+    def of(cls, reward_scale: float, uncertainty_scale: float, learning_rate: float, cap: float | None) -> DualStep:
+        """
+        The step in units of its own: alpha counts in R/U, E[u] - delta in U.
+
+        :param reward_scale: R, of one reward
+        :param uncertainty_scale: U, of one u
+        """
+        unit = reward_scale / uncertainty_scale
+        return cls(learning_rate * unit / uncertainty_scale, MAX_WEIGHT * unit if cap is None else cap)
+
+    def __call__(self, alpha: th.Tensor, uncertainty: th.Tensor, target: th.Tensor) -> th.Tensor:
+        return (alpha - self.rate * (target - uncertainty)).clamp(min=0.0, max=self.cap)
