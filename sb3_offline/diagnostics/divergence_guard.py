@@ -192,9 +192,9 @@ def value_bound(model: OfflineSAC | OfflineDQN) -> float:
     rows = th.arange(buffer.size(), device=model.device)
     rewards = model.reward_scale * buffer._rows("rewards", rows) + model.reward_shift
     largest = max(float(rewards.abs().max()), 1e-6)
-    if isinstance(model, MOPO) and model.model_buffer.size() > 0:  # imagined rewards are r - alpha (u - delta)
+    if isinstance(model, MOPO) and model.model_buffer.size() > 0:  # imagined rewards are r - alpha u
         u = model.model_buffer.uncertainties[: model.model_buffer.size()]
-        largest += float((model.penalty_coefficient * (u - model.penalty_target)).abs().max())
+        largest += float((model.penalty_coefficient * u).abs().max())
     f, beta = getattr(model, "real_ratio", None), getattr(model, "conservative_weight", 0.0)
     if f is not None and getattr(model, "target_gap", None) is None:
         largest += beta * max(1.0 / f, 1.0 / (1.0 - f))

@@ -99,7 +99,9 @@ class MOPO(ModelBasedSAC):
                 percentile = self.target_percentile
                 self.penalty_target.copy_(u.mean() if percentile is None else u.quantile(percentile / 100))
             reward_scale = self.reward_scale * float(np.std(dataset.rewards)) or 1.0
-            self.dual_step = DualStep.of(reward_scale, float(u.std()) or 1.0, self.penalty_learning_rate, self.max_penalty_weight)
+            self.dual_step = DualStep.of(
+                reward_scale, float(u.std()) or 1.0, self.penalty_learning_rate, self.max_penalty_weight
+            )
 
     @th.no_grad()
     def uncertainty(self, observations: th.Tensor, actions: th.Tensor) -> th.Tensor:

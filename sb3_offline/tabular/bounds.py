@@ -49,7 +49,7 @@ def spread_residual(rng: np.random.Generator, n: int) -> float:
 
 def simulation_lemma(rng: np.random.Generator, n: int) -> float:
     """
-    Lemma C.4, read as: |J(M^) - J(M)| <= sup_s [|r^_pi - r_pi| + gamma R_max/(1-gamma) |P^_pi - P_pi|_1]/(1-gamma);
+    The simulation lemma, |J(M^) - J(M)| <= sup_s [|r^_pi - r_pi| + gamma R_max/(1-gamma) |P^_pi - P_pi|_1]/(1-gamma);
     violation rate.
     """
     violated = 0
@@ -101,7 +101,7 @@ def linear_lower_bound(rng: np.random.Generator, n: int) -> Thm45:
 
 
 def calibration_bound(rng: np.random.Generator, n: int) -> tuple[float, float]:
-    """Prop. A.2: violation rates of |J - J^| <= gamma R_max/(1-gamma) CE (printed) and /(1-gamma)^2 (corrected)."""
+    """Theorem A.2: violation rates of |J - J^| <= gamma R_max/(1-gamma) CE (printed) and /(1-gamma)^2 (corrected)."""
     printed, corrected = 0, 0
     for _ in range(n):
         kernel, model = rng.dirichlet(np.full(3, 0.3), 3), rng.dirichlet(np.full(3, 0.3), 3)

@@ -75,7 +75,7 @@ def value_gap(rng: np.random.Generator, n: int, beta: float) -> Cor43:
     identity, converged, over = 0.0, list[bool](), list[bool]()
     for islands in draw(rng, n):
         fixed = evaluate(islands.problem, dromo_rule(beta, ALPHA), islands.policy, max_iterations=2000)
-        gap, f_chi, saved = _value_gap_terms(islands, fixed.q, beta)
+        gap, f_chi, saved = value_gap_terms(islands, fixed.q, beta)
         right = -(beta * f_chi + islands.total(islands.rho * saved)) / (1 - GAMMA)
         identity = max(identity, np.abs(gap - right).max())
         over.extend(gap > SLACK)
@@ -103,7 +103,7 @@ def matched_value_gap(rng: np.random.Generator, n: int, beta: float) -> MatchedC
     for islands in draw(rng, n, matched=True):
         problem, policy, rho = islands.problem, islands.policy, islands.rho
         q = evaluate(problem, dromo_rule(beta, ALPHA), policy, max_iterations=2000).q
-        gap, f_chi, saved = _value_gap_terms(islands, q, beta)
+        gap, f_chi, saved = value_gap_terms(islands, q, beta)
         sigma = policy_std(q, islands.pi_f)
         weight = rho.sum(axis=1) * ALPHA / np.sqrt(problem.counts)
         advantage = ((policy - problem.pi_beta) * q).sum(axis=1)
@@ -117,7 +117,7 @@ def matched_value_gap(rng: np.random.Generator, n: int, beta: float) -> MatchedC
     return MatchedCor43(identity, rate(over), rate(sufficient), broken)
 
 
-def _value_gap_terms(islands: Islands, q: Array, beta: float) -> tuple[Array, Array, Array]:
+def value_gap_terms(islands: Islands, q: Array, beta: float) -> tuple[Array, Array, Array]:
     """E_{mu pi}[Q - Q^pi] and f chi for each island, and z - Q."""
     problem = islands.problem
     saved = bellman(problem.data, q, islands.policy) - beta * islands.g / islands.d_f - q

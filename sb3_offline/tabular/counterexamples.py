@@ -196,7 +196,7 @@ class Calibration(NamedTuple):
 
 
 def calibration() -> Calibration:
-    """Prop. A.2: J = 0, J^ = 90/19 = 4.737, calibration error .1; printed bound .9, with the missing 1/(1-gamma) 9."""
+    """Theorem A.2: J = 0, J^ = 90/19 = 4.737, calibration error .1; printed bound .9, with the missing 1/(1-gamma) 9."""
     gamma, rewards = 0.9, np.array([[1.0], [-1.0]])
     kernels = (np.array([[0.95, 0.05], [0.05, 0.95]]), np.array([[1.0, 0.0], [0.1, 0.9]]))
     stationary, one = np.array([0.5, 0.5]), np.ones((2, 1))
