@@ -150,7 +150,7 @@ def value_threshold(rng: np.random.Generator, n: int, beta: float, robust_weight
             c = robust_weight * bracket.reshape(k, -1).max(axis=1) * root / (std * (1 - GAMMA) * nu)
         met.extend((beta >= c)[settled])
         lower.extend((gap <= SLACK * np.maximum(1, np.abs(q).max()))[settled])
-    enough, holds = np.array(met), np.array(lower)
+    enough, holds = np.array(met, dtype=bool), np.array(lower, dtype=bool)
     return ValueThreshold(identity, rate(met), int((enough & ~holds).sum()), rate(list(~holds[~enough])))
 
 

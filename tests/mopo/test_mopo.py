@@ -179,7 +179,8 @@ def test_coefficient_rises_above_delta_and_falls_below(pendulum_arrays: Arrays) 
 
 
 def test_mean_uncertainty_is_exponential_over_rollouts(pendulum_arrays: Arrays) -> None:
-    model = make(pendulum_arrays, rollout_freq=1, rollout_length=1, rollout_batch_size=50, rollout_retain=3).learn(3)
+    options: dict[str, Any] = {"rollout_freq": 1, "rollout_length": 1, "rollout_batch_size": 50, "rollout_retain": 3}
+    model = make(pendulum_arrays, penalty="max_std", **options).learn(3)
     first, second, third = (float(part.mean()) for part in model.model_buffer.uncertainties.split(50))
     assert len({first, second, third}) == 3
     assert float(model.rollout_uncertainty) == pytest.approx(0.25 * first + 0.25 * second + 0.5 * third, rel=1e-4)
