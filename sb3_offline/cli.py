@@ -197,6 +197,7 @@ def inspect(
     html: Annotated[Path | None, typer.Option(help="Write the card as a web page with plots, too.")] = None,
     env_id: EnvId = None,
     columns: Columns = None,
+    trust: Trust = False,
 ) -> None:
     """Print a data card: spaces, episodes, returns, saturation, duplicates, coverage, how it was read, errors, warnings."""
     from rich.console import Console
@@ -206,7 +207,7 @@ def inspect(
     from sb3_offline.shell.card_html import card_html
     from sb3_offline.shell.card_text import print_card
 
-    card = make_card(load_dataset(dataset, env_id=env_id, columns=columns))
+    card = make_card(load_dataset(dataset, env_id=env_id, columns=columns, trust=trust))
     print_card(card, Console())
     if html is not None:
         html.write_text(card_html(card), encoding="utf-8")
@@ -221,6 +222,7 @@ def convert(
     target: Annotated[str, typer.Argument(help="A .npz or .hdf5 file, a .mmap folder, or a Minari id.", show_default=False)],
     env_id: EnvId = None,
     columns: Columns = None,
+    trust: Trust = False,
     reward_scale: Annotated[float, typer.Option(help="Multiply rewards by this.")] = 1.0,
     reward_shift: Annotated[float, typer.Option(help="Then add this.")] = 0.0,
     force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
@@ -232,7 +234,7 @@ def convert(
     from sb3_offline.shell.writing import check_target, transformed, write_dataset
 
     check_target(target, force)
-    data = transformed(load_dataset(source, env_id=env_id, columns=columns), reward_scale, reward_shift)
+    data = transformed(load_dataset(source, env_id=env_id, columns=columns, trust=trust), reward_scale, reward_shift)
     write_dataset(data, target)
     Console().print(f"{target}: {len(data):,} transitions, {data.n_episodes:,} episodes.", markup=False, soft_wrap=True)
 

@@ -31,7 +31,7 @@ def test_the_examples_run_in_order(
     assert said in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("page", ["tables.md"])
+@pytest.mark.parametrize("page", ["tables.md", "other_libraries.md"])
 def test_pages_of_other_sources_print_what_they_quote(
     page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -43,7 +43,7 @@ def test_pages_of_other_sources_print_what_they_quote(
         for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
             exec(block, names)
     printed = " ".join(capsys.readouterr().out.split())
-    quoted = re.findall(r"print\(\w+\)\n((?: *# .*\n)+)", text)
+    quoted = re.findall(r"print\([\w()]+\)\n((?: *# .*\n)+)", text)
     assert quoted
     for comment in quoted:
         assert " ".join(" ".join(line.strip().removeprefix("# ") for line in comment.splitlines()).split()) in printed

@@ -439,3 +439,14 @@ def test_inspect_says_how_a_table_was_read(tmp_path: Path, capsys: pytest.Captur
     ):
         assert words in printed
     assert main(["convert", str(path), str(tmp_path / "log.npz"), "--columns", str(said)]) == 0
+
+
+def test_several_tables_share_a_space() -> None:
+    """Each alone has other bounds; together the widest."""
+    one, other = plant(2), plant(4)[10:]
+    data = load_dataset([one, other], columns=COLUMNS)
+    assert data.action_space == load_dataset(plant(4), columns=COLUMNS).action_space
+    assert data.rewards.tolist() == load_dataset(plant(4), columns=COLUMNS).rewards.tolist()
+    columns = {**COLUMNS, "observations": ["mode"]}
+    with pytest.raises(DatasetError, match="hold different categories"):
+        load_dataset([one.assign(mode=["a", "b"] * 5), other.assign(mode=["a", "c"] * 5)], columns=columns)

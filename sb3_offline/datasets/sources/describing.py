@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import difflib
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import cast
 
 import gymnasium as gym
 import numpy as np
@@ -153,3 +155,38 @@ def same_space(one: spaces.Space, other: spaces.Space, *, bounds: bool) -> bool:
     if one.shape not in (other.shape, other_layout(other)) or (one.dtype == np.uint8) != (other.dtype == np.uint8):
         return False
     return not bounds or (np.allclose(one.low, other.low) and np.allclose(one.high, other.high))
+
+
+def joint_task(infos: Sequence[DatasetInfo], task: Task) -> Task:
+    """
+    What the caller says, with one space for several data sets whose spaces were derived from themselves: what holds them all.
+
+    :raises DatasetError: if their categories differ, so that equal codes mean different things
+    """
+    first = infos[0]
+    for info in infos[1:]:
+        if info.card.get("categories") != first.card.get("categories"):
+            raise DatasetError(
+                f"{first.dataset_id} and {info.dataset_id} hold different categories, {first.card.get('categories')} and "
+                f"{info.card.get('categories')}: declare them as categorical columns of equal categories, or make one table."
+            )
+    if not all("derived_spaces" in info.card for info in infos):
+        return task
+    kinds = ("observation", "action")
+    joint = {f"{kind}_space": _hull([getattr(info, f"{kind}_space") for info in infos]) for kind in kinds}
+    return replace(task, **{name: space for name, space in joint.items() if getattr(task, name) is None and space is not None})
+
+
+def _hull(several: Sequence[spaces.Space]) -> spaces.Space | None:
+    """The least space that holds several; None if they are equal, or differ in more than their bounds."""
+    if all(space == several[0] for space in several):
+        return None
+    if all(isinstance(space, spaces.Box) and space.shape == several[0].shape for space in several):
+        boxes = cast("Sequence[spaces.Box]", several)
+        low, high = np.min([box.low for box in boxes], axis=0), np.max([box.high for box in boxes], axis=0)
+        return spaces.Box(low, high, dtype=np.float32)
+    if all(isinstance(space, spaces.Discrete) for space in several):
+        choices = cast("Sequence[spaces.Discrete]", several)
+        start = min(int(space.start) for space in choices)
+        return spaces.Discrete(max(int(space.start + space.n) for space in choices) - start, start=start)
+    return None

@@ -29,6 +29,11 @@ def is_directory(path: Path) -> bool:
     return mode is not None and stat.S_ISDIR(mode)
 
 
+def is_regular(path: Path) -> bool:
+    mode = file_mode(path)
+    return mode is not None and stat.S_ISREG(mode)
+
+
 def is_data_file(*suffixes: str) -> Callable[[Path], bool]:
     """Whether a path is a readable file with one of these suffixes; capital letters do not matter."""
 

@@ -26,17 +26,17 @@ _TASKS_IN_FILE_NAMES = {
 
 def open_hdf5(path: Path) -> RawSource:
     """An HDF5 file: the arrays by name, and optionally ``metadata`` (a group, or JSON text) and attributes."""
-    with _hdf5(path) as file:
+    with opened_hdf5(path) as file:
         metadata = collect_metadata(path.name, _hdf5_metadata(file))
         inferred = _task_in_name(path.name, file)
 
     def read() -> Arrays:
-        with _hdf5(path) as file:
+        with opened_hdf5(path) as file:
             keys = keys_to_read(file)
             groups = [key for key in keys if meaning_of(key) in BY_KEY and _is_group(file, key)]
             unread = {key: _unread(file, key) for key in file if key not in keys}
             keys = [key for key in keys if key not in groups] + [f"{key}/{part}" for key in groups for part in file[key]]
-            arrays = {key: _hdf5_dataset(path, file, key) for key in keys}
+            arrays = {key: hdf5_array(path, file, key) for key in keys}
             for key, array in arrays.items():
                 check_numbers(path, key, array)
             check_sizes(path, *arrays.values())
@@ -59,7 +59,7 @@ def _task_in_name(name: str, file: h5py.File) -> str | None:
 
 
 @contextmanager
-def _hdf5(path: Path) -> Iterator[h5py.File]:
+def opened_hdf5(path: Path) -> Iterator[h5py.File]:
     try:
         with h5py.File(path, "r") as file:
             refuse_links_out(path, file)
@@ -75,6 +75,15 @@ def _hdf5(path: Path) -> Iterator[h5py.File]:
         raise DatasetError(f"{path}: not an HDF5 file, or damaged or cut short ({error}).") from error
 
 
+def holds(path: Path, *keys: str) -> bool:
+    """Whether an HDF5 file can be opened and has all of these keys on its first level."""
+    try:
+        with h5py.File(path, "r") as file:
+            return all(key in file for key in keys)
+    except Exception:  # of a damaged file h5py raises any kind: who opens it says so
+        return False
+
+
 def _is_group(file: h5py.File, key: str) -> bool:
     return file.get(key, getclass=True) is h5py.Group
 
@@ -84,7 +93,7 @@ def _unread(file: h5py.File, key: str) -> UnreadArray:
     return UnreadArray((file[key].shape or ()) if is_array else ())
 
 
-def _hdf5_dataset(path: Path, file: h5py.File, key: str) -> h5py.Dataset:
+def hdf5_array(path: Path, file: h5py.Group, key: str) -> h5py.Dataset:
     item = file[key]
     if not isinstance(item, h5py.Dataset):
         raise DatasetError(f"{path}: {key} is a group, not an array. Only observations may be a group, of arrays by key.")
@@ -101,7 +110,7 @@ def _hdf5_metadata(file: h5py.File) -> dict[str, Any]:
     if "metadata" not in file:
         return found
     if not _is_group(file, "metadata"):
-        metadata = _hdf5_dataset(Path(file.filename), file, "metadata")
+        metadata = hdf5_array(Path(file.filename), file, "metadata")
         if is_short(metadata):
             found["metadata"] = metadata[()]
     else:

@@ -47,14 +47,14 @@ def _npz(path: Path) -> Iterator[Any]:
 
 
 def _check_zip(path: Path, stream: IO[bytes]) -> None:
-    magic = stream.read(2)
+    magic = stream.read(4)
     stream.seek(0)
     if magic[:1] == b"\x80":
         raise DatasetError(
             f"{path}: this is a pickle, whatever its name. Pickled data are refused, because reading them runs code "
             "from the file."
         )
-    if magic != b"PK" or not zipfile.is_zipfile(stream):
+    if magic not in (b"PK\x03\x04", b"PK\x05\x06") or not zipfile.is_zipfile(stream):
         raise DatasetError(
             f"{path}: this is not an npz file, or it is damaged or cut short. Write it with numpy.savez_compressed."
         )
@@ -99,3 +99,22 @@ def _check_header(file: Any, key: str) -> tuple[int, ...]:
     if not dtype.hasobject and expected != info.file_size:
         raise ValueError(f"its header says {dtype} of shape {shape}, which its {info.file_size} bytes do not hold")
     return shape
+
+
+def npz_keys(path: Path) -> set[str]:
+    """The names of a file's arrays; none of a file that is damaged, or no npz."""
+    try:
+        with _npz(path) as file:
+            return set(file.files)
+    except DatasetError:
+        return set()
+
+
+def read_npz(path: Path) -> dict[str, np.ndarray]:
+    """
+    Every array of a file.
+
+    :raises DatasetError: for a damaged file, or an array that is pickled
+    """
+    with _npz(path) as file:
+        return {key: _npz_member(path, file, key) for key in file.files}

@@ -17,8 +17,9 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from sb3_offline.datasets.checks import build_dataset
 from sb3_offline.datasets.errors import DatasetError, DatasetWarning, NoRowsLeft
 from sb3_offline.datasets.offline_dataset import ARRAY_NAMES, DatasetInfo, OfflineDataset
-from sb3_offline.datasets.sources.describing import info_of, same_space
+from sb3_offline.datasets.sources.describing import info_of, joint_task, same_space
 from sb3_offline.datasets.sources.formats import open_one
+from sb3_offline.datasets.sources.imitation import are_trajectories
 from sb3_offline.datasets.sources.task import Task
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ def open_dataset(
     download: bool = False,
     env_spec: EnvSpec | None = None,
     columns: Mapping[str, Any] | str | Path | None = None,
+    trust: bool = False,
 ) -> DatasetSource:
     """Find out what a data set is without reading its arrays.
 
@@ -66,10 +68,12 @@ def open_dataset(
     :param env_spec: the task of data that name none, whose spaces the caller gives
     :param columns: of a table: which columns are ``observations``, ``actions``, ``rewards``, ``terminations`` and optionally
         ``next_observations``, ``truncations``, ``episode``, ``time`` and the longest step in time that is no ``gap``, or the
-        path of a YAML file that says it; guessed from the columns' names if not given
+        path of a YAML file that says it; guessed from the columns' names if not given. Of robomimic, LeRobot and OGBench only
+        what their formats leave open
+    :param trust: unpickle SB3's ``replay_buffer.pkl``, which runs code from the file
     :raises DatasetError: if the source cannot be found or opened, or its spaces are not known
     """
-    return _open(source, Task(env_id, observation_space, action_space, download, env_spec, columns))
+    return _open(source, Task(env_id, observation_space, action_space, download, env_spec, columns, trust))
 
 
 def load_dataset(
@@ -80,16 +84,17 @@ def load_dataset(
     action_space: spaces.Space | None = None,
     download: bool = False,
     columns: Mapping[str, Any] | str | Path | None = None,
+    trust: bool = False,
 ) -> OfflineDataset:
     """Open a source, read its arrays and check them; the parameters are those of :func:`open_dataset`.
 
     :raises DatasetError: naming what is wrong, where (key, row), and the remedy
     """
-    return _open(source, Task(env_id, observation_space, action_space, download, columns=columns)).load()
+    return _open(source, Task(env_id, observation_space, action_space, download, columns=columns, trust=trust)).load()
 
 
 def _open(source: Source, task: Task) -> DatasetSource:
-    if isinstance(source, Sequence) and not isinstance(source, str):
+    if isinstance(source, Sequence) and not isinstance(source, str) and not are_trajectories(source):
         return _open_many(source, task)
     raw = open_one(source, task)
     info = info_of(raw, task)
@@ -106,6 +111,9 @@ def _open_many(sources: Sequence[Source], task: Task) -> DatasetSource:
     for number, source in enumerate(sources, start=1):
         with _named(number, len(sources)):
             parts.append(_open(source, task))
+    joint = joint_task([part.info for part in parts], task)
+    if joint != task:  # spaces that were derived from the parts, and are not the same
+        parts = [_open(source, joint) for source in sources]
     first = parts[0].info
     for number, part in enumerate((p.info for p in parts[1:]), start=2):
         for kind in ("observation", "action"):

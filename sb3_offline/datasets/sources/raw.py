@@ -49,6 +49,7 @@ def raw_from_metadata(
     read: Callable[[], Arrays],
     metadata: Mapping[str, Any],
     build: Callable[[DatasetInfo], OfflineDataset] | None = None,
+    derive: Callable[[str], spaces.Space] | None = None,
 ) -> RawSource:
     """A source described by free-form metadata, of which ``env_id`` and the reference scores are understood."""
     facts = dict(metadata)
@@ -61,6 +62,7 @@ def raw_from_metadata(
         reference_max_score=score(dataset_id, "reference_max_score", high),
         card=facts,
         build=build,
+        derive=derive,
     )
 
 

@@ -15,6 +15,7 @@ class Task:
     What the caller says about the data; None if nothing.
 
     :param columns: which columns of a table are what, as :func:`~sb3_offline.load_dataset` takes it
+    :param trust: unpickle files, which runs code from them
     """
 
     env_id: str | None = None
@@ -23,3 +24,4 @@ class Task:
     download: bool = False
     env_spec: EnvSpec | None = None
     columns: Any = None
+    trust: bool = False

@@ -89,9 +89,7 @@ def parse_columns(given: Any, existing: Sequence[str], where: str) -> Columns:
     :param existing: the table's columns
     :raises DatasetError: for a name that there is not, with the nearest one, or what is missing
     """
-    mapping = _from_yaml(path_of(given)) if isinstance(given, (str, Path)) else given
-    if not isinstance(mapping, Mapping):
-        raise DatasetError(f"{where}: columns= is a dict, or the path of a YAML file with one; got {type(mapping).__name__}.")
+    mapping = mapping_of(given, where)
     known = [field.name for field in fields(Columns)]
     parsed: dict[str, Any] = {}
     for role, value in mapping.items():
@@ -109,6 +107,26 @@ def parse_columns(given: Any, existing: Sequence[str], where: str) -> Columns:
     if "gap" in parsed and "time" not in parsed:
         raise DatasetError(f"{where}: columns= gives a gap, but no column as time.")
     return Columns(**parsed)
+
+
+def mapping_of(given: Any, where: str) -> Mapping[str, Any]:
+    """:raises DatasetError: if ``columns`` are neither a dict nor the path of a YAML file with one"""
+    mapping = _from_yaml(path_of(given)) if isinstance(given, (str, Path)) else given
+    if not isinstance(mapping, Mapping):
+        raise DatasetError(f"{where}: columns= is a dict, or the path of a YAML file with one; got {type(mapping).__name__}.")
+    return mapping
+
+
+def parse_observations(given: Any, existing: Sequence[str], where: str) -> Names | dict[str, Names]:
+    """
+    The part of a mapping that says which keys are observations, of a format where all the rest is known.
+
+    :raises DatasetError: if the mapping says anything else, or names a key that there is not
+    """
+    mapping = mapping_of(given, where)
+    if set(mapping) != {"observations"}:
+        raise DatasetError(f'{where}: of this format columns= names observations alone: {{"observations": [...]}}.')
+    return _parse("observations", mapping["observations"], existing, where)
 
 
 def advice(missing: Sequence[str], existing: Sequence[str]) -> str:

@@ -48,7 +48,7 @@ def open_table(source: Any, task: Task) -> RawSource:
     return RawSource(
         frame.name,
         dict,  # never called: reading needs the spaces, see build
-        card={"source": "table", "reading": said},
+        card={"source": "table", "reading": said, **_categories(surveys)},
         derive=lambda kind: _derive(kind, columns, surveys, frame.path),
         build=lambda info: _build(frame, columns, surveys, order, info),
     )
@@ -69,6 +69,11 @@ def _columns(frame: Frame, given: Any) -> tuple[Columns, str]:
     rest = f" Not used: {', '.join(map(repr, unused))}." if unused else ""
     warnings.warn(f"{frame.path}: columns taken by their names: {columns}.{rest} Pass columns= to say it.", stacklevel=6)
     return columns, "guessed from their names"
+
+
+def _categories(surveys: dict[str, Survey]) -> dict[str, Any]:
+    found = {name: list(one.categories) for name, one in surveys.items() if one.categories is not None}
+    return {"categories": found} if found else {}
 
 
 def _said_categories(surveys: dict[str, Survey]) -> list[str]:
