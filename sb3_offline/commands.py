@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+import unicodedata
 from collections.abc import Callable, Sequence
-
-from sb3_offline.files.refusal import printable
 
 #: What users cause. RL-Zoo checks its options by assertions.
 USER_ERRORS = (ValueError, TypeError, OSError, ImportError, AssertionError)
@@ -35,3 +34,20 @@ def report(name: str, error: BaseException) -> int:
     text = " ".join(printable(str(error)).split()) or type(error).__name__
     print(f"{name}: {text}", file=sys.stderr)
     return 2
+
+
+def printable(text: str) -> str:
+    """
+    Text from a file as a terminal may show it: what would move the cursor, change colours or turn the direction of writing
+    is spelt out (``\\x1b``); line ends and tabs stay.
+    """
+    return "".join(char if char in "\n\t" or not _controls(char) else _spelt(char) for char in text)
+
+
+def _controls(char: str) -> bool:
+    kind = unicodedata.category(char)  # Cc: control, Cs: half a pair; Cf holds the marks of direction, and joiners of emoji
+    return kind in ("Cc", "Cs", "Zl", "Zp") or (kind == "Cf" and unicodedata.bidirectional(char) != "BN")
+
+
+def _spelt(char: str) -> str:
+    return char.encode("unicode_escape").decode("ascii")

@@ -18,7 +18,8 @@ from sb3_offline.datasets import OfflineDataset
 from sb3_offline.datasets.checks import pass_gate
 from sb3_offline.dynamics import DynamicsConfig, EpochStats, Rollout, TerminationFn, resolve_termination, rollout
 from sb3_offline.dynamics.actions import encoded_action_dim
-from sb3_offline.dynamics.cache import cache_folder, cache_key, load_dynamics, save_dynamics
+from sb3_offline.dynamics.cache import cache_key, load_dynamics, save_dynamics
+from sb3_offline.dynamics.cache_entry import CacheEntry
 from sb3_offline.dynamics.fit_checkpoint import FitCheckpoint
 from sb3_offline.dynamics.report import ModelReport, model_report
 from sb3_offline.dynamics.world import build_dynamics, fit_termination, fit_world, needs_head
@@ -119,20 +120,19 @@ class ModelBasedAlgorithm(OfflineAlgorithm):
         if self.check_data:  # once for equal data
             pass_gate(dataset)
         config = DynamicsConfig.from_kwargs(self.dynamics_kwargs)
-        cached: Path | None = None
+        entry: CacheEntry | None = None
         if self.dynamics_cache and self.seed is not None:  # a random seed never comes back
             facts = (dataset.fingerprint(), config, self.streams.seed, __version__, self.device)
             key = cache_key(*facts, learned_termination=needs_head(dataset, config), precision=self.precision)
-            cached = cache_folder() / f"{key}.pt"
-            if cached.exists():
-                self.load_dynamics(cached)
+            entry = CacheEntry(key)
+            if entry.read(self.dynamics, self.streams):
                 return
         if progress_bar or self.verbose > 0:
             stop = f"{config.patience} epochs without improvement"
             bound = stop if config.max_epochs is None else f"{stop}, {config.max_epochs} at most"
             print(f"{type(self).__name__}: fitting the dynamics model to {len(dataset):,} transitions, until {bound}.")
         with deferred_interrupts("this epoch of the dynamics fit") as interrupt:
-            checkpoint = FitCheckpoint(cached and cached.with_suffix(".fit.resume"), interrupt)
+            checkpoint = FitCheckpoint(entry and entry.checkpoint, interrupt)
             fit_world(
                 self.dynamics,
                 dataset,
@@ -143,8 +143,8 @@ class ModelBasedAlgorithm(OfflineAlgorithm):
                 progress_bar=progress_bar,
                 checkpoint=checkpoint,
             )
-            if cached is not None:
-                self.save_dynamics(cached)
+            if entry is not None:
+                entry.write(self.dynamics, self.streams)
             checkpoint.complete()
 
     def save_dynamics(self, path: str | Path) -> None:

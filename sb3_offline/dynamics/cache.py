@@ -17,8 +17,11 @@ from sb3_offline.dynamics.ensemble import EnsembleDynamics
 from sb3_offline.execution.precision import Precision
 from sb3_offline.files.archives import FileRefused, read_tensors
 from sb3_offline.files.atomic import write_atomically
+from sb3_offline.files.checksum import MAGIC, read_checked, read_label, write_checked
+from sb3_offline.files.regular import read_regular
+from sb3_offline.files.tensors import same_kind
 
-FORMAT = 2  # raised when a fit computes something else, or keeps more
+FORMAT = 3  # raised when a fit computes something else, or keeps more
 
 
 def cache_folder() -> Path:
@@ -46,30 +49,50 @@ def cache_key(
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def save_dynamics(dynamics: EnsembleDynamics, path: Path) -> None:
+def save_dynamics(dynamics: EnsembleDynamics, path: Path, label: str = "", ends: dict[str, th.Tensor] | None = None) -> None:
     """
-    Write a fitted model, whole or not at all.
+    Write a fitted model under a checksum, whole or not at all.
 
-    :raises ValueError: if the model is not fitted.
+    :param label: what :func:`load_dynamics` may ask for
+    :param ends: where the fit left its random streams
+    :raises ValueError: if the model is not fitted, or holds numbers that are not finite
     """
     if not bool(dynamics.fitted):
         raise ValueError("The dynamics model is not fitted yet: call fit_dynamics() (or learn()) before saving it.")
-    content = {name: value.cpu() for name, value in dynamics.state_dict().items()}
-    write_atomically(path, lambda file: th.save(content, file))
+    state = {name: value.cpu() for name, value in dynamics.state_dict().items()}
+    bad = [name for name, value in state.items() if not name.endswith("figures") and not bool(th.isfinite(value).all())]
+    if bad:
+        raise ValueError(f"The dynamics model is not saved: {', '.join(bad)} hold numbers that are not finite. Fit it again.")
+    content = {"dynamics": state, "ends": ends or {}}
+    write_atomically(path, lambda file: write_checked(file, content, label))
 
 
-def load_dynamics(dynamics: EnsembleDynamics, path: Path) -> None:
+def load_dynamics(dynamics: EnsembleDynamics, path: Path, label: str | None = None) -> dict[str, th.Tensor]:
     """
     Read a file of :func:`save_dynamics` into a model of the same sizes.
 
-    :raises ValueError: if there is no such file, it is damaged, or it belongs to a model of other sizes.
+    :param label: refuse a file of another one
+    :return: where the fit left its random streams
+    :raises ValueError: if there is no such file, it is damaged, or it belongs to a model of other sizes
     """
     try:
-        state: dict[str, Any] = read_tensors(path.read_bytes(), str(path), dynamics.device)
+        content = read_regular(path)
+        if content.startswith(MAGIC):
+            found = read_checked(path)
+            if label is not None and read_label(path) != label:
+                raise FileRefused(f"{path} holds the fit of other data or options: its key is {read_label(path)!r:.80}.")
+        else:
+            found = {"dynamics": read_tensors(content, str(path)), "ends": {}}  # as earlier versions wrote it
+        state: Any = found.get("dynamics")
+        own = dynamics.state_dict()
+        if not isinstance(state, dict) or not all(same_kind(state.get(name), value) for name, value in own.items()):
+            raise ValueError(f"{str(path)!r} is damaged, or holds a dynamics model of other sizes.")
         dynamics.load_state_dict(state)
+        ends = found.get("ends")
+        return ends if isinstance(ends, dict) else {}
     except FileNotFoundError as error:
         raise ValueError(f"There is no dynamics file {str(path)!r}.") from error
-    except FileRefused:
+    except ValueError:
         raise
     except Exception as error:
         raise ValueError(f"{str(path)!r} is damaged, or holds a dynamics model of other sizes: {error}") from error

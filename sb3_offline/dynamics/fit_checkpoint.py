@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,9 @@ import torch as th
 
 from sb3_offline.dynamics.ensemble import EnsembleDynamics
 from sb3_offline.files.atomic import write_atomically
-from sb3_offline.files.checksum import DamagedFileError, read_checked, write_checked
+from sb3_offline.files.checksum import read_checked, write_checked
+from sb3_offline.files.optimizer_state import checked_state
+from sb3_offline.files.tensors import same_kind
 from sb3_offline.training.interrupt import Interrupt
 
 MAX_OVERHEAD = 0.05  # share of the fit's time that may go into writing
@@ -51,17 +55,28 @@ class FitCheckpoint:
         if self.path is None or not self.path.exists():
             return 0, 0
         try:
-            state = read_checked(self.path)
-        except (DamagedFileError, OSError):
+            return self._continue(read_checked(self.path))
+        except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, OSError):
+            generator.set_state(self._start)
             return 0, 0  # the fit starts anew, and replaces the file
+
+    def _continue(self, state: dict[str, Any]) -> tuple[int, int]:
+        """Everything is looked at before anything is put in place."""
+        _, optimizer, generator, _ = self._parts
+        tensors, epochs, stale = self._tensors(), state["epoch"], state["stale"]
         if not th.equal(state["start"], self._start):
             return 0, 0
+        if not all(type(count) is int and count >= 0 for count in (epochs, stale)):
+            raise ValueError(f"{self.path} holds no counts of epochs")
+        if len(state["tensors"]) != len(tensors) or not all(map(same_kind, state["tensors"], tensors)):
+            raise ValueError(f"{self.path} is of a model of other sizes")
+        moments = checked_state(optimizer, state["optimizer"], str(self.path))
+        generator.set_state(state["generator"])  # raises unless it is one
+        optimizer.load_state_dict(moments)
         with th.no_grad():
-            for tensor, value in zip(self._tensors(), state["tensors"], strict=True):
+            for tensor, value in zip(tensors, state["tensors"], strict=True):
                 tensor.copy_(value)
-        optimizer.load_state_dict(state["optimizer"])
-        generator.set_state(state["generator"])
-        return state["epoch"], state["stale"]
+        return epochs, stale
 
     def after_epoch(self, epoch: int, stale: int) -> None:
         """
@@ -70,7 +85,11 @@ class FitCheckpoint:
         before = time.perf_counter()
         if self.path is not None and (self.interrupt or before >= self._next_write):
             content = self._state() | {"epoch": epoch, "stale": stale}
-            write_atomically(self.path, lambda file: write_checked(file, content))
+            try:
+                write_atomically(self.path, lambda file: write_checked(file, content))
+            except OSError as error:
+                warnings.warn(f"The fit of the dynamics goes on, and is not kept: {error}", stacklevel=2)
+                self.path = None
             after = time.perf_counter()
             self._next_write = after + (after - before) / MAX_OVERHEAD
         if self.interrupt:
@@ -84,7 +103,8 @@ class FitCheckpoint:
         :raises KeyboardInterrupt: if the user wanted to stop in its last moments
         """
         if self.path is not None:
-            self.path.unlink(missing_ok=True)
+            with suppress(OSError):  # of a folder that is read-only by now
+                self.path.unlink(missing_ok=True)
         if self.interrupt:
             self.interrupt.stop(_NOT_KEPT if self.path is None else "Interrupted when the fit of the dynamics was complete.")
 

@@ -116,7 +116,8 @@ def read_tensors(content: bytes, name: str, device: th.device | str = "cpu", lim
 
     :raises FileRefused: if it holds anything else, is damaged, or shows a small storage as a huge tensor
     """
-    open_archive(io.BytesIO(content), name, limits).close()
+    with open_archive(io.BytesIO(content), name, limits) as archive:
+        read_members(archive, name)  # compares the checksums, which torch writes and does not look at
     try:
         found = th.load(io.BytesIO(content), map_location=device, weights_only=True)
     except Exception as error:  # torch's reader and unpickler raise any kind

@@ -34,6 +34,10 @@ def checked_state(optimizer: th.optim.Optimizer, state: Any, name: str) -> dict[
     reference = _reference(optimizer)
     own = reference.state_dict()
     groups = _groups(state["param_groups"], own["param_groups"], name)
+    for group, present in zip(groups, optimizer.param_groups, strict=True):
+        group.update({way: present[way] for way in _WAYS if way in present})
+        if isinstance(present["lr"], th.Tensor):
+            group["lr"] = th.full_like(present["lr"], group["lr"])
     parameters = [parameter for group in reference.param_groups for parameter in group["params"]]
     held = state["state"]
     if not isinstance(held, dict) or not all(type(index) is int and 0 <= index < len(parameters) for index in held):

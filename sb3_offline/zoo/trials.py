@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch as th
-
 from sb3_offline._version import __version__
 from sb3_offline.common.model_based import ModelBasedAlgorithm
 from sb3_offline.common.offline_algorithm import OfflineAlgorithm
 from sb3_offline.datasets import OfflineDataset
 from sb3_offline.dynamics import DynamicsConfig, EpochStats
 from sb3_offline.dynamics.cache import cache_key
-from sb3_offline.files.archives import read_tensors
 from sb3_offline.files.atomic import write_atomically
+from sb3_offline.files.checksum import read_checked, write_checked
 
 #: Held-out squared error of a useless fit: targets are standardised, so predicting their mean has an error of about 1.
 USELESS_FIT = 0.95
@@ -34,13 +32,13 @@ def share_dynamics(model: OfflineAlgorithm, dataset: OfflineDataset, folder: Pat
     facts = (dataset.fingerprint(), config, seed, __version__, model.device)
     path = folder / f"{cache_key(*facts, precision=model.precision)}.pt"
     if path.is_file():
-        saved = read_tensors(path.read_bytes(), str(path), model.device)
+        saved = read_checked(path)
         model.dynamics.load_state_dict(saved["dynamics"])
         error = saved["error"]
     else:
         error = _fit(model, dataset)
         content = {"dynamics": model.dynamics.state_dict(), "error": error}
-        write_atomically(path, lambda file: th.save(content, file))  # another process never reads half a file
+        write_atomically(path, lambda file: write_checked(file, content))  # another process never reads half a file
     if not error < USELESS_FIT:
         raise ValueError(
             f"The dynamics model explains nothing: its squared error on held-out data is {error:.3g} of their variance. "
