@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import re
 import shutil
@@ -75,7 +76,7 @@ def test_every_entry_makes_its_model(algo: str, key: str) -> None:
     assert isinstance(hyperparams["n_timesteps"], int)
     options = {name: value for name, value in hyperparams.items() if name not in (*ZOO_KEYS, "policy")}
     for name, value in options.items():  # 1e-4 without a dot is text to YAML
-        assert not isinstance(value, str) or name in ("conservative", "ent_coef", "penalty"), (name, value)
+        assert not isinstance(value, str) or name in ("conservative", "ent_coef", "penalty", "penalty_states"), (name, value)
     model = algorithms()[algo](hyperparams["policy"], env_for(algo, key), seed=0, device="cpu", **options)
     for name, value in options.items():
         if name not in ("policy_kwargs", "learning_rate"):
@@ -94,6 +95,37 @@ def test_every_algorithm_has_its_default_and_its_data(algo: str) -> None:
 def test_locomotion_is_covered(algo: str) -> None:
     wanted = {f"{task}-{quality}-v2" for task in ("hopper", "halfcheetah", "walker2d") for quality in QUALITIES}
     assert wanted <= entries(algo).keys()
+
+
+@pytest.mark.parametrize("algo", algorithms())
+def test_default_is_the_constructors_or_says_why(algo: str) -> None:
+    """Run by the zoo without an entry, an algorithm is what its class and its page in the docs say."""
+    text = re.search(r"^default:\n((?:  .*\n)+)", config_path(algo).read_text(), re.MULTILINE)
+    assert text is not None
+    explained = set(re.findall(r"^  (\w+):.*  # \S", text[1], re.MULTILINE))
+    parameters = inspect.signature(algorithms()[algo]).parameters
+    for name, value in entries(algo)["default"].items():
+        if name in (*ZOO_KEYS, "policy", "policy_kwargs", *explained):
+            continue
+        assert parameters[name].default == value, name
+
+
+@pytest.mark.parametrize("algo", ["mopo"])
+def test_learned_weight_never_goes_with_stale_rollouts(algo: str) -> None:
+    """docs/mopo.md: alpha follows the latest rollouts, and stale ones make it swing."""
+    most = inspect.signature(algorithms()[algo]).parameters["rollout_freq"].default
+    for key, entry in entries(algo).items():
+        assert "penalty_weight" in entry or entry.get("rollout_freq", most) <= most, key
+
+
+@pytest.mark.parametrize("algo", ["combo", "dromo"])
+def test_locomotion_is_the_recipe_it_cites(algo: str) -> None:
+    """OfflineRL-Kit's penalty: all rows of the batch, one action of each kind; DROMO's spread needs more, as its file says."""
+    for key in entries(algo):
+        if key.startswith(("hopper", "halfcheetah", "walker2d")):
+            entry = entries(algo)[key]
+            penalty = (entry["conservative"], entry["penalty_states"], entry["n_action_samples"])
+            assert penalty == ("logsumexp", "mix", {"combo": 1, "dromo": 10}[algo]), key
 
 
 @pytest.mark.parametrize("algo", ["combo", "dromo"])
