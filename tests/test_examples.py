@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+import sb3_offline
 from sb3_offline.datasets import DatasetWarning
 from sb3_offline.datasets.checks import gate
 
@@ -31,6 +32,8 @@ PAGES = (
     "docs/discrete_cql.md",
     "docs/discrete_model_based.md",
     "docs/mopo.md",
+    "docs/offline_sac.md",
+    "docs/preqn.md",
     "docs/deployment.md",
     "docs/when_things_go_wrong.md",
     "docs/large_data.md",
@@ -63,6 +66,17 @@ def test_every_extra_is_in_the_table() -> None:
     page = (ROOT / "docs" / "install.md").read_text(encoding="utf-8")
     listed = {name for cell in re.findall(r"^\| (`.*?) \|", page, re.MULTILINE) for name in re.findall(r"`(\w+)`", cell)}
     assert listed == set(re.findall(r"^(\w+) =", extras[1], re.MULTILINE)) != set()
+
+
+def test_every_exported_name_is_documented() -> None:
+    """By autodoc, in a page that the index lists."""
+    listed = re.findall(r"^(\w+)$", (ROOT / "docs" / "index.md").read_text(encoding="utf-8"), re.MULTILINE)
+    pages = [(ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8") for name in listed]
+    blocks = "\n".join(block for page in pages for block in re.findall(r"```{eval-rst}\n(.*?)```", page, re.DOTALL))
+    documented = set(re.findall(r"^.. auto(?:class|function):: sb3_offline\.(\w+)$", blocks, re.MULTILINE))
+    for members in re.findall(r"^.. automodule:: sb3_offline\n   :members: (.*)$", blocks, re.MULTILINE):
+        documented |= set(members.split(", "))
+    assert documented >= set(sb3_offline.__all__) - {"__version__"}
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

@@ -162,6 +162,20 @@ def test_beta_modulus_of_two_pairs(off: float, expected: float, satisfied: bool)
     assert ntk.cond17(kernel, HALF, 0.9) is satisfied
 
 
+@pytest.mark.parametrize(("rho", "constant"), [((1.0, 1.0, 1.0), 0.94), ((0.5, 0.3, 0.2), 0.988), ((0.5, 0.5, 0.0), 1.0)])
+def test_u1_and_u2_have_their_moduli_and_reach_them(rho: tuple[float, ...], constant: float) -> None:
+    """U1 (rho = 1): 1 - (1 - gamma) alpha; U2: 1 - (1 - gamma) alpha min rho, 1 if a pair is never seen. gamma .9, alpha .6."""
+    assert ntk.beta_modulus(np.eye(3), rho, 0.6, 0.9) == pytest.approx(constant, abs=1e-14)
+    generator = np.random.default_rng(0)
+    transitions = generator.dirichlet(np.ones(3), size=(3, 1))
+    first, second = generator.normal(size=(2, 3, 1))
+    task = (np.eye(3), rho, 0.6, 0.9, transitions, generator.normal(size=(3, 1)))
+    change = ntk.u3(first, *task) - ntk.u3(second, *task)
+    assert change.abs().max() <= constant * np.abs(first - second).max()
+    apart = ntk.u3(first + 2.0, *task) - ntk.u3(first, *task)  # Qs that differ by a constant
+    assert float(apart.abs().max()) == pytest.approx(2.0 * constant)
+
+
 @pytest.mark.parametrize("n", [2, 7])
 def test_identity_kernel(n: int) -> None:
     rho = np.full(n, 1 / n)
