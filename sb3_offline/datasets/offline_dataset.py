@@ -24,6 +24,8 @@ ARRAY_NAMES = (
     "truncations",
     "valid_next",
 )
+#: What the card says of ``next_observations`` that were not logged.
+INFERRED = "taken from the following rows"
 _HASHED_ROWS = 65_536
 
 
@@ -43,6 +45,12 @@ class DatasetInfo:
     reference_min_score: float | None = None
     reference_max_score: float | None = None
     card: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def successors_inferred(self) -> bool:
+        """Whether next observations were taken from the following rows; of several sources, whether all were."""
+        parts = self.card.get("parts", [self.card])
+        return all(part.get("next_observations") == INFERRED for part in parts)
 
     def make_env(self, *, trust: bool = False, **kwargs: Any) -> gym.Env:
         """The task's environment, made by ``gymnasium.make``.

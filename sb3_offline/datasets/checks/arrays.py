@@ -14,7 +14,7 @@ from sb3_offline.datasets.checks.columns import as_column, check_rows, finite_fl
 from sb3_offline.datasets.checks.ends import are_rlds_steps, episode_flags, transitions_of_steps
 from sb3_offline.datasets.checks.keys import find_keys, warn_of_unread
 from sb3_offline.datasets.errors import DatasetError, DatasetWarning, NoRowsLeft
-from sb3_offline.datasets.offline_dataset import ARRAY_NAMES, DatasetInfo, OfflineDataset
+from sb3_offline.datasets.offline_dataset import ARRAY_NAMES, INFERRED, DatasetInfo, OfflineDataset
 
 
 def build_dataset(arrays: Mapping[str, Any], info: DatasetInfo) -> OfflineDataset:
@@ -72,6 +72,7 @@ def build_dataset(arrays: Mapping[str, Any], info: DatasetInfo) -> OfflineDatase
         next_observations[terminations] = observations[terminations]
         unlogged = terminations | truncations
         unlogged[-1] = True
+        info = replace(info, card={**info.card, "next_observations": INFERRED})
 
     valid_next = ~unlogged
     if "valid_next" in columns:

@@ -73,7 +73,7 @@ def _with_gaps(name: str, value: Any, missing: np.ndarray, where: str) -> np.nda
             f"{rows[0]}. Drop such rows and mark the rows before them as truncations, or fill them in."
         )
     if isinstance(value, np.ma.MaskedArray):
-        return value.astype(np.float64).filled(np.nan)
+        return np.where(missing, np.nan, value.data.astype(np.float64))
     entries = [np.nan if gap else entry for entry, gap in zip(value, missing, strict=True)]
     return _numbers_of(np.array(entries, dtype=object)).astype(np.float64)
 

@@ -56,3 +56,32 @@ def name_rows(dataset: OfflineDataset, rows: np.ndarray) -> str:
 def name_dimensions(dimensions: np.ndarray) -> str:
     """ "dimension 2", or "dimensions 0, 3"."""
     return ("dimension " if len(dimensions) == 1 else "dimensions ") + ", ".join(map(str, dimensions))
+
+
+#: Said with every error of the order of rows: who knows better goes on.
+_BYPASS = "check_data=False trains regardless."
+
+
+def succession_error(
+    dataset: OfflineDataset,
+    check: str,
+    rows: np.ndarray,
+    among: np.ndarray,
+    what: str,
+    advice: str,
+    key: str = "next_observations",
+) -> Finding:
+    """
+    :param rows: (n,) bool, those that are meant
+    :param among: (n,) bool, those that were looked at
+    """
+    where = name_rows(dataset, np.flatnonzero(rows))
+    return Finding("error", check, key, where, int(rows.sum()), int(among.sum()), "rows", what, f"{advice} {_BYPASS}")
+
+
+def succession_warning(
+    dataset: OfflineDataset, check: str, rows: np.ndarray, among: np.ndarray, what: str, advice: str
+) -> Finding:
+    """As :func:`succession_error`, of what may be right."""
+    where = name_rows(dataset, np.flatnonzero(rows))
+    return Finding("warning", check, "next_observations", where, int(rows.sum()), int(among.sum()), "rows", what, advice)

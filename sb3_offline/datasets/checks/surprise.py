@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from gymnasium import spaces
 
 from sb3_offline.datasets.checks.statistics import DimensionStatistics, describe
 from sb3_offline.datasets.offline_dataset import OfflineDataset
@@ -10,52 +11,72 @@ from sb3_offline.datasets.parts import flat_rows
 
 _MAX_ROWS, _MAX_NUMBERS = 20_000, 1 << 26
 _MAX_DIMENSIONS = 64  # of images only the mean step is predicted
-_QUANTILE = 0.99
+_MAX_FEATURES = 256
+_QUANTILE, _MANY = 0.99, 5
 
 
-def are_jumps(dataset: OfflineDataset, observations: DimensionStatistics, rows: np.ndarray, usual_rows: np.ndarray) -> bool:
+class StepModel:
     """
-    Whether most steps from these rows to their next observations are farther from the prediction of
-    s' - s = W (1, s, a) than 99 in 100 of the usual ones, which W is fitted to by least squares. Without usual ones: whether
-    most are longer than one standard deviation of the data (of independent draws it is 1.4 on average).
+    s' - s = W (1, s, a), fitted to usual steps by least squares; of few discrete actions a W for each.
 
-    :param rows: of the steps in question, at least one
     :param usual_rows: of steps that are known to be the task's own
     """
-    most = min(_MAX_ROWS, max(_MAX_NUMBERS // len(observations.mean), 2))
-    if len(usual_rows) == 0:
-        return bool(np.median(np.square(_steps(dataset, observations, _some(rows, most))).mean(axis=1)) > 1.0)
-    rows, usual_rows = _some(rows, most), _some(usual_rows, most)
-    actions = describe(dataset.actions)
-    features = [_features(dataset, observations, actions, index) for index in (usual_rows, rows)]
-    if features[0].shape[1] > len(usual_rows) // 10:  # too many to be fitted: the mean step alone
-        features = [matrix[:, :1] for matrix in features]
-    usual_steps, steps = (_steps(dataset, observations, index) for index in (usual_rows, rows))
-    weights = np.linalg.lstsq(features[0], usual_steps, rcond=None)[0]
-    usual_errors, errors = (
-        np.square(step - matrix @ weights).mean(axis=1) for step, matrix in zip((usual_steps, steps), features, strict=True)
-    )
-    return bool(np.median(errors) > np.quantile(usual_errors, _QUANTILE))
+
+    def __init__(self, dataset: OfflineDataset, observations: DimensionStatistics, usual_rows: np.ndarray):
+        self.dataset, self.observations, self.actions = dataset, observations, describe(dataset.actions)
+        self.most = min(_MAX_ROWS, max(_MAX_NUMBERS // len(observations.mean), 2))
+        usual_rows = some_of(usual_rows, self.most)
+        features, steps = self._features(usual_rows), self._steps(usual_rows)
+        self.width = features.shape[1] if features.shape[1] <= len(usual_rows) // 10 else 1  # too many to be fitted: the mean
+        self.weights = np.linalg.lstsq(features[:, : self.width], steps, rcond=None)[0] if len(steps) else None
+        self.usual_errors = self.errors(usual_rows) if len(steps) else np.empty(0)
+
+    def errors(self, rows: np.ndarray) -> np.ndarray:
+        """(n,) mean square of what the model does not predict, in variances of each dimension."""
+        return np.square(self._steps(rows) - self._features(rows)[:, : self.width] @ self.weights).mean(axis=1)
+
+    def are_jumps(self, rows: np.ndarray) -> bool:
+        """
+        Whether most steps from these rows to their next observations are farther from the prediction than 99 in 100 of the
+        usual ones; of a few rows than all of them. Without usual ones: whether most are longer than one standard deviation
+        of the data (of independent draws it is 1.4 on average).
+
+        :param rows: at least one
+        """
+        rows = some_of(rows, self.most)
+        if self.weights is None:
+            return bool(np.median(np.square(self._steps(rows)).mean(axis=1)) > 1.0)
+        limit = np.quantile(self.usual_errors, _QUANTILE) if len(rows) >= _MANY else self.usual_errors.max()
+        return bool(np.median(self.errors(rows)) > limit)
+
+    def unexplained(self) -> np.ndarray:
+        """(d,) of each moving dimension the part of the next observation's variance that the model leaves open."""
+        rows = some_of(np.flatnonzero(self.dataset.valid_next), self.most)
+        left = self._steps(rows) - self._features(rows)[:, : self.width] @ self.weights
+        return left.var(axis=0)[~self.observations.constant]
+
+    def _steps(self, rows: np.ndarray) -> np.ndarray:
+        """(n, width) in standard deviations of each dimension."""
+        arrays = (self.dataset.observations, self.dataset.next_observations)
+        now, then = (flat_rows(array[rows]).astype(np.float64) for array in arrays)
+        return (then - now) / _spread(self.observations)
+
+    def _features(self, rows: np.ndarray) -> np.ndarray:
+        parts = [np.ones((len(rows), 1))]
+        if len(self.observations.mean) <= _MAX_DIMENSIONS:
+            parts.append((flat_rows(self.dataset.observations[rows]) - self.observations.mean) / _spread(self.observations))
+        space = self.dataset.action_space
+        if isinstance(space, spaces.Discrete) and int(space.n) * sum(part.shape[1] for part in parts) <= _MAX_FEATURES:
+            taken = self.dataset.actions[rows].reshape(-1, 1) == space.start + np.arange(int(space.n))
+            parts += [part * taken[:, [action]] for action in range(1, int(space.n)) for part in parts[:2]]
+        elif len(self.actions.mean) <= _MAX_DIMENSIONS:
+            parts.append((flat_rows(self.dataset.actions[rows]) - self.actions.mean) / _spread(self.actions))
+        return np.concatenate(parts, axis=1)
 
 
-def _some(rows: np.ndarray, most: int) -> np.ndarray:
-    return rows[np.unique(np.linspace(0, len(rows) - 1, most).astype(np.int64))]
-
-
-def _steps(dataset: OfflineDataset, observations: DimensionStatistics, rows: np.ndarray) -> np.ndarray:
-    """(n, width) in standard deviations of each dimension."""
-    now, then = (flat_rows(array[rows]).astype(np.float64) for array in (dataset.observations, dataset.next_observations))
-    return (then - now) / _spread(observations)
-
-
-def _features(
-    dataset: OfflineDataset, observations: DimensionStatistics, actions: DimensionStatistics, rows: np.ndarray
-) -> np.ndarray:
-    parts = [np.ones((len(rows), 1))]
-    for array, columns in ((dataset.observations, observations), (dataset.actions, actions)):
-        if len(columns.mean) <= _MAX_DIMENSIONS:
-            parts.append((flat_rows(array[rows]) - columns.mean) / _spread(columns))
-    return np.concatenate(parts, axis=1)
+def some_of(rows: np.ndarray, most: int) -> np.ndarray:
+    """At most so many of the rows, spread over them."""
+    return rows[np.unique(np.linspace(0, max(len(rows) - 1, 0), most).astype(np.int64))] if len(rows) else rows
 
 
 def _spread(columns: DimensionStatistics) -> np.ndarray:

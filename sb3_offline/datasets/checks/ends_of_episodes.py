@@ -1,0 +1,153 @@
+"""What the last rows of episodes lead to, and the rows after them: true steps of the task, or what was filled in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from sb3_offline.datasets.checks.findings import Finding, succession_error, succession_warning
+from sb3_offline.datasets.checks.statistics import hash_rows
+from sb3_offline.datasets.checks.surprise import StepModel, some_of
+from sb3_offline.datasets.offline_dataset import OfflineDataset
+from sb3_offline.datasets.parts import flat_rows
+
+_FEW = 3  # rows: fewer tell nothing of how they came about
+_LOOKED_AT = 20_000  # steps inside episodes
+_RARE = 0.01  # share of usual steps that go nowhere
+_ALIKE = 3.0  # mean square distance from first observations, in their variances
+_LEAVE_OUT = "or leave next_observations out: no step is then taken from them"
+
+
+def check_ends(dataset: OfflineDataset, model: StepModel, follows: np.ndarray, repeats: np.ndarray) -> Iterator[Finding]:
+    """
+    :param model: of the steps inside episodes
+    :param follows: (n,) whether a row's next observation is the following row's
+    :param repeats: (n,) whether it is its own
+    """
+    end = dataset.terminations | dataset.truncations
+    known = dataset.valid_next & end
+    runs_on = known & follows & ~repeats
+    if model.weights is None and runs_on.sum() <= 0.5 * known.sum():
+        return  # single transitions: in any order some are followed by the next one
+    resets = _reset_rows(dataset, model, runs_on)
+    if resets.any():
+        yield _rows_after(dataset, resets)
+    elif runs_on.any() and model.are_jumps(np.flatnonzero(runs_on)):
+        yield succession_error(
+            dataset,
+            "crossing",
+            runs_on,
+            known & (np.arange(len(end)) < len(end) - 1),
+            "the first observation of the next episode, after an episode's end",
+            "Log what the env returned before its reset, or leave next_observations out: no episode is then crossed.",
+        )
+    if not (~end).any():  # single transitions
+        return
+    for cuts, rows in ((True, known & ~follows & dataset.truncations), (False, known & ~follows & dataset.terminations)):
+        if rows.any():
+            yield from _successors(dataset, model, rows, repeats, cuts=cuts)
+
+
+def _reset_rows(dataset: OfflineDataset, model: StepModel, runs_on: np.ndarray) -> np.ndarray:
+    """
+    (n,) bool: rows that begin where the last episode ended and jump from there, farther than those last steps of episodes did:
+    not a step of the task, but a reset. None if these are no jumps.
+    """
+    after = np.append(False, runs_on[:-1]) & dataset.valid_next
+    before = np.append(after[1:], False)
+    if after.any() and model.weights is not None and model.are_jumps(np.flatnonzero(after)):
+        errors = [np.median(model.errors(some_of(np.flatnonzero(rows), model.most))) for rows in (before, after)]
+        if errors[1] > errors[0]:
+            return after
+    return np.zeros_like(after)
+
+
+def _rows_after(dataset: OfflineDataset, after: np.ndarray) -> Finding:
+    if (dataset.rewards[after] == 0).mean() > 0.99:
+        cause = "as the rows in which gymnasium's vector environments reset: the action was ignored, the reward is zero"
+        advice = (
+            "Drop them: kept = ~numpy.append(False, (terminations | truncations)[:-1]), and x[kept] of every array; or "
+            "collect with AutoresetMode.SAME_STEP."
+        )
+    else:
+        cause = "as if env.reset()'s observation had not been taken up"
+        advice = "Put what reset returned in place of these observations, or drop these rows."
+    return succession_error(
+        dataset,
+        "reset_rows",
+        after,
+        np.append(False, (dataset.terminations | dataset.truncations)[:-1]),
+        f"a jump from the last observation of the episode before, {cause}",
+        advice,
+        key="observations",
+    )
+
+
+def _successors(
+    dataset: OfflineDataset, model: StepModel, rows: np.ndarray, repeats: np.ndarray, *, cuts: bool
+) -> Iterator[Finding]:
+    """
+    Next observations of last rows: all the same, the row's own, or otherwise no step of the task.
+
+    :param cuts: whether the episodes were cut there. Where they terminated a task may show whatever it likes, and only a
+        dynamics model looks at it
+    """
+    kind = "truncated" if cuts else "terminal"
+    unknown = "write NaN in such rows, which is read as not logged" if cuts else "set valid_next to False in such rows"
+    filled = _filled(dataset, rows, ~(dataset.terminations | dataset.truncations))
+    if filled.any() and model.are_jumps(np.flatnonzero(filled)):
+        value = flat_rows(dataset.next_observations[np.flatnonzero(filled)[:1]])[0]
+        shown = f"all {value[0]:g}" if (value == value[0]).all() else "the same numbers"
+        finding = succession_error if cuts else succession_warning
+        yield finding(
+            dataset,
+            "filled_ends",
+            filled,
+            rows,
+            f"{shown} in {kind} rows, where no step of the task leads: filled in",
+            f"Log what the env returned last, {unknown}, {_LEAVE_OUT}.",
+        )
+    stays = rows & repeats & ~filled
+    usual = repeats[~(dataset.terminations | dataset.truncations)]
+    if cuts and stays.sum() >= _FEW and stays.sum() > 0.5 * rows.sum() and usual.mean() < _RARE:
+        yield succession_warning(
+            dataset,
+            "repeated_ends",
+            stays,
+            rows,
+            f"the row's own observation in {kind} rows, while no other step stays where it is: filled in",
+            f"Log what the env returned last, {unknown}, {_LEAVE_OUT}.",
+        )
+    rest = np.flatnonzero(rows & ~repeats & ~filled)
+    if cuts and len(rest) >= _FEW and len(model.usual_errors) and model.are_jumps(rest):
+        cause = "what env.reset() returned" if _look_like_starts(dataset, rest) else "another row's"
+        marked = np.zeros(len(rows), dtype=bool)
+        marked[rest] = True
+        yield succession_warning(
+            dataset,
+            "jumps_at_ends",
+            marked,
+            rows,
+            f"far from where the task's steps lead, in {kind} rows: perhaps {cause}",
+            f"Log what the env returned last, {unknown}, {_LEAVE_OUT}.",
+        )
+
+
+def _filled(dataset: OfflineDataset, rows: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """(n,) bool: those with the next observation that most of them share, if a few do and no other step leads there."""
+    index = np.flatnonzero(rows)
+    _, inverse, counts = np.unique(hash_rows(dataset.next_observations[index]), return_inverse=True, return_counts=True)
+    filled = np.zeros(len(rows), dtype=bool)
+    if counts.max() >= _FEW:
+        shared = index[inverse.reshape(-1) == counts.argmax()]
+        others = flat_rows(dataset.next_observations[some_of(np.flatnonzero(inside), _LOOKED_AT)])
+        filled[shared] = not (others == flat_rows(dataset.next_observations[shared[:1]])).all(axis=1).any()
+    return filled
+
+
+def _look_like_starts(dataset: OfflineDataset, rows: np.ndarray) -> bool:
+    starts = np.append(0, np.flatnonzero(dataset.terminations | dataset.truncations)[:-1] + 1)
+    first = flat_rows(dataset.observations[starts]).astype(np.float64)
+    apart = (flat_rows(dataset.next_observations[rows]) - first.mean(axis=0)) / np.maximum(first.std(axis=0), 1e-6)
+    return bool(np.median(np.square(apart).mean(axis=1)) < _ALIKE)
