@@ -12,8 +12,10 @@ from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
 
 from sb3_offline.datasets import DatasetInfo, OfflineDataset, SpacesOnlyEnv, open_dataset
+from sb3_offline.datasets.checks.spaces import check_space, way_on
 from sb3_offline.datasets.envs import task_of
 from sb3_offline.datasets.sources import Source
+from sb3_offline.datasets.wrappers import warn_of_wrappers
 from sb3_offline.networks.observations import has_images
 from sb3_offline.registry import learners
 
@@ -46,10 +48,11 @@ class DataBacked(OffPolicyAlgorithm):
             return None  # type: ignore[return-value]
         env = self._find_env(env, dataset)
         for kind, space in (("action", env.action_space), ("observation", env.observation_space)):
+            check_space(kind, space, type(self).__name__)
             if not isinstance(space, self.supported_spaces[kind]):
                 names = " or ".join(supported.__name__ for supported in self.supported_spaces[kind])
                 others = learners(action_space=env.action_space, observation_space=env.observation_space)
-                hint = f" {', '.join(others)} can learn from it." if others else ""
+                hint = f" {', '.join(others)} can learn from it." if others else way_on(kind, space)
                 raise ValueError(f"{type(self).__name__} needs {kind}s in a {names} space; this task has {space}.{hint}")
         return env
 
@@ -105,6 +108,8 @@ class DataBacked(OffPolicyAlgorithm):
         super().set_env(env, force_reset)
         if carries_data(env):
             self.dataset = self.dataset_info = None
+        elif self.dataset_info is not None:
+            warn_of_wrappers(env, self.dataset_info.dataset_id, self.dataset_info.env_spec)
 
     def _check_normalization(self, normalizer: VecNormalize | None) -> None:
         normalizes = normalizer is not None and normalizer.norm_obs
@@ -150,6 +155,8 @@ class DataBacked(OffPolicyAlgorithm):
             source, observation_space=self.observation_space, action_space=self.action_space, env_spec=task
         ).load()
         self.dataset_info = dataset.info
+        if self.env is not None:
+            warn_of_wrappers(self.env, dataset.info.dataset_id, dataset.env_spec)
         return dataset
 
 

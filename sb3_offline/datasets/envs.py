@@ -9,10 +9,10 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
-from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from sb3_offline.datasets.errors import DatasetError
+from sb3_offline.datasets.wrappers import TRANSPARENT
 from sb3_offline.files.harmless import refused_arguments, refused_wrappers
 from sb3_offline.files.trust import is_trusted
 
@@ -58,17 +58,6 @@ def find_spec(env_id: str) -> EnvSpec | None:
     return gym.registry.get(env_id)
 
 
-#: Wrappers that leave observations, actions and rewards as they are.
-_TRANSPARENT = (
-    gym.wrappers.OrderEnforcing,
-    gym.wrappers.PassiveEnvChecker,
-    gym.wrappers.TimeLimit,
-    gym.wrappers.RecordEpisodeStatistics,
-    gym.wrappers.RecordVideo,
-    Monitor,
-)
-
-
 def task_of(env: gym.Env | VecEnv) -> EnvSpec | None:
     """The spec of the task that an env is, with its time limit; None if it has none or a wrapper may change the task."""
     if isinstance(env, VecEnv):
@@ -78,7 +67,7 @@ def task_of(env: gym.Env | VecEnv) -> EnvSpec | None:
         env = inner.envs[0]
     limit: int | None = None
     while isinstance(env, gym.Wrapper):
-        if not isinstance(env, _TRANSPARENT):  # RL-Zoo has its own TimeLimit
+        if not isinstance(env, TRANSPARENT):  # RL-Zoo has its own TimeLimit
             return None
         if limit is None:  # the outermost one cuts first
             limit = getattr(env, "_max_episode_steps", None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from gymnasium import spaces
@@ -12,8 +12,9 @@ from sb3_offline.datasets.errors import DatasetError
 _LEARNABLE = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 
 
-def check_space(kind: Literal["observation", "action"], space: Any, where: str) -> None:
+def check_space(kind: str, space: Any, where: str) -> None:
     """
+    :param kind: "observation" or "action"
     :raises DatasetError: for a space of the old gym, one that holds no numbers (by its key in a Dict), or an action that has
         one value only
     """
@@ -51,3 +52,18 @@ def space_refused(name: str, space: spaces.Space, where: str) -> DatasetError:
         f"{where}: {name} live in {space}; Box, Discrete, MultiDiscrete and MultiBinary spaces are supported, and for "
         f"observations a Dict of these, on one level. {way}."
     )
+
+
+def way_on(kind: str, space: spaces.Space) -> str:
+    """How data and an env of a space that no algorithm takes become ones that some do; a sentence, or nothing."""
+    if kind == "action" and isinstance(space, (spaces.MultiDiscrete, spaces.MultiBinary)):
+        return (
+            " Enumerate the combinations as one Discrete action: numpy.ravel_multi_index(actions.T, sizes) in the data, and "
+            "numpy.unravel_index in a gymnasium.wrappers.TransformAction around the env."
+        )
+    if kind == "observation" and isinstance(space, (spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)):
+        return (
+            " Make it one-hot: gymnasium.wrappers.FlattenObservation around the env, and in the data the same, such as "
+            "numpy.eye(n, dtype=numpy.float32)[observations] of n states."
+        )
+    return ""

@@ -1,0 +1,169 @@
+"""Envs that are another task than the data's, and spaces in which nothing learns: warned of or refused, with the way on."""
+
+from __future__ import annotations
+
+import re
+import sys
+import types
+import warnings
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium import spaces
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+
+from sb3_offline import CQL, DiscreteCQL, OfflineSAC
+from sb3_offline.datasets import DatasetError, SpacesOnlyEnv, load_dataset
+
+DATA = "sb3_offline/Pendulum-medium-v0"
+SMALL: dict[str, Any] = {"policy_kwargs": {"net_arch": [8]}, "batch_size": 32, "seed": 0, "device": "cpu"}
+
+
+class Counts(gym.Wrapper):
+    """Has a step of its own, and may do anything there."""
+
+    def step(self, action: Any) -> Any:
+        return super().step(action)
+
+
+class Keeps(gym.Wrapper):
+    """Adds nothing to a step."""
+
+
+def made(wrapper: Any) -> gym.Env:
+    return wrapper(gym.make(DATA))
+
+
+CHANGING = {
+    "TransformReward": (lambda env: gym.wrappers.TransformReward(env, lambda r: r / 100), "rewards"),
+    "NormalizeReward": (gym.wrappers.NormalizeReward, "observations or rewards"),
+    "TransformObservation": (
+        lambda env: gym.wrappers.TransformObservation(env, lambda o: o / 8, env.observation_space),
+        "observations",
+    ),
+    "TransformAction": (lambda env: gym.wrappers.TransformAction(env, lambda a: -a, env.action_space), "actions"),
+    "Counts": (Counts, "observations or rewards"),
+}
+
+
+@pytest.mark.parametrize("name", CHANGING)
+@pytest.mark.parametrize("vector", [False, True])
+def test_wrappers_around_the_datas_env(name: str, vector: bool) -> None:
+    wrapper, what = CHANGING[name]
+    env: Any = DummyVecEnv([lambda: made(wrapper)]) if vector else made(wrapper)
+    with pytest.warns(UserWarning, match=rf"wrapper {name} may change {what}: .*rewards\. Apply the same change to the data"):
+        CQL("MlpPolicy", env, **SMALL).learn(1)
+
+
+@pytest.mark.parametrize("wrapper", [Monitor, Keeps, gym.wrappers.RecordEpisodeStatistics, lambda env: env])
+def test_wrappers_that_change_nothing(wrapper: Any) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        CQL("MlpPolicy", made(wrapper), **SMALL).learn(1)
+        normalized = VecNormalize(DummyVecEnv([lambda: made(wrapper)]), norm_reward=False)
+        CQL("MlpPolicy", normalized, **SMALL).learn(1)
+
+
+def test_data_that_name_their_task_by_themselves_and_data_that_do_not() -> None:
+    env = gym.wrappers.TransformReward(gym.make("Pendulum-v1"), lambda r: r / 100)
+    with pytest.warns(UserWarning, match="Pendulum-medium-v0 was logged on Pendulum-v1 itself"):
+        CQL("MlpPolicy", env, dataset="Pendulum-medium-v0", **SMALL).learn(1)
+    data = load_dataset("Pendulum-medium-v0")
+    names = ("observations", "actions", "rewards", "next_observations", "terminations", "truncations")
+    arrays = {name: getattr(data, name) for name in names}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        CQL("MlpPolicy", env, dataset=arrays, **SMALL).learn(1)  # logged through the wrapper, for all we know
+
+
+def test_an_env_that_comes_later() -> None:
+    model = OfflineSAC("MlpPolicy", DATA, **SMALL).learn(1)
+    env = gym.wrappers.TransformReward(gym.make("Pendulum-v1"), lambda r: r / 100)
+    with pytest.warns(UserWarning, match="TransformReward may change rewards"):
+        model.learn_online(5, env=env)
+
+
+# --- spaces ---
+
+
+def of(observation: Any, action: Any) -> SpacesOnlyEnv:
+    return SpacesOnlyEnv(observation, action)
+
+
+BOX, ACTION = spaces.Box(-np.inf, np.inf, (3,)), spaces.Box(-1, 1, (1,))
+
+
+def test_an_action_that_cannot_move() -> None:
+    space = spaces.Box(np.array([-1, 0, 2], np.float32), np.array([1, 0, 2], np.float32))
+    message = r"no room in dimension 1, 2: its low is its high \(0, 2\).*Leave such dimensions out"
+    with pytest.raises(ValueError, match="^arrays: .*" + message):
+        CQL("MlpPolicy", of(BOX, space), dataset={}, **SMALL)
+    with pytest.raises(ValueError, match="^CQL: .*" + message):
+        CQL("MlpPolicy", of(BOX, space), **SMALL)
+    with pytest.raises(DatasetError, match="^arrays: .*" + message):
+        load_dataset({}, observation_space=BOX, action_space=space)
+
+
+def test_keys_that_hold_no_numbers() -> None:
+    space = spaces.Dict(arm=BOX, task=spaces.Text(8))
+    with pytest.raises(ValueError, match=r"observations\['task'\] live in Text.*Leave it out.*FilterObservation"):
+        CQL("MultiInputPolicy", of(space, ACTION), dataset={}, **SMALL)
+    nested = spaces.Dict(arm=BOX, more=spaces.Dict(leg=BOX))
+    with pytest.raises(ValueError, match=r"observations\['more'\] live in Dict.*SB3 takes no nested spaces: flatten it"):
+        load_dataset({}, observation_space=nested, action_space=ACTION)
+
+
+def test_spaces_of_the_old_gym(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Box:
+        def __init__(self, shape: tuple[int, ...]):
+            self.shape = shape
+
+    Box.__module__, Box.__qualname__ = "gym.spaces.box", "Box"
+    monkeypatch.setitem(sys.modules, "gym", types.ModuleType("gym"))
+    message = r"is a gym\.spaces\.box\.Box, not a space of gymnasium: make it by gymnasium\.spaces\.Box\..*shimmy"
+    with pytest.raises(DatasetError, match=message):
+        load_dataset({}, observation_space=Box((3,)), action_space=ACTION)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=message):
+        CQL("MlpPolicy", of(Box((3,)), ACTION), dataset={}, **SMALL)
+
+
+def frozen_lake() -> tuple[gym.Env, dict[str, Any]]:
+    env = gym.make("FrozenLake-v1")
+    env.action_space.seed(0)
+    observation, rows = env.reset(seed=0)[0], []
+    for _ in range(1000):
+        action = env.action_space.sample()
+        after, reward, terminated, truncated, _ = env.step(action)
+        rows.append((observation, action, reward, terminated, truncated, after))
+        observation = env.reset()[0] if terminated or truncated else after
+    keys = ("observations", "actions", "rewards", "terminations", "truncations", "next_observations")
+    return env, dict(zip(keys, map(np.array, zip(*rows, strict=True)), strict=True))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_states_that_are_counted_train_one_hot_as_the_message_says() -> None:
+    env, data = frozen_lake()
+    with pytest.raises(ValueError, match=r"needs observations in a .*FlattenObservation around the env"):
+        DiscreteCQL("MlpPolicy", env, dataset=data, **SMALL)
+    for key in ("observations", "next_observations"):
+        data[key] = np.eye(16, dtype=np.float32)[data[key]]
+    model = DiscreteCQL("MlpPolicy", gym.wrappers.FlattenObservation(env), dataset=data, **SMALL).learn(2)
+    assert model.replay_buffer.size() == 1000
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("space", [spaces.MultiDiscrete([2, 3]), spaces.MultiBinary(2)])
+def test_several_discrete_actions_train_enumerated_as_the_message_says(space: Any) -> None:
+    rng = np.random.default_rng(0)
+    actions = np.array([space.sample() for _ in range(100)])
+    data = {"observations": rng.normal(size=(100, 3)), "actions": actions, "rewards": rng.normal(size=100)}
+    data |= {"terminations": np.zeros(100), "truncations": np.arange(100) % 10 == 9}
+    with pytest.raises(ValueError, match=re.escape("Enumerate the combinations as one Discrete action")):
+        DiscreteCQL("MlpPolicy", of(BOX, space), dataset=data, **SMALL)
+    sizes = (2, 3) if isinstance(space, spaces.MultiDiscrete) else (2, 2)
+    data["actions"] = np.ravel_multi_index(actions.T, sizes)
+    env = of(BOX, spaces.Discrete(int(np.prod(sizes))))
+    assert DiscreteCQL("MlpPolicy", env, dataset=data, **SMALL).learn(2).replay_buffer.size() == 90
