@@ -124,14 +124,16 @@ class TensorReplayBuffer(ReplayBuffer):
         Arrays of these rows: observations raw, actions in the environment's units. Where the next row does not follow, the
         episode counts as cut; a terminal row that leads to itself is one whose next observation was not logged.
         """
-        columns = {name: map_observations(self._rows(name, index), lambda column: column.cpu()) for name in BUFFER_ARRAYS}
+        columns: dict[str, Any] = {
+            name: map_observations(self._rows(name, index), lambda column: column.cpu()) for name in BUFFER_ARRAYS
+        }
         if isinstance(self.action_space, spaces.Box):
             low, high = th.as_tensor(self.action_space.low), th.as_tensor(self.action_space.high)
             columns["actions"] = unscale_actions(columns["actions"], low, high)
         observations, following = columns["observations"], columns["next_observations"]
         terminations = columns.pop("dones").numpy().astype(bool)
         follows = np.append(_equal_rows(take_rows(observations, slice(1, None)), take_rows(following, slice(None, -1))), False)
-        rows = {name: map_observations(column, lambda part: part.numpy()) for name, column in columns.items()}
+        rows = {name: _to_arrays(column) for name, column in columns.items()}
         unlogged = terminations & _equal_rows(observations, following)
         return {**rows, "terminations": terminations, "truncations": ~terminations & ~follows, "valid_next": ~unlogged}
 
@@ -168,6 +170,10 @@ class ModelRolloutBuffer(TensorReplayBuffer):
         raise DatasetError(
             "ModelRolloutBuffer: a dynamics model imagined these transitions; they were not logged and are no data."
         )
+
+
+def _to_arrays(column: Any) -> Any:
+    return {key: part.numpy() for key, part in column.items()} if isinstance(column, dict) else column.numpy()
 
 
 def _equal_rows(one: Any, other: Any) -> np.ndarray:

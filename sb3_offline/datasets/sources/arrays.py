@@ -27,7 +27,8 @@ def open_arrays(arrays: Arrays) -> RawSource:
 
     def build(info: DatasetInfo) -> OfflineDataset:
         dataset = build_dataset(_if_open(arrays), info)
-        return replace(dataset, **{name: _own(getattr(dataset, name), arrays) for name in ARRAY_NAMES})
+        own: dict[str, Any] = {name: _own(getattr(dataset, name), arrays) for name in ARRAY_NAMES}
+        return replace(dataset, **own)
 
     return raw_from_metadata("arrays", dict, collect_metadata("arrays", _if_open(arrays)), build)
 
