@@ -52,7 +52,9 @@ def arrays_of(n: int) -> dict[str, np.ndarray]:
     observations = rng.normal(size=(n, 3)) * [1.0, 1.0, 0.0]
     observations[-20:] = observations[:20]
     next_observations = np.roll(observations, -1, axis=0)
-    next_observations[9::10] = [5.0, 0.0, 0.0]
+    last = rng.normal(size=(n // 10, 3)) * [1.0, 1.0, 0.0]
+    last[-2:] = last[:2]
+    next_observations[9::10] = last
     return {
         "observations": observations,
         "actions": np.where(np.arange(n) % 4 == 0, 2.0, 0.1)[:, None],
