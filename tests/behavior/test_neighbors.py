@@ -23,7 +23,7 @@ def data(n: int = 300) -> th.Tensor:
 
 
 def brute_force(rows: np.ndarray, queries: np.ndarray, k: int) -> np.ndarray:
-    """32 (R / r_k)^2, clipped to [1, n], in float64 and with full sorting."""
+    """32 (R / r_k)^2, at most n, in float64 and with full sorting; in two dimensions the law beyond n = 1 is (r_1 / r_k)^2 too."""
     mean, std = rows[:, :2].mean(0), rows[:, :2].std(0)
     points, asked = (rows[:, :2] - mean) / std, (queries[:, :2] - mean) / std
 
@@ -31,7 +31,7 @@ def brute_force(rows: np.ndarray, queries: np.ndarray, k: int) -> np.ndarray:
         return np.sort(np.linalg.norm(at[:, None] - points[None], axis=-1), axis=1)[:, k - 1]
 
     radius = np.sort(kth(points))[(len(points) - 1) // 2]
-    return np.clip(32 * (radius / kth(asked)) ** 2, 1, len(rows))
+    return np.minimum(32 * (radius / kth(asked)) ** 2, len(rows))
 
 
 def test_raw_counts_are_brute_force() -> None:
@@ -40,9 +40,28 @@ def test_raw_counts_are_brute_force() -> None:
     counts.fit(rows, rng())
     expected = brute_force(rows.double().numpy(), queries.double().numpy(), counts.n_neighbors)
     np.testing.assert_allclose(counts(queries).numpy(), expected, rtol=1e-3)
-    assert expected.min() == 1 < expected.max()  # both the clip and the power law are met
-    far = counts(th.tensor([[50.0, 0.0, 7.0]]))
-    assert far.tolist() == [1.0]
+    assert expected.min() < 1 < 32 < expected.max() < len(rows)
+
+
+@pytest.mark.parametrize("n_dims", [1, 3, 11])
+def test_beyond_the_data_the_penalty_grows_with_the_distance(n_dims: int) -> None:
+    """n^{-1/2} = r_k / r_1 in any number of dimensions, where r_1 = R 32^(1/m) is where the ball holds one row."""
+    rows = th.randn(400, n_dims, generator=rng(1))
+    counts = NeighborCounts(count_scale="raw")
+    counts.fit(rows, rng())
+    far = th.zeros(4, n_dims)
+    far[:, 0] = th.tensor([20.0, 40.0, 80.0, 160.0])
+    points = (rows.double() - rows.double().mean(0)) / rows.double().std(0, correction=0)
+    asked = (far.double() - rows.double().mean(0)) / rows.double().std(0, correction=0)
+    kth = th.cdist(asked, points).sort(dim=1).values[:, 9]
+    own = th.cdist(points, points).sort(dim=1).values[:, 9].median()
+    np.testing.assert_allclose(counts(far).rsqrt().double(), kth / (own * 32 ** (1 / n_dims)), rtol=1e-3)
+    # continuous and falling along a line out of the data
+    line = th.zeros(2000, n_dims)
+    line[:, 0] = th.linspace(4.0, 12.0, 2000)
+    along = counts(line)
+    assert (along[1:] <= along[:-1] * (1 + 1e-5)).all()
+    assert (along[1:] > 0.8 * along[:-1]).all()
 
 
 def test_reference_scale_has_a_mean_of_1() -> None:
@@ -73,6 +92,15 @@ def test_repeated_rows_are_frequent() -> None:
     counts.fit(rows, rng())
     assert float(counts(rows[:1])) == 210
     assert 1 <= float(counts(rows[150:151])) < 210
+
+
+def test_mostly_repeated_rows_leave_a_sane_scale() -> None:
+    """Where r_k is 0 at most rows, R is taken from the others, and their n^{-1/2} does not drown the rest."""
+    rows = th.cat([th.zeros(300, 2), th.randn(100, 2, generator=rng(1))])
+    counts = NeighborCounts(count_scale="raw")
+    counts.fit(rows, rng())
+    assert float(counts(rows[:1])) == 400
+    assert 0.05 < float(counts(rows[300:]).min()) <= float(counts(rows[300:]).median()) < 100
 
 
 def test_every_row_the_same() -> None:
