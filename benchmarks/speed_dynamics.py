@@ -97,7 +97,7 @@ def epoch(n_rows: int = 120_000, n_batches: int = 40, repeats: int = 5) -> dict[
     generator = th.Generator().manual_seed(0)
     data = th.randn(n_rows, N_INPUTS + N_TARGETS, generator=generator)
     bootstrap = th.randint(n_rows, (N_MEMBERS, n_rows), generator=generator)
-    batches = th.randperm(n_rows, generator=generator).split(BATCH_SIZE)
+    batches = [(columns, 0.5) for columns in th.randperm(n_rows, generator=generator).split(BATCH_SIZE)]
     model = EnsembleDynamics(OBSERVATION_DIM, ACTION_DIM, n_members=N_MEMBERS, hidden_sizes=(WIDTH,) * DEPTH)
     optimizer = th.optim.Adam(model.member_parameters(), lr=1e-3, fused=True)
     inputs, targets = (part.contiguous() for part in data.tensor_split([N_INPUTS], dim=1))

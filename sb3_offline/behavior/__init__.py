@@ -1,1 +1,1 @@
-"""Who acted in the data, and where: the behaviour policy and n(s). Imports buffers and below."""
+"""Who acted in the data, and where: the behaviour policy and n(s). Imports training and below."""

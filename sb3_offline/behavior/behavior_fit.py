@@ -15,6 +15,7 @@ from tqdm import tqdm
 from sb3_offline.behavior.behavior_policy import BehaviorPolicy, observation_moments
 from sb3_offline.behavior.discrete_behavior_policy import DiscreteBehaviorPolicy
 from sb3_offline.buffers.rows import HostRows, Rows, first_row
+from sb3_offline.training.schedules import CosineSchedule
 
 MAX_HOLDOUT_ROWS = 10_000
 MAX_GRAD_NORM = 10.0
@@ -53,6 +54,7 @@ def fit_behavior_policy(
 ) -> BehaviorFitReport:
     """Maximise the mean log-likelihood of the data; stop early on held-out rows and keep the best snapshot.
 
+    The optimiser's rate falls to 0 over ``n_steps``, as half a cosine.
     Sets the policy's observation statistics and its ``fitted`` flag. Deterministic given the weights and the generator.
 
     :param observations: (N, D), raw units
@@ -86,12 +88,15 @@ def fit_behavior_policy(
     holdout, train = order[:n_holdout], order[n_holdout:]
     probe = train[:n_holdout]  # training rows scored beside the held-out ones
 
+    rates = [CosineSchedule(group["lr"]) for group in optimizer.param_groups]
     best_nll, best_step, best_state, step = math.inf, 0, policy.state_dict(), 0
     with tqdm(total=n_steps, disable=not progress_bar, desc="behaviour policy", unit="step") as bar:
         while step < n_steps and step - best_step < patience * eval_every:
             block = min(eval_every, n_steps - step)
             picks = th.randint(len(train), (block, batch_size), generator=generator, device=generator.device)
-            for rows in train[picks.to(obs.device)]:
+            for taken, rows in enumerate(train[picks.to(obs.device)], start=step):
+                for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                    group["lr"] = rate(1.0 - taken / n_steps)
                 optimizer.zero_grad()
                 (-policy.log_prob(obs[rows], act[rows]).mean()).backward()
                 nn.utils.clip_grad_norm_(policy.parameters(), MAX_GRAD_NORM)

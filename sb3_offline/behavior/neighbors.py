@@ -17,12 +17,12 @@ class NeighborCounts(VisitationCounts):
     The rows of the data in a ball of fixed radius R around s, from the distance r_k(s) to the k-th nearest of M reference
     rows (Loftsgaarden and Quesenberry 1965): n(s) = n_R (R / r_k(s))^m, at most \\|D\\|, as long as the ball holds a row.
 
-    m is the number of observations that vary, each standardised. R is the median of the positive r_k over a sample of the data,
-    and n_R = 32: the ball holds as many rows at the median state as a SimHash cell does on average. From r_1 = R n_R^{1/m} on,
-    where n(s) is 1, there is no density left to estimate, and n(s) = (r_1 / r_k(s))^2: n^{-1/2} grows in proportion to the
-    distance from the data, as the error of a function of bounded slope does. (The m-th power would go on to 10^{-4} at
-    twice r_1 in 11 dimensions, and one state would outweigh the batch.) If the data lie on a surface of fewer than m
-    dimensions the ratio's power is too high, and counts spread too far.
+    m is the number of observations that vary, each standardised. R is the median of the positive r_k over a sample of the
+    data, and n_R = 32: the ball holds as many rows at the median state as a SimHash cell does on average. From
+    r_1 = R n_R^{1/m} on, where n(s) is 1, there is no density left to estimate, and n(s) = (r_1 / r_k(s))^2: n^{-1/2} grows
+    in proportion to the distance from the data, as the error of a function of bounded slope does. (The m-th power would go on
+    to 10^{-4} at twice r_1 in 11 dimensions, and one state would outweigh the batch.) If the data lie on a surface of fewer
+    than m dimensions the ratio's power is too high, and counts spread too far.
 
     :param n_neighbors: k.
     :param max_references: M at most; a larger data set is represented by a seeded sample of its rows.

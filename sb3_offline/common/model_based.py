@@ -128,9 +128,10 @@ class ModelBasedAlgorithm(OfflineAlgorithm):
             if entry.read(self.dynamics, self.streams):
                 return
         if progress_bar or self.verbose > 0:
-            stop = f"{config.patience} epochs without improvement"
-            bound = stop if config.max_epochs is None else f"{stop}, {config.max_epochs} at most"
-            print(f"{type(self).__name__}: fitting the dynamics model to {len(dataset):,} transitions, until {bound}.")
+            bound = f"{config.epochs(len(dataset))} epochs"
+            if config.patience is not None:
+                bound += f", or until {config.patience} of them bring no improvement"
+            print(f"{type(self).__name__}: fitting the dynamics model to {len(dataset):,} transitions: {bound}.")
         with deferred_interrupts("this epoch of the dynamics fit") as interrupt:
             checkpoint = FitCheckpoint(entry and entry.checkpoint, interrupt)
             fit_world(

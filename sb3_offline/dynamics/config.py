@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
@@ -12,6 +13,9 @@ from sb3_offline.arguments import INSIDE_UNIT, NOT_NEGATIVE, POSITIVE, Interval,
 from sb3_offline.dynamics.ensemble import weight_decay_per_layer
 from sb3_offline.dynamics.recalibration import CalibrationMethod
 from sb3_offline.dynamics.termination import Termination, check_termination
+
+DEPTH, MIN_WIDTH, MAX_WIDTH = 4, 64, 200
+EPOCHS, MIN_STEPS, MAX_STEPS = 30, 2_000, 10_000
 
 _INTERVALS = {
     "learning_rate": POSITIVE,
@@ -29,13 +33,13 @@ class DynamicsConfig:
 
     :param n_members: networks in the ensemble
     :param n_elites: how many of them, the best on held-out data, are rolled out
-    :param hidden_sizes: widths of the hidden layers
+    :param hidden_sizes: widths of the hidden layers; None goes by the inputs, see :meth:`sizes`
     :param weight_decay: one float, or one per layer; None is MBPO's: 2.5e-5 at the first layer, rising to 1e-4
-    :param learning_rate: Adam's
+    :param learning_rate: Adam's at the start; it falls to 0 over the fit, as half a cosine
     :param batch_size: transitions per member and step
     :param holdout_fraction: share of the data held out, at most 1000 transitions
-    :param max_epochs: None for no bound but ``patience``
-    :param patience: epochs without improvement of any member after which the fit ends
+    :param max_epochs: passes over the data; None goes by its size, see :meth:`epochs`
+    :param patience: epochs without improvement of any member after which the fit ends before ``max_epochs``; None for never
     :param logvar_loss_weight: pull that keeps the soft bounds of the log-variance tight
     :param termination: "auto", "learned", "never" or a callable, see :func:`~sb3_offline.dynamics.resolve_termination`
     :param calibration: "none", or recalibrate each member's forecasts by "std", "isotonic" (needs scikit-learn) or
@@ -48,13 +52,13 @@ class DynamicsConfig:
 
     n_members: int = 7
     n_elites: int = 5
-    hidden_sizes: tuple[int, ...] = (200, 200, 200, 200)
+    hidden_sizes: tuple[int, ...] | None = None
     weight_decay: float | tuple[float, ...] | None = None
     learning_rate: float = 1e-3
     batch_size: int = 256
     holdout_fraction: float = 0.2
     max_epochs: int | None = None
-    patience: int = 5
+    patience: int | None = None
     logvar_loss_weight: float = 0.01
     termination: Termination = "auto"
     calibration: CalibrationMethod = "none"
@@ -64,23 +68,50 @@ class DynamicsConfig:
     def __post_init__(self) -> None:
         counts = {name: getattr(self, name) for name in ("n_members", "n_elites", "batch_size", "patience", "max_epochs")}
         for name, value in counts.items():
-            if not (name == "max_epochs" and value is None):
+            if not (name in ("max_epochs", "patience") and value is None):
                 self._set(name, check_count(f"dynamics_kwargs[{name!r}]", value))
         if self.n_elites > self.n_members:
             raise ValueError(f"dynamics_kwargs['n_elites']={self.n_elites} exceeds n_members={self.n_members}.")
 
-        sizes = _as_tuple("hidden_sizes", self.hidden_sizes)
-        self._set("hidden_sizes", tuple(check_count("dynamics_kwargs['hidden_sizes']", size) for size in sizes))
+        depth = DEPTH
+        if self.hidden_sizes is not None:
+            sizes = _as_tuple("hidden_sizes", self.hidden_sizes)
+            self._set("hidden_sizes", tuple(check_count("dynamics_kwargs['hidden_sizes']", size) for size in sizes))
+            depth = len(sizes)
 
         if self.weight_decay is not None and not isinstance(self.weight_decay, Real):
             self._set("weight_decay", _as_tuple("weight_decay", self.weight_decay))
-        for decay in weight_decay_per_layer(self.weight_decay, len(sizes) + 1):
+        for decay in weight_decay_per_layer(self.weight_decay, depth + 1):
             check_number("dynamics_kwargs['weight_decay']", decay, NOT_NEGATIVE)
 
         for name, interval in _INTERVALS.items():
             self._set(name, check_number(f"dynamics_kwargs[{name!r}]", getattr(self, name), interval))
         _check_choice("calibration", self.calibration, get_args(CalibrationMethod))
         check_termination(self.termination)
+
+    def sizes(self, n_inputs: int) -> tuple[int, ...]:
+        """
+        Widths of the hidden layers. By default four, of 200 units (MBPO's) where there are many inputs, and of 16 an input,
+        at least 64, where there are few.
+
+        :param n_inputs: observation_dim + action_dim
+        """
+        if self.hidden_sizes is not None:
+            return self.hidden_sizes
+        return (min(max(16 * n_inputs, MIN_WIDTH), MAX_WIDTH),) * DEPTH
+
+    def epochs(self, n_rows: int) -> int:
+        """
+        Passes over the data. By default 30, with at least 2,000 steps and at most 10,000: the first counts where there are
+        few rows, the second where there are many.
+
+        :param n_rows: transitions to fit to
+        """
+        if self.max_epochs is not None:
+            return self.max_epochs
+        n_batches = math.ceil(n_rows / self.batch_size)
+        steps = min(max(EPOCHS * n_batches, MIN_STEPS), MAX_STEPS)
+        return max(round(steps / n_batches), 1)
 
     def _set(self, name: str, value: Any) -> None:
         """In a frozen dataclass, while it is made."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeAlias
 
 import torch as th
+from stable_baselines3.common.type_aliases import Schedule
 
 from sb3_offline.buffers.rows import Rows
 from sb3_offline.dynamics.ensemble import EnsembleDynamics
@@ -39,12 +40,32 @@ def standardized(model: EnsembleDynamics, *columns: Rows) -> Lookup:
     return lambda rows: data.index_select(0, rows)
 
 
+def paced(
+    batches: tuple[th.Tensor, ...], optimizer: th.optim.Optimizer, schedule: Schedule | None, epoch: int, n_epochs: int | None
+) -> Iterator[tuple[th.Tensor, float]]:
+    """
+    The batches of an epoch, each with its beta of :func:`negative_log_likelihood`, the share of all batches of all epochs that
+    remains: 1 before the first, 0 at the end. The optimiser's rate is set before each. Without a schedule, or an end that is
+    known, the rate stays and beta is 0.
+
+    :param schedule: the rate by the share that remains
+    :param epoch: from 1 to ``n_epochs``
+    """
+    for batch, columns in enumerate(batches):
+        remaining = 0.0
+        if schedule is not None and n_epochs is not None:
+            remaining = 1.0 - (epoch - 1 + batch / len(batches)) / n_epochs
+            for group in optimizer.param_groups:
+                group["lr"] = schedule(remaining)
+        yield columns, remaining
+
+
 def train_batches(
     model: EnsembleDynamics,
     optimizer: th.optim.Optimizer,
     lookup: Lookup,
     bootstrap: th.Tensor,
-    batches: tuple[th.Tensor, ...],
+    batches: Iterable[tuple[th.Tensor, float]],
     logvar_loss_weight: float,
     precision: Precision = "float32",
 ) -> th.Tensor:
@@ -52,29 +73,37 @@ def train_batches(
     One pass over every member's bootstrap sample.
 
     :param bootstrap: (n_members, n_train) rows of the data
-    :param batches: columns of ``bootstrap``, a batch each
-    :return: the mean of :func:`negative_log_likelihood` over the pass, ()
+    :param batches: columns of ``bootstrap``, a batch each, with their beta
+    :return: the mean of :func:`negative_log_likelihood` over the pass, with beta = 0, ()
     """
     n_inputs = model.input_mean.shape[0]
     total = th.zeros((), device=model.device)
-    for columns in batches:
+    for columns, beta in batches:
         rows = bootstrap.index_select(1, columns)
         inputs, targets = lookup(rows.flatten()).view(*rows.shape, -1).tensor_split([n_inputs], dim=2)
         with precision_scope(precision, model.device):
             forecast = model.networks(inputs)
-        nll = negative_log_likelihood(*forecast, targets).sum()
+        loss = negative_log_likelihood(*forecast, targets, beta).sum()
         bounds = (model.max_logvar - model.min_logvar).sum() / model.n_members
         optimizer.zero_grad(set_to_none=True)
-        (nll + logvar_loss_weight * bounds).backward()
+        (loss + logvar_loss_weight * bounds).backward()
         add_weight_decay(model)
         optimizer.step()
-        total += nll.detach() * len(columns)
+        with th.no_grad():
+            total += negative_log_likelihood(*forecast, targets).sum() * len(columns)
     return total / bootstrap.numel()
 
 
-def negative_log_likelihood(mean: th.Tensor, logvar: th.Tensor, targets: th.Tensor) -> th.Tensor:
-    """Gaussian NLL per member (M,), averaged over rows and dimensions, times two, without its constant (PETS, Eq 1)."""
-    return ((mean - targets).square() * (-logvar).exp() + logvar).mean(dim=(1, 2))
+def negative_log_likelihood(mean: th.Tensor, logvar: th.Tensor, targets: th.Tensor, beta: float = 0.0) -> th.Tensor:
+    """
+    Gaussian NLL per member (M,), averaged over rows and dimensions, times two, without its constant (PETS, Eq 1).
+
+    :param beta: weights each term with its variance to this power, held fixed (Seitzer et al. 2022, arXiv 2203.09168, Eq 5).
+        At 0 what is known well has the steepest gradients, and what is hard to predict learns last; at 1 the mean learns as
+        from squared errors. Either way the minimum is the same if the model can reach it.
+    """
+    terms = (mean - targets).square() * (-logvar).exp() + logvar
+    return (terms * (beta * logvar.detach()).exp()).mean(dim=(1, 2))
 
 
 @th.no_grad()

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import torch as th
+from stable_baselines3.common.type_aliases import Schedule
 from tqdm import tqdm
 
 from sb3_offline.buffers.rows import BLOCK_ROWS, Rows, row_blocks
 from sb3_offline.dynamics.ensemble import MAX_HOLDOUT_ROWS, EnsembleDynamics
-from sb3_offline.dynamics.epoch import bootstrap_indices, standardized, train_batches
+from sb3_offline.dynamics.epoch import bootstrap_indices, paced, standardized, train_batches
 from sb3_offline.dynamics.fit_checkpoint import FitCheckpoint
 from sb3_offline.execution.precision import Precision
 
@@ -71,7 +72,8 @@ def fit_ensemble(
     batch_size: int = 256,
     holdout_fraction: float = 0.2,
     max_epochs: int | None = None,
-    patience: int = 5,
+    patience: int | None = 5,
+    schedule: Schedule | None = None,
     logvar_loss_weight: float = 0.01,
     precision: Precision = "float32",
     on_epoch: Callable[[EpochStats], bool | None] | None = None,
@@ -99,13 +101,20 @@ def fit_ensemble(
     :param holdout_fraction: share of the rows held out, at most 1000 rows
     :param precision: of the training's matrix products, see :func:`~sb3_offline.execution.precision.precision_scope`; errors
         on held-out rows are measured in float32
-    :param max_epochs: None stops by ``patience`` alone: epochs in a row in which no member improved by 1%
+    :param max_epochs: None stops by ``patience`` alone
+    :param patience: stop after so many epochs in a row in which no member improved by 1%; None never does
+    :param schedule: the optimiser's rate at each batch, by the share of ``max_epochs`` that remains. The loss then begins as
+        beta-NLL with beta = 1 and ends as the likelihood, see :func:`~sb3_offline.dynamics.epoch.paced`. None leaves the rate
+        alone, and the loss is the likelihood throughout
     :param on_epoch: called after each epoch; returning False ends the training (the best snapshots are kept)
     :param checkpoint: keeps the state after an epoch, from which an interrupted fit goes on to the very same weights
-    :raises ValueError: too few rows to hold some out and fill two batches; NaN or infinite data
+    :raises ValueError: too few rows to hold some out and fill two batches; NaN or infinite data; neither ``max_epochs`` nor
+        ``patience``, or a schedule without ``max_epochs``
     :raises DynamicsDivergedError: the loss is not finite. Then, as after any exception, ``model.fitted`` is False.
     """
     start = time.perf_counter()
+    if max_epochs is None and (patience is None or schedule is not None):
+        raise ValueError("A fit without patience, or whose rate follows a schedule, needs max_epochs: it has no other end.")
     model.fitted.fill_(False)
     _check_finite(observations=observations, actions=actions, next_observations=next_observations, rewards=rewards)
     n_holdout, n_train = _split_sizes(len(observations), holdout_fraction, batch_size)
@@ -127,7 +136,8 @@ def fit_ensemble(
             epoch += 1
             epoch_start = time.perf_counter()
             batches = _permutation(n_train, generator, model.device).split(batch_size)
-            loss = train_batches(model, optimizer, lookup, bootstrap, batches, logvar_loss_weight, precision)
+            pace = paced(batches, optimizer, schedule, epoch, max_epochs)
+            loss = train_batches(model, optimizer, lookup, bootstrap, pace, logvar_loss_weight, precision)
             error, mse = _holdout_errors(model, holdout_data)
             if not th.isfinite(loss + error.sum()):
                 largest = (lookup(rows)[:, model.input_mean.shape[0] :].abs().max() for rows in train.split(BLOCK_ROWS))
@@ -144,7 +154,7 @@ def fit_ensemble(
             bar.update()
             if on_epoch is not None and on_epoch(stats) is False:
                 stopped_by = "callback"
-            elif stale >= patience:
+            elif patience is not None and stale >= patience:
                 stopped_by = "patience"
             elif max_epochs is not None and epoch >= max_epochs:
                 stopped_by = "max_epochs"

@@ -23,6 +23,7 @@ from sb3_offline.dynamics.termination_head import TerminationHead, TerminationRe
 from sb3_offline.dynamics.training import EpochStats, FitReport, fit_ensemble
 from sb3_offline.execution.precision import Precision
 from sb3_offline.training.rng import Streams
+from sb3_offline.training.schedules import CosineSchedule
 
 _MODELLED = ("observations", "actions", "next_observations", "rewards")
 
@@ -58,7 +59,7 @@ def build_dynamics(
         action_dim,
         n_members=config.n_members,
         n_elites=config.n_elites,
-        hidden_sizes=config.hidden_sizes,
+        hidden_sizes=config.sizes(observation_dim + action_dim),
         weight_decay=config.weight_decay,
         termination_head=TerminationHead(observation_dim, action_dim, generator=streams.cpu("termination_init")),
         generator=streams.cpu("dynamics_init"),
@@ -95,8 +96,9 @@ def fit_world(
         generator=streams["dynamics"],
         batch_size=config.batch_size,
         holdout_fraction=config.holdout_fraction,
-        max_epochs=config.max_epochs,
+        max_epochs=config.epochs(len(rows)),
         patience=config.patience,
+        schedule=CosineSchedule(config.learning_rate),
         logvar_loss_weight=config.logvar_loss_weight,
         precision=precision,
         on_epoch=on_epoch,

@@ -23,7 +23,7 @@ def data(n: int = 300) -> th.Tensor:
 
 
 def brute_force(rows: np.ndarray, queries: np.ndarray, k: int) -> np.ndarray:
-    """32 (R / r_k)^2, at most n, in float64 and with full sorting; in two dimensions the law beyond n = 1 is (r_1 / r_k)^2 too."""
+    """32 (R / r_k)^2, at most n, in float64 and with full sorting: in two dimensions also beyond n = 1."""
     mean, std = rows[:, :2].mean(0), rows[:, :2].std(0)
     points, asked = (rows[:, :2] - mean) / std, (queries[:, :2] - mean) / std
 

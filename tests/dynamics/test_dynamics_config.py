@@ -8,9 +8,31 @@ from sb3_offline.dynamics import DynamicsConfig
 def test_defaults_are_the_published_ones():
     config = DynamicsConfig.from_kwargs(None)
     assert config == DynamicsConfig() == DynamicsConfig.from_kwargs({})
-    assert (config.n_members, config.n_elites, config.hidden_sizes) == (7, 5, (200, 200, 200, 200))
-    assert (config.learning_rate, config.batch_size, config.max_epochs, config.patience) == (1e-3, 256, None, 5)
+    assert (config.n_members, config.n_elites, config.sizes(n_inputs=14)) == (7, 5, (200, 200, 200, 200))
+    assert (config.learning_rate, config.batch_size, config.patience) == (1e-3, 256, None)
     assert config.termination == "auto"
+
+
+def test_sizes_go_by_the_inputs_unless_they_are_given():
+    config = DynamicsConfig()
+    assert [config.sizes(n)[0] for n in (1, 4, 6, 12, 13, 400)] == [64, 64, 96, 192, 200, 200]
+    assert all(len(config.sizes(n)) == 4 for n in (1, 6, 400))
+    assert DynamicsConfig(hidden_sizes=(8,)).sizes(14) == (8,)
+
+
+@pytest.mark.parametrize(
+    ("n_rows", "epochs"),
+    [
+        (600, 667),  # 3 batches an epoch: 2,000 steps
+        (256 * 50, 40),
+        (256 * 100, 30),
+        (256 * 400, 25),  # 10,000 steps
+        (256 * 100_000, 1),
+    ],
+)
+def test_epochs_go_by_the_rows_unless_they_are_given(n_rows, epochs):
+    assert DynamicsConfig().epochs(n_rows) == epochs
+    assert DynamicsConfig(max_epochs=7).epochs(n_rows) == 7
 
 
 def test_lists_from_yaml_become_tuples():
@@ -47,6 +69,8 @@ def test_few_members_are_all_elites_unless_said_otherwise():
         ({"holdout_fraction": 0.0}, ValueError, "holdout_fraction"),
         ({"max_epochs": 0}, ValueError, "max_epochs"),
         ({"patience": 0}, ValueError, "patience"),
+        ({"patience": 1.5}, TypeError, "patience"),
+        ({"hidden_sizes": None, "weight_decay": [1e-4] * 4}, ValueError, "weight_decay.*5 layers"),
         ({"batch_size": 0}, ValueError, "batch_size"),
         ({"logvar_loss_weight": -1}, ValueError, "logvar_loss_weight"),
         ({"termination": "nver"}, ValueError, "Did you mean 'never'"),

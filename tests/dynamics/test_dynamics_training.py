@@ -6,8 +6,9 @@ import pytest
 import torch as th
 
 from sb3_offline.dynamics import DynamicsDivergedError, EnsembleDynamics, fit_ensemble
-from sb3_offline.dynamics.epoch import add_weight_decay, bootstrap_indices, negative_log_likelihood
+from sb3_offline.dynamics.epoch import add_weight_decay, bootstrap_indices, negative_log_likelihood, paced
 from sb3_offline.dynamics.training import _BestSnapshots, _holdout_errors
+from sb3_offline.training.schedules import CosineSchedule
 
 A = th.tensor([[0.9, 0.2], [-0.3, 0.8]])
 B = th.tensor([[0.5], [-1.0]])
@@ -63,6 +64,54 @@ def test_negative_log_likelihood_by_hand():
     mean, targets = th.tensor([[[1.0, 1.0]]]), th.tensor([[[3.0, 0.0]]])
     loss = negative_log_likelihood(mean, th.tensor([[[math.log(4.0), 0.0]]]), targets)
     assert loss.tolist() == pytest.approx([(1 + 1.3862944 + 1) / 2])
+
+
+def test_beta_weights_each_term_with_its_variance_and_leaves_the_weight_alone():
+    # sigma^2 = 4: beta = 1/2 doubles (3-1)^2/4 + ln 4, of gradients -2 (3-1)/4 in the mean and 1 - 1 in the log-variance
+    mean, logvar = (th.tensor([[[value]]], requires_grad=True) for value in (1.0, math.log(4.0)))
+    targets = th.tensor([[[3.0]]])
+    loss = negative_log_likelihood(mean, logvar, targets, beta=0.5)
+    assert loss.item() == pytest.approx(2 * (1 + 1.3862944))
+    loss.backward()
+    assert mean.grad.item() == pytest.approx(2 * -1.0)
+    assert logvar.grad.item() == pytest.approx(0.0, abs=1e-6)
+
+
+def test_rate_and_beta_fall_with_every_batch():
+    optimizer = th.optim.SGD(linear_model().parameters(), lr=9.0)
+    rates, betas = [], []
+    for epoch in (1, 2):
+        for _, beta in paced((th.arange(3),) * 4, optimizer, lambda remaining: 0.1 * remaining**2, epoch, n_epochs=2):
+            rates.append(optimizer.param_groups[0]["lr"])
+            betas.append(beta)
+    assert betas == pytest.approx([1, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8])
+    assert rates == pytest.approx([0.1 * beta**2 for beta in betas])
+
+
+def test_with_a_schedule_what_is_hard_to_predict_is_learned_too():
+    """One target is known to a thousandth, whose steep likelihood leaves the other, a sine, for last; beta-NLL does not."""
+    generator = th.Generator().manual_seed(0)
+    observations, actions = th.randn(3000, 2, generator=generator), th.zeros(3000, 1)
+    change = th.stack([observations[:, 0], th.sin(2 * observations[:, 1])], dim=1)
+    noise = th.tensor([1e-3, 0.1]) * th.randn(3000, 2, generator=generator)
+    data = observations, actions, observations + change + noise, observations[:, 0]
+    unexplained = []
+    for schedule in (None, CosineSchedule(3e-3)):
+        model = linear_model(hidden_sizes=(32, 32))
+        optimizer = th.optim.Adam(model.parameters(), lr=3e-3, fused=True)
+        report = fit(model, data, optimizer=optimizer, max_epochs=20, patience=None, schedule=schedule, batch_size=64)
+        assert (report.epochs, report.stopped_by) == (20, "max_epochs")
+        with th.no_grad():
+            mean, _ = model(observations, actions)
+        unexplained.append((mean[..., 1] - change[:, 1]).square().mean().item() / change[:, 1].var().item())
+    assert unexplained[1] < 0.15 < 0.5 * unexplained[0]
+
+
+def test_a_fit_needs_an_end():
+    with pytest.raises(ValueError, match="needs max_epochs"):
+        fit(linear_model(), linear_system(1000), patience=None)
+    with pytest.raises(ValueError, match="schedule, needs max_epochs"):
+        fit(linear_model(), linear_system(1000), schedule=CosineSchedule(1e-3))
 
 
 def test_reported_training_loss_is_the_mean_over_rows():
