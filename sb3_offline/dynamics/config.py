@@ -29,7 +29,7 @@ _INTERVALS = {
 @dataclass(frozen=True)
 class DynamicsConfig:
     """
-    Options of the dynamics model and of its fit; the defaults are those of MBPO and COMBO.
+    Options of the dynamics model and of its fit; the model's defaults are those of MBPO and COMBO.
 
     :param n_members: networks in the ensemble
     :param n_elites: how many of them, the best on held-out data, are rolled out
@@ -54,7 +54,7 @@ class DynamicsConfig:
     n_elites: int = 5
     hidden_sizes: tuple[int, ...] | None = None
     weight_decay: float | tuple[float, ...] | None = None
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     batch_size: int = 256
     holdout_fraction: float = 0.2
     max_epochs: int | None = None

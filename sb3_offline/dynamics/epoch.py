@@ -44,20 +44,21 @@ def paced(
     batches: tuple[th.Tensor, ...], optimizer: th.optim.Optimizer, schedule: Schedule | None, epoch: int, n_epochs: int | None
 ) -> Iterator[tuple[th.Tensor, float]]:
     """
-    The batches of an epoch, each with its beta of :func:`negative_log_likelihood`, the share of all batches of all epochs that
-    remains: 1 before the first, 0 at the end. The optimiser's rate is set before each. Without a schedule, or an end that is
-    known, the rate stays and beta is 0.
+    The batches of an epoch, each with its beta of :func:`negative_log_likelihood`: 1 before the first, falling to 0 in the
+    middle of the fit. The optimiser's rate is set before each. Without a schedule, or an end that is known, the rate stays and
+    beta is 0.
 
-    :param schedule: the rate by the share that remains
+    :param schedule: the rate by the share of all batches of all epochs that remains
     :param epoch: from 1 to ``n_epochs``
     """
     for batch, columns in enumerate(batches):
-        remaining = 0.0
+        beta = 0.0
         if schedule is not None and n_epochs is not None:
             remaining = 1.0 - (epoch - 1 + batch / len(batches)) / n_epochs
+            beta = max(2.0 * remaining - 1.0, 0.0)
             for group in optimizer.param_groups:
                 group["lr"] = schedule(remaining)
-        yield columns, remaining
+        yield columns, beta
 
 
 def train_batches(

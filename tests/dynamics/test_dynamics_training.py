@@ -84,8 +84,8 @@ def test_rate_and_beta_fall_with_every_batch():
         for _, beta in paced((th.arange(3),) * 4, optimizer, lambda remaining: 0.1 * remaining**2, epoch, n_epochs=2):
             rates.append(optimizer.param_groups[0]["lr"])
             betas.append(beta)
-    assert betas == pytest.approx([1, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8])
-    assert rates == pytest.approx([0.1 * beta**2 for beta in betas])
+    assert betas == pytest.approx([1, 3 / 4, 2 / 4, 1 / 4, 0, 0, 0, 0])
+    assert rates == pytest.approx([0.1 * (remaining / 8) ** 2 for remaining in range(8, 0, -1)])
 
 
 def test_with_a_schedule_what_is_hard_to_predict_is_learned_too():
