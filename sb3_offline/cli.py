@@ -230,13 +230,15 @@ def convert(
     """Convert between D4RL's HDF5, Minari, npz and memory-mapped folders; what is read is checked."""
     from rich.console import Console
 
-    from sb3_offline.datasets import load_dataset
-    from sb3_offline.shell.writing import check_target, transformed, write_dataset
+    from sb3_offline.datasets import open_dataset
+    from sb3_offline.shell.writing import check_target
+    from sb3_offline.shell.writing import convert as write
 
     check_target(target, force)
-    data = transformed(load_dataset(source, env_id=env_id, columns=columns, trust=trust), reward_scale, reward_shift)
-    write_dataset(data, target)
-    Console().print(f"{target}: {len(data):,} transitions, {data.n_episodes:,} episodes.", markup=False, soft_wrap=True)
+    opened = open_dataset(source, env_id=env_id, columns=columns, trust=trust)
+    origin = {"source": source, "columns": columns, "env_id": env_id}
+    n_rows, n_episodes = write(opened, target, origin, reward_scale, reward_shift)
+    Console().print(f"{target}: {n_rows:,} transitions, {n_episodes:,} episodes.", markup=False, soft_wrap=True)
 
 
 @app.command()

@@ -13,6 +13,7 @@ from gymnasium.envs.registration import EnvSpec
 
 from sb3_offline.datasets.envs import env_from_spec
 from sb3_offline.datasets.errors import DatasetError
+from sb3_offline.datasets.space_facts import facts_of
 
 #: The arrays of a data set, in the order in which they are hashed.
 ARRAY_NAMES = (
@@ -77,12 +78,14 @@ class DatasetInfo:
         return 100.0 * (float(returns) - low) / (high - low)
 
     def metadata(self) -> dict[str, Any]:
-        """The card, the task's id and the reference scores, as a data file keeps them beside its arrays."""
-        known = {
+        """The card, the reference scores, and the task's id or else the spaces, as data files keep them beside the arrays."""
+        known: dict[str, Any] = {
             "env_id": None if self.env_spec is None else self.env_spec.id,
             "reference_min_score": self.reference_min_score,
             "reference_max_score": self.reference_max_score,
         }
+        if self.env_spec is None:
+            known["observation_space"], known["action_space"] = facts_of(self.observation_space), facts_of(self.action_space)
         return {**self.card, **{key: value for key, value in known.items() if value is not None}}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
 import tempfile
 import warnings
 from collections.abc import Mapping
@@ -14,11 +15,14 @@ from typing import Any
 
 import h5py
 import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from sb3_offline.datasets import OfflineDataset, save_mapped
+from sb3_offline.datasets import DatasetInfo, DatasetSource, OfflineDataset, save_mapped
 from sb3_offline.datasets.checks import ALIASES
 from sb3_offline.datasets.offline_dataset import ARRAY_NAMES
 from sb3_offline.datasets.parts import flat_rows
+from sb3_offline.datasets.sources.converting import stream_to_folder
 from sb3_offline.datasets.sources.folder import FOLDER_SUFFIX, is_folder
 from sb3_offline.files.atomic import draft_of, named_target, write_atomically
 
@@ -88,15 +92,66 @@ def transformed(dataset: OfflineDataset, scale: float, shift: float) -> OfflineD
     """
     if not (0 < scale < math.inf and math.isfinite(shift)):
         raise ValueError(f"--reward-scale {scale:g} must be positive, --reward-shift {shift:g} a finite number.")
+    info = _transformed_info(dataset.info, scale, shift)
     if scale == 1.0 and shift == 0.0:
         return dataset
     with np.errstate(over="ignore"):
         rewards = (scale * dataset.rewards + shift).astype(np.float32)
     if not np.isfinite(rewards).all():
         raise ValueError(f"--reward-scale {scale:g} and --reward-shift {shift:g} lead out of float32: take smaller ones.")
-    card = {**dataset.info.card, "rewards": f"{scale:g} r + {shift:g} of the original"}
-    info = replace(dataset.info, reference_min_score=None, reference_max_score=None, card=card)
     return replace(dataset, info=info, rewards=rewards)
+
+
+def _transformed_info(info: DatasetInfo, scale: float, shift: float) -> DatasetInfo:
+    if scale == 1.0 and shift == 0.0:
+        return info
+    card = {**info.card, "rewards": f"{scale:g} r + {shift:g} of the original"}
+    return replace(info, reference_min_score=None, reference_max_score=None, card=card)
+
+
+def convert(source: DatasetSource, target: str, origin: Mapping[str, Any], scale: float, shift: float) -> tuple[int, int]:
+    """
+    Write what a source holds; into a memory-mapped folder block by block, with a progress bar, and on from where an earlier
+    conversion was interrupted.
+
+    :param origin: the source and the options with which it was opened
+    :param scale: of the rewards
+    :param shift: of the rewards
+    :return: the numbers of transitions and of episodes
+    """
+    if not target.endswith(FOLDER_SUFFIX):
+        data = transformed(source.load(), scale, shift)
+        write_dataset(data, target)
+        return len(data), data.n_episodes
+    info = _transformed_info(source.info, scale, shift)
+    made_of = json.dumps([_facts_of(origin), scale, shift], default=str)
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:,} rows"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        bar = progress.add_task("writing", total=None)
+        try:
+            n_rows = stream_to_folder(
+                source,
+                Path(target),
+                info,
+                made_of,
+                change=lambda block: transformed(block, scale, shift),
+                advance=lambda n: progress.update(bar, completed=n),
+            )
+        except KeyboardInterrupt:
+            print(f"{target}.partial holds what was written; the same command goes on from there.", file=sys.stderr)
+            raise
+    ends = np.load(Path(target) / "terminations.npy", mmap_mode="r") | np.load(Path(target) / "truncations.npy", mmap_mode="r")
+    return n_rows, int(ends.sum()) + int(not ends[-1])
+
+
+def _facts_of(origin: Mapping[str, Any]) -> dict[str, Any]:
+    """The options, with size and time of every file among them: a file that has changed is another one."""
+    facts: dict[str, Any] = {}
+    for name, value in origin.items():
+        path = Path(str(value))
+        files = sorted(path.rglob("*")) if path.is_dir() else [path] if path.is_file() else []
+        facts[name] = [str(value), [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files]]
+    return facts
 
 
 def _write_minari(dataset: OfflineDataset, target: str, facts: Mapping[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 from gymnasium import spaces
 
 from sb3_offline.datasets.errors import DatasetError
+from sb3_offline.datasets.mapped import BLOCK_ROWS
 from sb3_offline.datasets.sources.raw import RawSource, raw_from_metadata
 from sb3_offline.datasets.sources.tables.deriving import derive_action_space, derive_observation_space
 from sb3_offline.datasets.sources.tables.values import Survey
@@ -57,7 +58,23 @@ def episodic_source(
             kept.update(_rows(episodes(), where))
         return derive_space(kind, kept, where)
 
-    return raw_from_metadata(dataset_id, read, metadata, derive=derive)
+    def read_blocks(*_: Any) -> Iterator[dict[str, Any]]:
+        kept.clear()
+        yield from grouped(_arrays_of(one, number, where) for number, one in enumerate(episodes()))
+
+    return raw_from_metadata(dataset_id, read, metadata, derive=derive, blocks=read_blocks)
+
+
+def grouped(episodes: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Several episodes' arrays as one block, of little more than so many rows as are checked at once."""
+    waiting: list[dict[str, Any]] = []
+    for arrays in episodes:
+        waiting.append(arrays)
+        if sum(len(one["actions"]) for one in waiting) >= BLOCK_ROWS:
+            yield {name: _concatenated([one[name] for one in waiting]) for name in waiting[0]}
+            waiting = []
+    if waiting:
+        yield {name: _concatenated([one[name] for one in waiting]) for name in waiting[0]}
 
 
 def derive_space(kind: str, arrays: Mapping[str, Any], where: str) -> spaces.Space:

@@ -17,6 +17,7 @@ from sb3_offline.datasets.errors import DatasetError
 from sb3_offline.datasets.mapped import FollowingObservations, blocks, check_mapped
 from sb3_offline.datasets.offline_dataset import ARRAY_NAMES, DatasetInfo, OfflineDataset
 from sb3_offline.datasets.sources.files import file_mode
+from sb3_offline.datasets.sources.progress import Layout, Progress, clear_progress, read_progress, write_progress
 from sb3_offline.datasets.sources.raw import RawSource, collect_metadata, raw_from_metadata
 from sb3_offline.files.atomic import named_target, write_atomically
 from sb3_offline.files.regular import is_regular
@@ -125,21 +126,28 @@ class MappedWriter:
 
     :param folder: where to; made if it is missing
     :param info: spaces to check against; its task, reference scores and card go into ``metadata.json``
+    :param origin: what the rows are made of. If it is given, what is written stays when writing is interrupted, and a
+        writer of the same origin goes on after its first ``n_rows`` rows
     :raises DatasetError: if the folder holds data already, or a block does not fit
     """
 
-    def __init__(self, folder: str | Path, info: DatasetInfo):
+    def __init__(self, folder: str | Path, info: DatasetInfo, origin: str | None = None):
         self.folder, self.info = Path(folder), info
         if is_folder(self.folder):
             raise DatasetError(f"{self.folder} holds data already: take another name, or delete it.")
         self.n_rows = 0
         self._columns: dict[str, _Column] = {}
+        self._origin = origin
+        self._last: np.ndarray | None = None  # next observation of the last row so far, (1, *obs_shape)
         self._made = not self.folder.exists()
         with named_target(self.folder), self._discarded_on_error():
             self.folder.mkdir(parents=True, exist_ok=True)
+            written = None if origin is None else read_progress(self.folder, origin)
             for name in (*_COLUMNS, "final_rows", "final_observations"):
-                self._columns[name] = _Column(self.folder / f"{name}.npy.part")
-        self._last: np.ndarray | None = None  # next observation of the last row so far, (1, *obs_shape)
+                layout = None if written is None else written.columns[name]
+                self._columns[name] = _Column(self.folder / f"{name}.npy.part", layout)
+            if written is not None:
+                self.n_rows, self._last = written.n_rows, written.last
 
     def append(self, block: Mapping[str, Any]) -> None:
         """
@@ -165,6 +173,14 @@ class MappedWriter:
         self._columns["final_rows"].append(rows.astype(np.int64))
         self._columns["final_observations"].append(observations)
 
+    def checkpoint(self) -> None:
+        """Note what is on the disk, for a writer of the same origin to go on from here."""
+        for column in self._columns.values():
+            column.file.flush()
+        if self._origin is not None and self._last is not None:
+            columns = {name: column.layout() for name, column in self._columns.items()}
+            write_progress(self.folder, Progress(self._origin, self.n_rows, columns, self._last))
+
     def close(self) -> None:
         """
         Finish the files.
@@ -180,6 +196,7 @@ class MappedWriter:
             for column in self._columns.values():
                 column.finish()
             write_atomically(self.folder / _METADATA, lambda file: file.write(metadata))
+        clear_progress(self.folder)
         for column in reversed(self._columns.values()):  # observations.npy, which marks the folder, comes last
             column.path.replace(column.path.with_suffix(""))
 
@@ -189,8 +206,11 @@ class MappedWriter:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if kind is None:
             self.close()
-        else:
+        elif self._origin is None:
             self._discard()
+        else:
+            for column in self._columns.values():
+                column.file.close()
 
     @contextmanager
     def _discarded_on_error(self) -> Iterator[None]:
@@ -223,11 +243,18 @@ def save_mapped(dataset: OfflineDataset, folder: str | Path) -> None:
 class _Column:
     """A .npy file that grows; its header is written again when its length is known."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, written: Layout | None = None):
         self.path = path
-        self.file: IO[bytes] = path.open("wb")
+        self.file: IO[bytes] = path.open("wb" if written is None else "r+b")
         self.shape: tuple[int, ...] = ()
         self.descr: Any = None
+        if written is not None and written.shape:
+            self.shape, self.descr = written.shape, written.descr
+            self.file.truncate(written.size)
+            self.file.seek(written.size)
+
+    def layout(self) -> Layout:
+        return Layout(self.shape, self.descr, self.file.tell())
 
     def append(self, values: np.ndarray) -> None:
         if self.descr is None:

@@ -13,6 +13,7 @@ import h5py
 
 from sb3_offline.datasets.checks.keys import BY_KEY, UnreadArray, keys_to_read, meaning_of
 from sb3_offline.datasets.errors import DatasetError
+from sb3_offline.datasets.mapped import blocks
 from sb3_offline.datasets.sources.hdf5_safety import check_numbers, check_sizes, check_stored, is_short, refuse_links_out
 from sb3_offline.datasets.sources.raw import Arrays, RawSource, by_key, collect_metadata, raw_from_metadata
 
@@ -32,20 +33,32 @@ def open_hdf5(path: Path) -> RawSource:
 
     def read() -> Arrays:
         with opened_hdf5(path) as file:
-            keys = keys_to_read(file)
-            groups = [key for key in keys if meaning_of(key) in BY_KEY and _is_group(file, key)]
-            unread = {key: _unread(file, key) for key in file if key not in keys}
-            keys = [key for key in keys if key not in groups] + [f"{key}/{part}" for key in groups for part in file[key]]
-            arrays = {key: hdf5_array(path, file, key) for key in keys}
-            for key, array in arrays.items():
-                check_numbers(path, key, array)
-            check_sizes(path, *arrays.values())
+            arrays = _arrays(path, file)
+            unread = {key: _unread(file, key) for key in file if key not in keys_to_read(file)}
             return by_key(unread | {key: array[()] for key, array in arrays.items()})
 
-    raw = raw_from_metadata(path.name, read, metadata)
+    def read_blocks(*_: Any) -> Iterator[Arrays]:
+        with opened_hdf5(path) as file:
+            arrays = _arrays(path, file)
+            for rows in blocks(max((len(array) for array in arrays.values() if array.ndim), default=0)):
+                yield by_key({key: array[rows] for key, array in arrays.items() if array.ndim})
+
+    raw = raw_from_metadata(path.name, read, metadata, blocks=read_blocks)
     if raw.env_id is None and inferred is not None:
         return replace(raw, env_id=inferred, env_id_from=f"the file's name, {path.name}: the file itself names no task")
     return raw
+
+
+def _arrays(path: Path, file: h5py.File) -> dict[str, h5py.Dataset]:
+    """All arrays that are read, by name; those of a group as ``observations/key``."""
+    keys = keys_to_read(file)
+    groups = [key for key in keys if meaning_of(key) in BY_KEY and _is_group(file, key)]
+    keys = [key for key in keys if key not in groups] + [f"{key}/{part}" for key in groups for part in file[key]]
+    arrays = {key: hdf5_array(path, file, key) for key in keys}
+    for key, array in arrays.items():
+        check_numbers(path, key, array)
+    check_sizes(path, *arrays.values())
+    return arrays
 
 
 def _task_in_name(name: str, file: h5py.File) -> str | None:

@@ -16,10 +16,12 @@ from stable_baselines3.common.buffers import ReplayBuffer
 
 from sb3_offline.datasets.checks import build_dataset
 from sb3_offline.datasets.errors import DatasetError, DatasetWarning, NoRowsLeft
+from sb3_offline.datasets.mapped import blocks as row_blocks
 from sb3_offline.datasets.offline_dataset import ARRAY_NAMES, DatasetInfo, OfflineDataset
 from sb3_offline.datasets.sources.describing import info_of, joint_task, same_space
 from sb3_offline.datasets.sources.formats import open_one
 from sb3_offline.datasets.sources.imitation import are_trajectories
+from sb3_offline.datasets.sources.streaming import checked_blocks
 from sb3_offline.datasets.sources.task import Task
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ class DatasetSource:
 
     info: DatasetInfo
     read: Callable[[], OfflineDataset]
+    read_blocks: Callable[[Path], Iterator[OfflineDataset]] | None = None
 
     def load(self) -> OfflineDataset:
         """Read and check the arrays.
@@ -42,6 +45,21 @@ class DatasetSource:
         :raises DatasetError: naming the key, the row and the remedy
         """
         return self.read()
+
+    def blocks(self, scratch: Path) -> Iterator[OfflineDataset]:
+        """
+        The same rows as :meth:`load` gives, block by block; formats that can be read so are not held in memory. A block's
+        ``info.card["dropped_rows"]`` counts what was left out in it.
+
+        :param scratch: a folder for files that are needed meanwhile
+        :raises DatasetError: naming the key, the row and the remedy
+        """
+        if self.read_blocks is not None:
+            yield from self.read_blocks(scratch)
+            return
+        data = self.load()
+        for rows in row_blocks(len(data)):
+            yield replace(data, **{name: getattr(data, name)[rows] for name in ARRAY_NAMES})
 
 
 def open_dataset(
@@ -98,10 +116,11 @@ def _open(source: Source, task: Task) -> DatasetSource:
         return _open_many(source, task)
     raw = open_one(source, task)
     info = info_of(raw, task)
-    build = raw.build
+    build, blocks = raw.build, raw.blocks
+    in_blocks = None if blocks is None else lambda scratch: checked_blocks(blocks(info, scratch), info)
     if build is not None:
-        return DatasetSource(info, lambda: build(info))
-    return DatasetSource(info, lambda: build_dataset(raw.read(), info))
+        return DatasetSource(info, lambda: build(info), in_blocks)
+    return DatasetSource(info, lambda: build_dataset(raw.read(), info), in_blocks)
 
 
 def _open_many(sources: Sequence[Source], task: Task) -> DatasetSource:

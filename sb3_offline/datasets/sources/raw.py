@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ from gymnasium.envs.registration import EnvSpec
 from sb3_offline.datasets.checks.keys import BY_KEY, meaning_of
 from sb3_offline.datasets.errors import DatasetError
 from sb3_offline.datasets.offline_dataset import DatasetInfo, OfflineDataset
+from sb3_offline.datasets.space_facts import space_from
 from sb3_offline.files.refusal import printable
 from sb3_offline.files.structure import check_extent, read_json
 
@@ -28,6 +31,7 @@ class RawSource:
 
     ``build`` reads and checks the arrays where ``read`` would have to hold them all, or has to know the spaces. ``derive``
     gives the space of "observation" or "action" that the data themselves suggest, for when nobody says what it is.
+    ``blocks`` reads all rows in the order of time without holding them, with a folder for files that it needs meanwhile.
     """
 
     dataset_id: str
@@ -42,6 +46,7 @@ class RawSource:
     card: dict[str, Any] = field(default_factory=dict)
     build: Callable[[DatasetInfo], OfflineDataset] | None = None
     derive: Callable[[str], spaces.Space] | None = None
+    blocks: Callable[[DatasetInfo, Path], Iterator[Arrays]] | None = None
 
 
 def raw_from_metadata(
@@ -50,20 +55,37 @@ def raw_from_metadata(
     metadata: Mapping[str, Any],
     build: Callable[[DatasetInfo], OfflineDataset] | None = None,
     derive: Callable[[str], spaces.Space] | None = None,
+    blocks: Callable[[DatasetInfo, Path], Iterator[Arrays]] | None = None,
 ) -> RawSource:
-    """A source described by free-form metadata, of which ``env_id`` and the reference scores are understood."""
+    """A source described by free-form metadata, of which ``env_id``, the spaces and the reference scores are understood."""
     facts = dict(metadata)
     env_id, low, high = (facts.pop(key, None) for key in ("env_id", "reference_min_score", "reference_max_score"))
+    observation_space, action_space = (
+        _space(dataset_id, facts.pop(f"{kind}_space", None)) for kind in ("observation", "action")
+    )
     return RawSource(
         dataset_id,
         read,
+        observation_space,
+        action_space,
         env_id=None if env_id is None else str(env_id),
         reference_min_score=score(dataset_id, "reference_min_score", low),
         reference_max_score=score(dataset_id, "reference_max_score", high),
         card=facts,
         build=build,
         derive=derive,
+        blocks=blocks,
     )
+
+
+def _space(dataset_id: str, facts: Any) -> spaces.Space | None:
+    """Of data whose task has no id; in HDF5 as JSON text."""
+    if isinstance(facts, str):
+        try:
+            facts = json.loads(facts)
+        except (ValueError, RecursionError) as error:
+            raise DatasetError(f"{dataset_id}: the metadata's spaces cannot be read ({error}). Leave them out.") from error
+    return None if facts is None else space_from(facts, dataset_id)
 
 
 def score(dataset_id: str, key: str, value: Any) -> float | None:

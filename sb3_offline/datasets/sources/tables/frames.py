@@ -99,7 +99,7 @@ class Frame:
                 return
             import pyarrow as pa
 
-            for batch in self._dataset.to_batches(columns=roots):
+            for batch in self._dataset.to_batches(columns=roots, batch_readahead=2, fragment_readahead=1):
                 yield _flat(pa.Table.from_batches([batch])).select(list(columns))
 
     def table(self, columns: Sequence[str]) -> pa.Table:

@@ -19,6 +19,7 @@ from sb3_offline.datasets.sources.tables.frames import Frame, is_frame, is_table
 from sb3_offline.datasets.sources.tables.guessing import guess_columns
 from sb3_offline.datasets.sources.tables.order import Order, order_rows
 from sb3_offline.datasets.sources.tables.reading import mark_ends, read_block, survey
+from sb3_offline.datasets.sources.tables.sorting import table_blocks
 from sb3_offline.datasets.sources.tables.values import Survey
 from sb3_offline.datasets.sources.task import Task
 
@@ -51,6 +52,9 @@ def open_table(source: Any, task: Task) -> RawSource:
         card={"source": "table", "reading": said, **_categories(surveys)},
         derive=lambda kind: _derive(kind, columns, surveys, frame.path),
         build=lambda info: _build(frame, columns, surveys, order, info),
+        blocks=None
+        if columns.functions()
+        else lambda info, scratch: table_blocks(frame, columns, surveys, order, info, scratch),
     )
 
 

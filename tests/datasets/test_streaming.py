@@ -1,0 +1,208 @@
+"""Conversion into memory-mapped folders, block by block: the same rows to the bit as at once, also after a break."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+from sb3_offline.cli import main
+from sb3_offline.datasets import DatasetError, OfflineDataset, load_dataset, open_dataset
+from sb3_offline.datasets.offline_dataset import ARRAY_NAMES
+from sb3_offline.datasets.sources import converting, episodes, hdf5
+from sb3_offline.datasets.sources.streaming import checked_blocks
+from sb3_offline.datasets.sources.tables import frames, sorting
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+SPACES: dict[str, Any] = {
+    "observation_space": spaces.Box(-np.inf, np.inf, (2,), np.float32),
+    "action_space": spaces.Box(-1.0, 1.0, (1,), np.float32),
+}
+
+
+def assert_equal(one: OfflineDataset, other: OfflineDataset) -> None:
+    for name in ARRAY_NAMES:
+        np.testing.assert_array_equal(np.asarray(getattr(one, name)), np.asarray(getattr(other, name)), err_msg=name)
+    assert one.fingerprint() == other.fingerprint()
+
+
+def random_rows(rng: np.random.Generator, n: int) -> dict[str, np.ndarray]:
+    """Ends of every kind, next to each other too."""
+    kinds = rng.choice(4, size=n, p=[0.55, 0.15, 0.15, 0.15])
+    return {
+        "observations": rng.normal(size=(n, 2)),
+        "actions": rng.uniform(-1, 1, size=(n, 1)),
+        "rewards": rng.normal(size=n),
+        "terminations": (kinds == 1) | (kinds == 3),
+        "truncations": (kinds == 2) | (kinds == 3),
+    }
+
+
+@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("with_next", [False, True])
+def test_blocks_are_checked_as_the_whole_is(seed: int, with_next: bool) -> None:
+    """Blocks of any lengths, down to one row: nothing may depend on where they are cut."""
+    rng = np.random.default_rng(seed)
+    rows = random_rows(rng, 40)
+    if with_next:
+        rows["next_observations"] = rng.normal(size=(40, 2))
+    info = open_dataset(rows, **SPACES).info
+    cuts = np.unique(np.r_[0, rng.integers(1, 40, size=rng.integers(0, 30)), 40])
+    blocks = ({name: part[i:j] for name, part in rows.items()} for i, j in pairwise(cuts))
+    whole = load_dataset(rows, **SPACES)
+    streamed = list(checked_blocks(blocks, info))
+    for name in ARRAY_NAMES:
+        joined = np.concatenate([getattr(part, name) for part in streamed])
+        np.testing.assert_array_equal(joined, getattr(whole, name), err_msg=f"{name} {cuts}")
+
+
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks of 7 rows in place of 65,536, and nothing kept in memory."""
+
+    def blocks(n_rows: int, *_: int) -> Iterator[slice]:
+        for start in range(0, n_rows, 7):
+            yield slice(start, min(start + 7, n_rows))
+
+    for module in (hdf5, sorting):
+        monkeypatch.setattr(module, "blocks", blocks)
+    monkeypatch.setattr(episodes, "BLOCK_ROWS", 7)
+    monkeypatch.setattr(frames, "KEPT_BYTES", 0)
+
+
+def plant(n_batches: int = 12, length: int = 9) -> Any:
+    pd = pytest.importorskip("pandas")
+    rng, n = np.random.default_rng(0), n_batches * length
+    frame = pd.DataFrame({name: rng.uniform(-1, 1, n) for name in ("temp", "flow", "valve", "yield")})
+    frame["batch"], frame["t"] = np.repeat(np.arange(n_batches), length), np.tile(np.arange(length), n_batches)
+    frame["failed"] = (frame["t"] == length - 1) & (frame["batch"] % 3 == 0)
+    return frame.drop(index=[13, 50])
+
+
+MAPPING = (
+    "{observations: [temp, flow], actions: valve, rewards: 'yield', terminations: failed, episode: batch, time: t, gap: 1.5}"
+)
+
+
+@pytest.mark.parametrize("shuffled", [False, True])
+@pytest.mark.usefixtures("small_blocks")
+def test_a_table_streams_into_a_folder(tmp_path: Path, shuffled: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("pyarrow")
+    frame = plant().sample(frac=1, random_state=0) if shuffled else plant()
+    frame.to_parquet(tmp_path / "log.parquet", row_group_size=20)
+    (tmp_path / "columns.yaml").write_text(MAPPING)
+    target = tmp_path / "log.mmap"
+    assert main(["convert", str(tmp_path / "log.parquet"), str(target), "--columns", str(tmp_path / "columns.yaml")]) == 0
+    whole = load_dataset(tmp_path / "log.parquet", columns=tmp_path / "columns.yaml")
+    assert f"{len(whole):,} transitions, {whole.n_episodes} episodes" in capsys.readouterr().out
+    mapped = load_dataset(target)  # its spaces lie in the folder
+    assert_equal(mapped, whole)
+    assert mapped.action_space == whole.action_space
+    assert mapped.info.card["dropped_rows"] == whole.info.card["dropped_rows"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["columns.yaml", "log.mmap", "log.parquet"]
+
+
+@pytest.mark.parametrize("with_next", [False, True])
+@pytest.mark.usefixtures("small_blocks")
+def test_hdf5_streams_into_a_folder(tmp_path: Path, with_next: bool) -> None:
+    rng = np.random.default_rng(0)
+    rows = random_rows(rng, 60)
+    with h5py.File(tmp_path / "log.hdf5", "w") as file:
+        for name, values in rows.items():
+            file.create_dataset({"terminations": "terminals", "truncations": "timeouts"}.get(name, name), data=values)
+        if with_next:
+            file["next_observations"] = rng.normal(size=(60, 2))
+    source = open_dataset(tmp_path / "log.hdf5", **SPACES)
+    assert source.read_blocks is not None
+    converting.stream_to_folder(source, tmp_path / "log.mmap", source.info, "log")
+    assert_equal(load_dataset(tmp_path / "log.mmap"), source.load())
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_episodes_stream_into_a_folder(tmp_path: Path) -> None:
+    fixture = Path(__file__).parent / "fixtures" / "d3rlpy_continuous.h5"
+    source = open_dataset(fixture)
+    converting.stream_to_folder(source, tmp_path / "log.mmap", source.info, "log")
+    assert_equal(load_dataset(tmp_path / "log.mmap"), load_dataset(fixture))
+
+
+@pytest.mark.parametrize("after", [1, 3, 8])
+@pytest.mark.usefixtures("small_blocks")
+def test_an_interrupted_conversion_goes_on(
+    tmp_path: Path, after: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("pyarrow")
+    plant().to_parquet(tmp_path / "log.parquet", row_group_size=20)
+    (tmp_path / "columns.yaml").write_text(MAPPING)
+    target, command = (
+        tmp_path / "log.mmap",
+        ["convert", str(tmp_path / "log.parquet"), str(tmp_path / "log.mmap"), "--columns"],
+    )
+    command.append(str(tmp_path / "columns.yaml"))
+    appended: list[int] = []
+    append = converting.MappedWriter.append
+
+    def interrupted(self: Any, block: Any) -> None:
+        if len(appended) == after:
+            self._columns["rewards"].file.write(b"torn")  # a block that was only begun
+            raise KeyboardInterrupt
+        append(self, block)
+        appended.append(len(block["rewards"]))
+
+    monkeypatch.setattr(converting.MappedWriter, "append", interrupted)
+    assert main(command) == 130
+    assert "the same command goes on from there" in capsys.readouterr().err
+    assert not target.exists()
+    rest: list[int] = []
+
+    def counted(self: Any, block: Any) -> None:
+        append(self, block)
+        rest.append(len(block["rewards"]))
+
+    monkeypatch.setattr(converting.MappedWriter, "append", counted)
+    assert main(command) == 0
+    whole = load_dataset(tmp_path / "log.parquet", columns=tmp_path / "columns.yaml")
+    assert sum(appended) + sum(rest) == len(whole)  # nothing was written twice
+    assert_equal(load_dataset(target), whole)
+    assert not list(tmp_path.glob("*.partial"))
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_another_source_does_not_go_on_with_it(tmp_path: Path) -> None:
+    rows = random_rows(np.random.default_rng(0), 40)
+    source = open_dataset(rows, **SPACES)
+
+    def stop(_: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        converting.stream_to_folder(source, tmp_path / "log.mmap", source.info, "one", advance=stop)
+    other = open_dataset(random_rows(np.random.default_rng(1), 40), **SPACES)
+    converting.stream_to_folder(other, tmp_path / "log.mmap", other.info, "other")
+    assert_equal(load_dataset(tmp_path / "log.mmap"), other.load())
+
+
+def test_spaces_travel_with_data_that_name_no_task(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    plant().to_parquet(tmp_path / "log.parquet")
+    (tmp_path / "columns.yaml").write_text(MAPPING)
+    whole = load_dataset(tmp_path / "log.parquet", columns=tmp_path / "columns.yaml")
+    for name in ("log.npz", "log.hdf5", "log.mmap"):
+        assert (
+            main(["convert", str(tmp_path / "log.parquet"), str(tmp_path / name), "--columns", str(tmp_path / "columns.yaml")])
+            == 0
+        )
+        data = load_dataset(tmp_path / name)
+        assert_equal(data, whole)
+        assert (data.observation_space, data.action_space) == (whole.observation_space, whole.action_space)
+    with np.load(tmp_path / "log.npz") as file:
+        arrays = {key: file[key] for key in file.files}
+    np.savez(tmp_path / "bad.npz", **{**arrays, "metadata": '{"action_space": {"kind": "Box"}}'})
+    with pytest.raises(DatasetError, match=r"bad\.npz: the metadata's spaces"):
+        load_dataset(tmp_path / "bad.npz")
