@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import h5py
 import numpy as np
 import pytest
 
@@ -154,6 +155,16 @@ def test_a_damaged_store(store: Path) -> None:
     (store / ID / "data" / "metadata.json").write_text("{")
     with pytest.raises(DatasetError, match=f"{ID}: the installed data are damaged"):
         open_dataset(ID)
+
+
+def test_an_episode_without_its_last_observation(store: Path) -> None:
+    (file,) = store.rglob("*.hdf5")
+    with h5py.File(file, "a") as data:
+        short = data["episode_1/observations"][:-1]
+        del data["episode_1/observations"]
+        data["episode_1/observations"] = short
+    with pytest.raises(DatasetError, match=r"episode 1 holds 4 observations of 4 steps, and needs one more than steps"):
+        load_dataset(ID)
 
 
 def test_minari_is_named_if_it_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:

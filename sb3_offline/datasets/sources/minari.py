@@ -99,6 +99,13 @@ def _read_episodes(dataset: MinariDataset) -> dict[str, Any]:
                     f"{dataset.id}: {dataset.observation_space} observations and {dataset.action_space} actions are "
                     "neither single arrays nor one Dict of them (SB3 takes no nested spaces). Flatten them before collecting."
                 )
+            lengths = {len(part) for part in parts}
+            if lengths != {len(episode.actions) + 1}:
+                raise DatasetError(
+                    f"{dataset.id}: episode {episode.id} holds {' and '.join(map(str, sorted(lengths)))} observations of "
+                    f"{len(episode.actions)} steps, and needs one more than steps: the one with which the episode ended. "
+                    "Log it, or leave the episode out by dataset.filter_episodes."
+                )
             truncations = np.array(episode.truncations, dtype=bool)
             truncations[-1] |= not episode.terminations[-1]  # an episode ends where Minari ends it
             for name, steps in (("observations", slice(None, -1)), ("next_observations", slice(1, None))):
