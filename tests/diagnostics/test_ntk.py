@@ -164,7 +164,7 @@ def test_beta_modulus_of_two_pairs(off: float, expected: float, satisfied: bool)
 
 @pytest.mark.parametrize(("rho", "constant"), [((1.0, 1.0, 1.0), 0.94), ((0.5, 0.3, 0.2), 0.988), ((0.5, 0.5, 0.0), 1.0)])
 def test_u1_and_u2_have_their_moduli_and_reach_them(rho: tuple[float, ...], constant: float) -> None:
-    """U1 (rho = 1): 1 - (1 - gamma) alpha; U2: 1 - (1 - gamma) alpha min rho, 1 if a pair is never seen. gamma .9, alpha .6."""
+    """U1 (rho = 1): 1 - (1 - gamma) alpha; U2: 1 - (1 - gamma) alpha min rho, so 1 if a pair is unseen. gamma .9, alpha .6."""
     assert ntk.beta_modulus(np.eye(3), rho, 0.6, 0.9) == pytest.approx(constant, abs=1e-14)
     generator = np.random.default_rng(0)
     transitions = generator.dirichlet(np.ones(3), size=(3, 1))
