@@ -16,7 +16,15 @@ from sb3_offline.buffers.buffers import ModelRolloutBuffer
 from sb3_offline.common.offline_algorithm import OfflineAlgorithm
 from sb3_offline.datasets import OfflineDataset
 from sb3_offline.datasets.checks import pass_gate
-from sb3_offline.dynamics import DynamicsConfig, EpochStats, Rollout, TerminationFn, resolve_termination, rollout
+from sb3_offline.dynamics import (
+    DynamicsConfig,
+    EpochStats,
+    Rollout,
+    TerminationFn,
+    resolve_reward,
+    resolve_termination,
+    rollout,
+)
 from sb3_offline.dynamics.actions import encoded_action_dim
 from sb3_offline.dynamics.cache import cache_key, load_dynamics, save_dynamics
 from sb3_offline.dynamics.cache_entry import CacheEntry
@@ -99,6 +107,7 @@ class ModelBasedAlgorithm(OfflineAlgorithm):
             self.fit_dynamics(dataset, progress_bar)
         fit_termination(self.dynamics, dataset, config, self.streams)  # of dynamics that came without
         self.termination = self.resolve_termination(dataset)
+        self.reward_function = resolve_reward(config.reward)
         self.model_buffer.generator = self.streams["sampling"]
         self.model_buffer.transform_rewards(self.reward_scale, self.reward_shift)
 
@@ -218,6 +227,7 @@ class ModelBasedAlgorithm(OfflineAlgorithm):
             self.rollout_length,
             generator,
             self.precision,
+            self.reward_function,
         )
         self.model_buffer.write(
             observations=imagined.observations,
@@ -260,4 +270,4 @@ class ModelBasedAlgorithm(OfflineAlgorithm):
         return [*state_dicts, "dynamics"], variables
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "model_buffer", "termination"]
+        return [*super()._excluded_save_params(), "model_buffer", "termination", "reward_function"]

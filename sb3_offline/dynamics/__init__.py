@@ -7,6 +7,7 @@ from sb3_offline.dynamics.config import DynamicsConfig
 from sb3_offline.dynamics.ensemble import EnsembleDynamics, ModelSample
 from sb3_offline.dynamics.penalties import PENALTIES, Forecast, Penalty
 from sb3_offline.dynamics.recalibration import CalibrationMethod
+from sb3_offline.dynamics.reward import RewardFn, resolve_reward
 from sb3_offline.dynamics.rollout import Rollout, rollout
 from sb3_offline.dynamics.rules import TERMINATION_RULES
 from sb3_offline.dynamics.termination import TerminationFn, resolve_termination
@@ -27,12 +28,14 @@ __all__ = [
     "Forecast",
     "ModelSample",
     "Penalty",
+    "RewardFn",
     "Rollout",
     "TerminationFn",
     "TerminationHead",
     "TerminationReport",
     "fit_ensemble",
     "fit_termination_head",
+    "resolve_reward",
     "resolve_termination",
     "rollout",
 ]

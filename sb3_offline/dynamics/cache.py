@@ -42,9 +42,10 @@ def cache_key(
     """
     Equal for fits that give equal weights: same data, options of the fit, seed, versions, kind of device and precision.
 
-    :param learned_termination: whether a termination head is fitted too; other kinds of termination are no part of the fit
+    :param learned_termination: whether a termination head is fitted too; other kinds of termination, and a known
+        reward, are no part of the fit
     """
-    options = {name: value for name, value in asdict(config).items() if name != "termination"}
+    options = {name: value for name, value in asdict(config).items() if name not in ("termination", "reward")}
     facts = [FORMAT, fingerprint, options, learned_termination, seed, version, th.__version__, device.type, precision]
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
 

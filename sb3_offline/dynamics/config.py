@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from numbers import Real
@@ -12,6 +12,7 @@ from typing import Any, get_args
 from sb3_offline.arguments import INSIDE_UNIT, NOT_NEGATIVE, POSITIVE, Interval, check_count, check_number
 from sb3_offline.dynamics.ensemble import weight_decay_per_layer
 from sb3_offline.dynamics.recalibration import CalibrationMethod
+from sb3_offline.dynamics.reward import check_reward
 from sb3_offline.dynamics.termination import Termination, check_termination
 
 DEPTH, MIN_WIDTH, MAX_WIDTH = 4, 64, 200
@@ -42,6 +43,8 @@ class DynamicsConfig:
     :param patience: epochs without improvement of any member after which the fit ends before ``max_epochs``; None for never
     :param logvar_loss_weight: pull that keeps the soft bounds of the log-variance tight
     :param termination: "auto", "learned", "never" or a callable, see :func:`~sb3_offline.dynamics.resolve_termination`
+    :param reward: a known r(observations, actions, next observations) that imagined transitions pay instead of the model's
+        forecast, see :func:`~sb3_offline.dynamics.resolve_reward`
     :param calibration: "none", or recalibrate each member's forecasts by "std", "isotonic" (needs scikit-learn) or
         "scaling-binning", see :mod:`~sb3_offline.dynamics.recalibration`
     :param calibration_fraction: share of the data, at most 5000 transitions, that only the calibration sees
@@ -61,6 +64,7 @@ class DynamicsConfig:
     patience: int | None = None
     logvar_loss_weight: float = 0.01
     termination: Termination = "auto"
+    reward: Callable[..., Any] | None = None
     calibration: CalibrationMethod = "none"
     calibration_fraction: float = 0.1
     test_fraction: float = 0.0
@@ -88,6 +92,7 @@ class DynamicsConfig:
             self._set(name, check_number(f"dynamics_kwargs[{name!r}]", getattr(self, name), interval))
         _check_choice("calibration", self.calibration, get_args(CalibrationMethod))
         check_termination(self.termination)
+        check_reward(self.reward)
 
     def sizes(self, n_inputs: int) -> tuple[int, ...]:
         """

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch as th
 
 from sb3_offline.dynamics.ensemble import EnsembleDynamics
+from sb3_offline.dynamics.reward import RewardFn
 from sb3_offline.dynamics.termination import TerminationFn
 from sb3_offline.execution.precision import Precision, precision_scope
 
@@ -35,6 +36,7 @@ def rollout(
     horizon: int,
     generator: th.Generator,
     precision: Precision = "float32",
+    reward: RewardFn | None = None,
 ) -> Rollout:
     """
     Roll the model out from each start state, all at once, until ``horizon`` or the row's end: an ended row is never
@@ -46,6 +48,7 @@ def rollout(
     :param horizon: most steps of a row
     :param generator: source of the model's draws
     :param precision: of the matrix products of policy and model; the judgement of ``termination`` is in float32
+    :param reward: what a transition pays, see :func:`~sb3_offline.dynamics.resolve_reward`; the model's forecast if None
     :raises ValueError: the model is not fitted, or the horizon is below 1
     """
     if not model.fitted:
@@ -67,6 +70,8 @@ def rollout(
         n_stepped, n_kept = n_stepped + len(alive), n_kept + len(rows)
         kept = (observations, actions, sample.next_observations, sample.rewards, alive)
         observations, actions, next_observations, rewards, alive = (column.index_select(0, rows) for column in kept)
+        if reward is not None and len(rows):
+            rewards = reward(observations, actions, next_observations)
         ended = termination(observations, actions, next_observations)
         steps.append((observations, actions, next_observations, rewards, ended, alive))
         going = (~ended).nonzero().squeeze(1)

@@ -14,6 +14,7 @@ from gymnasium.envs.registration import EnvSpec, parse_env_id
 from sb3_offline.dynamics.rules import TERMINATION_RULES, Ended, never_ended
 from sb3_offline.dynamics.termination_fit import MIN_TERMINATIONS
 from sb3_offline.dynamics.termination_head import TerminationHead
+from sb3_offline.dynamics.user_function import UserFunction
 
 TerminationFn: TypeAlias = Callable[[th.Tensor, th.Tensor, th.Tensor], th.Tensor]
 """(observations (B, o), actions (B, a) in environment units, next observations (B, o)) -> ended (B,) bool."""
@@ -37,56 +38,25 @@ def known_rule(env_spec: EnvSpec | None) -> Ended | None:
     return TERMINATION_RULES[name](env_spec.kwargs)
 
 
-class UserTermination:
+class UserTermination(UserFunction):
     """
-    A user's callable, checked at each call.
+    A user's rule, checked at each call.
 
-    It is first tried with tensors on the model's device; if that raises, with numpy arrays, and what works is kept.
-
-    :raises ValueError: it returns another shape than (B,) or (B, 1); or it raises with tensors and with arrays (both of
-        its tracebacks are shown)
+    :raises ValueError: it returns another shape than (B,) or (B, 1), or it raises
     :raises TypeError: it returns another dtype than bool
     """
 
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self.function = function
-        self.takes_numpy: bool | None = None  # unknown before the first call
-        self.name = f"The termination callable {getattr(function, '__qualname__', function)!r}"
+    role = "termination"
 
     def __call__(self, observations: th.Tensor, actions: th.Tensor, next_observations: th.Tensor) -> th.Tensor:
-        batch = (observations, actions, next_observations)
-        result = self._first_call(batch) if self.takes_numpy is None else self._call(batch)
+        result = self.call(observations, actions, next_observations)
         if not isinstance(result, (th.Tensor, np.ndarray)) or result.dtype not in (th.bool, np.dtype(bool)):
             found = getattr(result, "dtype", type(result).__name__)
             raise TypeError(
                 f"{self.name} must return a tensor or array of bool, one entry per row, but returned {found}. Compare "
                 "whole columns, e.g. next_obs[:, 0] < 0.7."
             )
-        n_rows = len(next_observations)
-        if tuple(result.shape) not in ((n_rows,), (n_rows, 1)):
-            raise ValueError(
-                f"{self.name} must return shape ({n_rows},) for {n_rows} rows, but returned {tuple(result.shape)}."
-            )
-        return th.as_tensor(result, device=next_observations.device).reshape(n_rows)
-
-    def _first_call(self, batch: tuple[th.Tensor, ...]) -> Any:
-        self.takes_numpy = False
-        try:
-            return self._call(batch)
-        except Exception:
-            self.takes_numpy = True
-            try:
-                return self._call(batch)
-            except Exception as error:
-                self.takes_numpy = None
-                shapes = ", ".join(str(tuple(array.shape)) for array in batch)
-                raise ValueError(
-                    f"{self.name} raised {type(error).__name__}: {error}. It is called with (observations, actions, "
-                    f"next_observations) of shapes {shapes}, as tensors and then as numpy arrays."
-                ) from error
-
-    def _call(self, batch: tuple[th.Tensor, ...]) -> Any:
-        return self.function(*(array.cpu().numpy() for array in batch)) if self.takes_numpy else self.function(*batch)
+        return self.column(result, next_observations)
 
 
 def check_termination(termination: Any) -> None:
