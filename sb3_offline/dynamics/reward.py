@@ -51,8 +51,8 @@ def check_reward(reward: Any) -> None:
 def resolve_reward(reward: Callable[..., Any] | None) -> RewardFn | None:
     """
     What imagined transitions pay: None is the model's forecast; a callable gets torch tensors, or else numpy arrays:
-    observations and next observations (B, o), actions (B, a), in environment units. It returns the task's own rewards (B,), ahead
-    of ``reward_scale`` and ``reward_shift``.
+    observations and next observations (B, o), actions (B, a), in environment units. It returns the task's own rewards (B,),
+    ahead of ``reward_scale`` and ``reward_shift``.
     """
     check_reward(reward)
     return None if reward is None else UserReward(reward)
