@@ -203,6 +203,7 @@ def inspect(
     from rich.console import Console
 
     from sb3_offline.datasets import load_dataset
+    from sb3_offline.files.atomic import write_atomically
     from sb3_offline.shell.card import make_card
     from sb3_offline.shell.card_html import card_html
     from sb3_offline.shell.card_text import print_card
@@ -210,7 +211,8 @@ def inspect(
     card = make_card(load_dataset(dataset, env_id=env_id, columns=columns, trust=trust))
     print_card(card, Console())
     if html is not None:
-        html.write_text(card_html(card), encoding="utf-8")
+        page = card_html(card).encode()
+        write_atomically(html, lambda file: file.write(page))
         Console().print(f"Written to {html}", markup=False)
     if any(finding.severity == "error" for finding in card.findings):
         raise typer.Exit(2)

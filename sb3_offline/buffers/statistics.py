@@ -13,7 +13,10 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from sb3_offline.datasets import OfflineDataset
 from sb3_offline.datasets.mapped import blocks
 from sb3_offline.files.archives import FileRefused
+from sb3_offline.files.atomic import write_atomically
 from sb3_offline.files.encoding import decode, encode
+from sb3_offline.files.regular import read_regular
+from sb3_offline.files.structure import read_json
 from sb3_offline.files.trust import is_trusted
 
 STATISTICS, PICKLED_STATISTICS = "vecnormalize.json", "vecnormalize.pkl"
@@ -38,8 +41,8 @@ def fill_statistics(normalizer: VecNormalize | None, dataset: OfflineDataset) ->
 def save_statistics(normalizer: VecNormalize, folder: Path) -> None:
     """Write a normaliser's settings and running moments into a folder, as ``vecnormalize.json``."""
     state = {name: getattr(normalizer, name) for name in (*_SETTINGS, *_MOMENTS) if hasattr(normalizer, name)}
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / STATISTICS).write_text(json.dumps(encode(state)), encoding="utf-8")
+    text = json.dumps(encode(state)).encode()
+    write_atomically(folder / STATISTICS, lambda file: file.write(text))
 
 
 def load_statistics(folder: Path, venv: VecEnv, trust: bool = False) -> VecNormalize | None:
@@ -67,7 +70,7 @@ def load_statistics(folder: Path, venv: VecEnv, trust: bool = False) -> VecNorma
 
 def _from_json(path: Path, venv: VecEnv) -> VecNormalize:
     try:
-        state: dict[str, Any] = decode(json.loads(path.read_text(encoding="utf-8")))
+        state: dict[str, Any] = decode(read_json(read_regular(path), str(path)))
         normalizer = VecNormalize(venv, **{name: state[name] for name in _SETTINGS})
         for name in _MOMENTS:
             if name in state:

@@ -166,10 +166,11 @@ class SafeFiles(OffPolicyAlgorithm):
             arrays = {name: np.concatenate([arrays[name], rows]) for name, rows in self.replay_buffer.online_rows().items()}
         if isinstance(path, (str, pathlib.Path)) and str(path).endswith(".pkl"):  # CheckpointCallback's name for it
             path = pathlib.Path(path).with_suffix(".npz")
-        file: Any = open_path(path, "w", suffix="npz")
-        np.savez_compressed(file, **arrays)
         if isinstance(path, (str, pathlib.Path)):
-            file.close()
+            file = pathlib.Path(path) if pathlib.Path(path).suffix else pathlib.Path(f"{path}.npz")
+            write_atomically(file, lambda stream: np.savez_compressed(stream, **arrays))
+        else:
+            np.savez_compressed(open_path(path, "w"), **arrays)  # type: ignore[call-overload]
 
     def load_replay_buffer(self, path: FilePath, truncate_last_traj: bool = True, *, trust: bool = False) -> None:
         """

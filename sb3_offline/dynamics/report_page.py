@@ -13,6 +13,7 @@ from stable_baselines3.common.logger import Logger
 
 from sb3_offline.dynamics.report import ERROR_LIMIT, ModelReport
 from sb3_offline.dynamics.report_words import dangers, rows
+from sb3_offline.files.atomic import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,7 +48,7 @@ def draw(report: ModelReport) -> Figure:
 
 
 def write_png(report: ModelReport, path: Path) -> None:
-    draw(report).savefig(path, dpi=130)
+    write_atomically(path, lambda file: draw(report).savefig(file, format="png", dpi=130))
 
 
 def write_html(report: ModelReport, path: Path) -> None:
@@ -62,13 +63,13 @@ def write_html(report: ModelReport, path: Path) -> None:
         if question != "danger"
     )
     title = html.escape(f"Can I trust my model? {report.dataset_id}")
-    path.write_text(
+    page = (
         f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{title}</title><style>{_STYLE}</style></head>"
         f"<body><h1>{title}</h1><p class='length'>Suggested <code>rollout_length</code>: <b>{report.rollout_length}</b></p>"
         f"{verdict}<img alt='Six panels; the table below has their main figures' "
-        f"src='data:image/png;base64,{base64.b64encode(picture.getvalue()).decode()}'><table>{body}</table></body></html>",
-        encoding="utf-8",
+        f"src='data:image/png;base64,{base64.b64encode(picture.getvalue()).decode()}'><table>{body}</table></body></html>"
     )
+    write_atomically(path, lambda file: file.write(page.encode()))
 
 
 def log(report: ModelReport, logger: Logger, step: int) -> None:

@@ -7,26 +7,23 @@ import math
 import re
 import sys
 import tempfile
-import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from sb3_offline.datasets import DatasetInfo, DatasetSource, OfflineDataset, save_mapped
-from sb3_offline.datasets.checks import ALIASES
 from sb3_offline.datasets.offline_dataset import ARRAY_NAMES
-from sb3_offline.datasets.parts import flat_rows
 from sb3_offline.datasets.sources.converting import stream_to_folder
 from sb3_offline.datasets.sources.folder import FOLDER_SUFFIX, is_folder
 from sb3_offline.files.atomic import draft_of, named_target, write_atomically
+from sb3_offline.shell.hdf5_writing import write_hdf5
+from sb3_offline.shell.minari_writing import import_minari, write_minari
 
-_FOREIGN = {meant: alias for alias, meant in ALIASES.items()}  # terminations are D4RL's terminals
 _MINARI_ID = re.compile(r"([-\w]{2,}/)*[-\w]{2,}-v\d+")  # Minari writes other ids too, and then cannot read its store
 
 
@@ -49,7 +46,7 @@ def check_target(target: str, force: bool = False) -> None:
             there = next(folder for folder in path.absolute().parents if folder.exists())
             tempfile.TemporaryFile(dir=there).close()
         return
-    minari = _import_minari(target)
+    minari = import_minari(target)
     if not _MINARI_ID.fullmatch(target):
         raise ValueError(
             f"{target!r} is no target: a file ends in .npz or .hdf5, a memory-mapped folder in .mmap; a Minari id reads "
@@ -72,16 +69,12 @@ def write_dataset(dataset: OfflineDataset, target: str, card: Mapping[str, Any] 
         metadata = json.dumps(info.metadata(), default=str)
         write_atomically(target, lambda file: np.savez_compressed(file, metadata=metadata, **arrays))
     elif target.endswith((".hdf5", ".h5")):
-        with draft_of(target) as draft, h5py.File(draft, "w") as file:
-            for name in ARRAY_NAMES:
-                file.create_dataset(_FOREIGN.get(name, name), data=getattr(dataset, name), compression="gzip")
-            for key, value in info.metadata().items():
-                file[f"metadata/{key}"] = value if isinstance(value, (int, float, str)) else json.dumps(value, default=str)
+        write_atomically(target, lambda file: write_hdf5(replace(dataset, info=info), file))
     elif target.endswith(FOLDER_SUFFIX):
         with draft_of(target) as draft:
             save_mapped(replace(dataset, info=info), draft)
     else:
-        _write_minari(dataset, target, info.card)
+        write_minari(dataset, target, info.card)
 
 
 def transformed(dataset: OfflineDataset, scale: float, shift: float) -> OfflineDataset:
@@ -152,72 +145,3 @@ def _facts_of(origin: Mapping[str, Any]) -> dict[str, Any]:
         files = sorted(path.rglob("*")) if path.is_dir() else [path] if path.is_file() else []
         facts[name] = [str(value), [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files]]
     return facts
-
-
-def _write_minari(dataset: OfflineDataset, target: str, facts: Mapping[str, Any]) -> None:
-    minari = _import_minari(target)
-    if target in minari.list_local_datasets():
-        minari.delete_dataset(target)
-    info = dataset.info
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of facts that are not known
-        minari.create_dataset_from_buffers(
-            target,
-            _episodes(dataset),
-            env=info.env_spec,
-            eval_env=info.env_spec,
-            observation_space=info.observation_space,
-            action_space=info.action_space,
-            algorithm_name=str(facts.get("algorithm", facts.get("algorithm_name", "unknown"))),
-            author=str(facts.get("author", "unknown")),
-            author_email=str(facts.get("author_email", "unknown")),
-            code_permalink=str(facts.get("code_permalink", "unknown")),
-            ref_min_score=info.reference_min_score,
-            ref_max_score=info.reference_max_score,
-            description=str(facts.get("description", f"written by sb3-offline from {info.dataset_id}")),
-        )
-
-
-def _episodes(dataset: OfflineDataset) -> list[Any]:
-    """
-    Minari's episodes, of T + 1 observations. Where the next observation of a row is not the observation of the following
-    one (a row in between was dropped), Minari's format needs a cut.
-    """
-    from minari.data_collector import EpisodeBuffer
-
-    ends = dataset.terminations | dataset.truncations
-    ends[-1] = True
-    follows = np.all(flat_rows(dataset.next_observations[:-1]) == flat_rows(dataset.observations[1:]), axis=1)
-    ends[:-1] |= ~follows
-    episodes: list[Any] = []
-    start = 0
-    for end in (np.flatnonzero(ends) + 1).tolist():
-        rows = slice(start, end)
-        observations: Any = np.concatenate([dataset.observations[rows], dataset.next_observations[end - 1 : end]])
-        if observations.dtype.names is not None:
-            observations = {key: observations[key] for key in observations.dtype.names}
-        truncations = dataset.truncations[rows].copy()
-        truncations[-1] = not dataset.terminations[end - 1]
-        episodes.append(
-            EpisodeBuffer(
-                id=len(episodes),
-                observations=observations,
-                actions=dataset.actions[rows],
-                rewards=dataset.rewards[rows],
-                terminations=dataset.terminations[rows],
-                truncations=truncations,
-                infos={},
-            )
-        )
-        start = end
-    return episodes
-
-
-def _import_minari(target: str) -> Any:
-    try:
-        import minari
-    except ImportError as error:
-        raise ImportError(
-            f'{target!r} is no .npz or .hdf5 file, and writing to Minari needs Minari: pip install "sb3-offline[minari]".'
-        ) from error
-    return minari

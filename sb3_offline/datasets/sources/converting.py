@@ -10,7 +10,7 @@ from pathlib import Path
 from sb3_offline.datasets.offline_dataset import ARRAY_NAMES, DatasetInfo, OfflineDataset
 from sb3_offline.datasets.sources.folder import MappedWriter
 from sb3_offline.datasets.sources.opening import DatasetSource
-from sb3_offline.files.atomic import named_target
+from sb3_offline.files.atomic import named_target, put_in_place
 
 
 def stream_to_folder(
@@ -51,7 +51,7 @@ def stream_to_folder(
             if dropped:
                 card = {**writer.info.card, "dropped_rows": f"{dropped}: the last of each cut episode"}
                 writer.info = replace(writer.info, card=card)
-        if target.is_dir():
-            shutil.rmtree(target)
-        partial.replace(target)
+        put_in_place(partial, target)
+        if partial.is_dir():  # what was at the target
+            shutil.rmtree(partial)
     return writer.n_rows
