@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ BUILTIN_TASKS = {
 
 #: Where they lie, one .npz file each.
 BUILTIN_FOLDER = Path(__file__).parent / "datasets" / "builtin"
+
+_DEEPEST = 16  # namespace inside a namespace
 
 
 def register_envs() -> None:
@@ -37,13 +40,46 @@ def register_envs() -> None:
 def installed_minari() -> dict[str, dict[str, Any]]:
     """The metadata of what is in the local Minari store, by id; empty without Minari, or (warned of) if it is unreadable."""
     try:
-        import minari
+        return read_minari_store()[0]  # damaged neighbours are named when they are asked for
     except ImportError:
         return {}
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # damaged neighbours are named when they are asked for
-            return minari.list_local_datasets()
-    except (OSError, ValueError, TypeError) as error:
+    except OSError as error:
         warnings.warn(f"The local Minari store cannot be read: {error}", stacklevel=2)
         return {}
+
+
+def read_minari_store() -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """
+    The local store's metadata by id, and what is wrong with those data sets that cannot be read. Minari's own list fails as a
+    whole where one id has no version.
+
+    :raises ImportError: without Minari
+    :raises OSError: if the store itself cannot be read
+    """
+    from minari.dataset.minari_storage import MinariStorage
+    from minari.storage.datasets_root_dir import get_dataset_path
+
+    root = Path(get_dataset_path())
+    found: dict[str, dict[str, Any]] = {}
+    troubles: dict[str, str] = {}
+    for folder in _data_folders(root):
+        dataset_id = folder.relative_to(root).as_posix()
+        try:
+            metadata = dict(MinariStorage.read_raw_metadata(folder / "data"))
+            if metadata["dataset_id"] != dataset_id:
+                raise ValueError(f"Namespace location '{dataset_id}' does not match id '{metadata['dataset_id']}'.")
+            found[dataset_id] = metadata
+        except Exception as error:  # of damaged files Minari raises any kind
+            troubles[dataset_id] = str(error)
+    return found, troubles
+
+
+def _data_folders(root: Path, depth: int = 0) -> Iterator[Path]:
+    """Folders that have a folder ``data``; what is in them is none of the store's tree. Links may lead in circles."""
+    for folder in sorted(root.iterdir()):
+        if folder.name.startswith(".") or not folder.is_dir():
+            continue
+        if (folder / "data").exists():
+            yield folder
+        elif depth < _DEEPEST:
+            yield from _data_folders(folder, depth + 1)

@@ -181,14 +181,33 @@ def collect(
     )
 
 
-@app.command()
+datasets_app = typer.Typer(invoke_without_command=True, help="What data there are, and how to get more.")
+app.add_typer(datasets_app, name="datasets")
+
+
+@datasets_app.callback()
 def datasets(
+    context: typer.Context,
     full: Annotated[bool, typer.Option("--full", help="Read those whole that do not tell their return.")] = False,
 ) -> None:
     """List the data that are packaged and installed, with size, episodes and return."""
     from sb3_offline.shell.listing import print_datasets
 
-    print_datasets(full)
+    if context.invoked_subcommand is None:
+        print_datasets(full)
+
+
+@datasets_app.command()
+def download(
+    dataset: Annotated[str, typer.Argument(help="Minari id: mujoco/hopper/medium-v0, or hf://server/id.", show_default=False)],
+) -> None:
+    """Fetch a data set by Minari into its local store.."""
+    from rich.console import Console
+
+    from sb3_offline.datasets import open_dataset
+
+    info = open_dataset(dataset, download=True).info
+    Console().print(f"{info.dataset_id} is in the local Minari store.", markup=False, soft_wrap=True)
 
 
 @app.command()

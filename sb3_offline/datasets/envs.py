@@ -92,6 +92,10 @@ def _foreign(spec: EnvSpec, registered: EnvSpec) -> str | None:
     return refused_arguments({key: value for key, value in spec.kwargs.items() if known.get(key) != str(value)})
 
 
+#: Wrappers that only note what happens, and cannot be made from a spec.
+_RECORDERS = ("stable_baselines3.common.monitor:Monitor",)
+
+
 def env_from_spec(spec: EnvSpec, dataset_id: str, *, trust: bool = False, **kwargs: Any) -> gym.Env:
     """Make a task's environment. A spec that came with data is used only if it names code that is registered here.
 
@@ -107,6 +111,10 @@ def env_from_spec(spec: EnvSpec, dataset_id: str, *, trust: bool = False, **kwar
             f"{dataset_id} was made with {spec.id}, which is not registered here: install and import the package "
             "that registers it, or pass an environment of your own."
         )
+    kept = tuple(one for one in spec.additional_wrappers if one.entry_point not in _RECORDERS)
+    if len(kept) < len(spec.additional_wrappers):
+        spec = copy.deepcopy(spec)
+        spec.additional_wrappers = kept
     if not is_trusted(trust):
         foreign = _foreign(spec, registered)
         if foreign is not None:

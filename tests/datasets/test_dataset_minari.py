@@ -107,8 +107,8 @@ def test_make_env_knows_its_data() -> None:
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.usefixtures("store")
 def test_ids_that_are_wrong() -> None:
-    with pytest.raises(DatasetError, match=r"'sandbox/pendulum/short' is not a data set.*with its version.*here: sandb"):
-        open_dataset("sandbox/pendulum/short")
+    with pytest.raises(DatasetError, match=r"'sandbox/pendulum/shrt' is not a data set.*with its version.*here: sandb"):
+        open_dataset("sandbox/pendulum/shrt")
     with pytest.raises(DatasetError, match=r"not in the local Minari store.*Near it, and here: sandbox/pendulum/short-v0"):
         open_dataset("sandbox/pendulum/shot-v0")
     with pytest.raises(DatasetError, match=r"minari list remote.*minari download mujoco/hopper/medium-v0.*download=True"):

@@ -71,10 +71,17 @@ def grouped(episodes: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     for arrays in episodes:
         waiting.append(arrays)
         if sum(len(one["actions"]) for one in waiting) >= BLOCK_ROWS:
-            yield {name: _concatenated([one[name] for one in waiting]) for name in waiting[0]}
+            yield joined(waiting)
             waiting = []
     if waiting:
-        yield {name: _concatenated([one[name] for one in waiting]) for name in waiting[0]}
+        yield joined(waiting)
+
+
+def joined(episodes: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """The arrays of all episodes, one after the other; empty ones if there is none."""
+    found = list(episodes)
+    names = found[0] if found else ("observations", "next_observations", "actions", "rewards", "terminations", "truncations")
+    return {name: _concatenated([one[name] for one in found]) if found else np.empty(0) for name in names}
 
 
 def derive_space(kind: str, arrays: Mapping[str, Any], where: str) -> spaces.Space:
@@ -137,11 +144,11 @@ def _arrays_of(episode: Episode, number: int, where: str) -> dict[str, Any]:
     truncations = np.zeros(n, bool)
     truncations[-1] = not terminations[-1]
     arrays = {"actions": episode.actions, "rewards": episode.rewards, "terminations": terminations, "truncations": truncations}
-    arrays["observations"] = _steps(episode.observations, slice(0, n))
+    arrays["observations"] = steps_of(episode.observations, slice(0, n))
     if episode.next_observations is not None:
         arrays["next_observations"] = episode.next_observations
     elif lengths == {n + 1}:
-        arrays["next_observations"] = _steps(episode.observations, slice(1, n + 1))
+        arrays["next_observations"] = steps_of(episode.observations, slice(1, n + 1))
     return arrays
 
 
@@ -151,7 +158,7 @@ def _parts(values: Any) -> list[Any]:
     return list(values.values()) if isinstance(values, dict) else [values]
 
 
-def _steps(values: Any, steps: slice) -> Any:
+def steps_of(values: Any, steps: slice) -> Any:
     return {key: part[steps] for key, part in values.items()} if isinstance(values, dict) else values[steps]
 
 

@@ -33,7 +33,7 @@ from sb3_offline.datasets.sources.imitation import (
     open_trajectory_folder,
 )
 from sb3_offline.datasets.sources.lerobot import is_lerobot, open_lerobot
-from sb3_offline.datasets.sources.minari import is_minari_dataset, open_minari, open_minari_dataset
+from sb3_offline.datasets.sources.minari import is_minari_dataset, is_remote_id, open_minari, open_minari_dataset
 from sb3_offline.datasets.sources.npz import open_npz
 from sb3_offline.datasets.sources.ogbench import is_ogbench, open_ogbench
 from sb3_offline.datasets.sources.pickled import open_pickled_buffer
@@ -107,6 +107,7 @@ FORMATS = (
     Format("imitation's trajectories", are_trajectories, _plainly(open_trajectories)),
     Format("a dict of arrays", _in_memory(Mapping), _plainly(open_arrays)),
     Format("a MinariDataset", is_minari_dataset, _plainly(open_minari_dataset)),
+    Format("a Minari id with its server", is_remote_id, _open_minari_name),
     Format("an address", is_address, _plainly(refuse_address)),
     Format("a packaged id", _is_packaged, _plainly(open_builtin)),
     Format("a memory-mapped folder", _at_path(is_folder), _by_path(open_folder)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import warnings
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -12,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import gymnasium as gym
 import numpy as np
 
-from sb3_offline.catalogue import BUILTIN_TASKS, NAMESPACE
+from sb3_offline.catalogue import BUILTIN_TASKS, NAMESPACE, read_minari_store
 from sb3_offline.datasets.errors import DatasetError
+from sb3_offline.datasets.sources.episodes import grouped, joined, steps_of
 from sb3_offline.datasets.sources.minari_safety import check_minari_arrays, check_minari_files
 from sb3_offline.datasets.sources.raw import RawSource, score, shown
 
@@ -29,26 +31,34 @@ def is_minari_dataset(source: Any) -> bool:
     return any(cls.__name__ == "MinariDataset" and cls.__module__.startswith("minari.") for cls in type(source).__mro__)
 
 
+def is_remote_id(source: Any) -> bool:
+    """Whether a source is a Minari id with its server, on Hugging Face or Google's cloud."""
+    return isinstance(source, str) and re.fullmatch(r"(hf|gs|gcp)://[-\w.]+/([-\w]+/)*[-\w]+", source) is not None
+
+
 def open_minari(name: str, *, download: bool) -> RawSource:
     """A data set of the local Minari store; only its metadata are read, and nothing is fetched unless asked.
 
-    :param name: ``namespace/name-vN``, or with one slash, as Gymnasium asks for, ``minari/namespace.name-vN``
+    :param name: ``namespace/name-vN``, without ``-vN`` for the newest version, or with one slash, as Gymnasium asks for,
+        ``minari/namespace.name-vN``, or with the server to download from, ``hf://farama-minari/namespace/name-vN``
     :param download: fetch it from Minari's server if it is not in the local store
     :raises DatasetError: for a malformed id, a missing package, or data that are not installed
     """
     dataset_id = name.removeprefix(_PREFIX).replace(".", "/") if name.startswith(_PREFIX) else name
+    dataset_id = dataset_id.partition("://")[2].partition("/")[2] if is_remote_id(name) else dataset_id
     minari = _import_minari(dataset_id)
-    local, troubles = _local_store(minari)
-    if not _ID.fullmatch(dataset_id):
-        raise DatasetError(_malformed(dataset_id, local))
-    if dataset_id in troubles:
-        raise DatasetError(f"{dataset_id}: the installed data are damaged. {troubles[dataset_id]}")
+    local, troubles = _local_store()
     try:
+        dataset_id = _with_version(minari, dataset_id, local, download)
+        if dataset_id not in local and not _ID.fullmatch(dataset_id):
+            raise DatasetError(_malformed(dataset_id, local))
+        if dataset_id in troubles:
+            raise DatasetError(f"{dataset_id}: the installed data are damaged. {troubles[dataset_id]}")
         if dataset_id not in local:
             if not download:
                 raise DatasetError(_not_installed(dataset_id, local))
-            minari.download_dataset(dataset_id)
-            local, _ = _local_store(minari)
+            minari.download_dataset(name if is_remote_id(name) else dataset_id)
+            local, _ = _local_store()
         _refuse_foreign_code(dataset_id, local[dataset_id])
         check_minari_files(dataset_id)
         return open_minari_dataset(minari.load_dataset(dataset_id))
@@ -71,6 +81,7 @@ def open_minari_dataset(dataset: MinariDataset) -> RawSource:
         reference_min_score=score(dataset.id, "ref_min_score", metadata.get("ref_min_score")),
         reference_max_score=score(dataset.id, "ref_max_score", metadata.get("ref_max_score")),
         card={"source": "Minari", **card},
+        blocks=lambda *_: grouped(_episodes(dataset)),
     )
 
 
@@ -86,8 +97,11 @@ _CARD_KEYS = (
 
 
 def _read_episodes(dataset: MinariDataset) -> dict[str, Any]:
-    columns: dict[str, list[Any]] = {name: [] for name in ("observations", "next_observations", "actions")}
-    columns |= {name: [] for name in ("rewards", "terminations", "truncations")}
+    return joined(_episodes(dataset))
+
+
+def _episodes(dataset: MinariDataset) -> Iterator[dict[str, Any]]:
+    """The rows of each episode that has any."""
     try:
         check_minari_arrays(Path(dataset.storage.data_path))
         for episode in dataset.iterate_episodes():
@@ -108,25 +122,16 @@ def _read_episodes(dataset: MinariDataset) -> dict[str, Any]:
                 )
             truncations = np.array(episode.truncations, dtype=bool)
             truncations[-1] |= not episode.terminations[-1]  # an episode ends where Minari ends it
-            for name, steps in (("observations", slice(None, -1)), ("next_observations", slice(1, None))):
-                columns[name].append(_steps(episode.observations, steps))
-            columns["actions"].append(episode.actions)
-            columns["rewards"].append(episode.rewards)
-            columns["terminations"].append(episode.terminations)
-            columns["truncations"].append(truncations)
+            yield {
+                "observations": steps_of(episode.observations, slice(None, -1)),
+                "next_observations": steps_of(episode.observations, slice(1, None)),
+                "actions": episode.actions,
+                "rewards": episode.rewards,
+                "terminations": episode.terminations,
+                "truncations": truncations,
+            }
     except (OSError, KeyError, RuntimeError) as error:
         raise DatasetError(f"{dataset.id}: the Minari data are damaged or cut short ({error}).") from error
-    return {name: _concatenate(parts) for name, parts in columns.items()}
-
-
-def _steps(values: Any, steps: slice) -> Any:
-    return {key: part[steps] for key, part in values.items()} if isinstance(values, dict) else values[steps]
-
-
-def _concatenate(parts: list[Any]) -> Any:
-    if parts and isinstance(parts[0], dict):
-        return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
-    return np.concatenate(parts) if parts else np.empty(0)
 
 
 def _import_minari(dataset_id: str) -> ModuleType:
@@ -140,17 +145,31 @@ def _import_minari(dataset_id: str) -> ModuleType:
     return minari
 
 
-def _local_store(minari: ModuleType) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
-    """The installed data sets' metadata by id, and what Minari says of those that it cannot read."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        try:
-            local = minari.list_local_datasets()
-        except (OSError, ValueError, TypeError) as error:
-            raise DatasetError(f"The local Minari store cannot be read: {error}") from error
-    pattern = re.compile(r"Misconfigured dataset named (\S+): (.*)", re.DOTALL)
-    matches = [pattern.match(str(warning.message)) for warning in caught]
-    return local, {match.group(1): match.group(2) for match in matches if match}
+def _local_store() -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """The installed data sets' metadata by id, and what is wrong with those that cannot be read."""
+    try:
+        return read_minari_store()
+    except OSError as error:
+        raise DatasetError(f"The local Minari store cannot be read: {error}") from error
+
+
+def _newest(dataset_id: str, known: Iterable[str]) -> str | None:
+    """The highest version of an id that is given without one."""
+    versions = [int(name.rpartition("-v")[2]) for name in known if re.fullmatch(re.escape(dataset_id) + r"-v\d+", name)]
+    return f"{dataset_id}-v{max(versions)}" if versions else None
+
+
+def _with_version(minari: ModuleType, dataset_id: str, local: Mapping[str, Any], download: bool) -> str:
+    """The newest version of an id without one, in the store or else on Minari's server, which is said."""
+    if dataset_id in local or re.search(r"-v\d+$", dataset_id):
+        return dataset_id
+    newest = _newest(dataset_id, local)
+    if newest is None and download and re.fullmatch(r"([-\w]+/)*[-\w]+", dataset_id):
+        newest = _newest(dataset_id, minari.list_remote_datasets(prefix=dataset_id))
+    if newest is None:
+        return dataset_id
+    warnings.warn(f"{dataset_id} names no version: {newest}, the newest one, is taken. Give it to say which.", stacklevel=2)
+    return newest
 
 
 def _refuse_foreign_code(dataset_id: str, metadata: dict[str, Any]) -> None:
