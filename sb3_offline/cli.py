@@ -201,7 +201,7 @@ def datasets(
 def download(
     dataset: Annotated[str, typer.Argument(help="Minari id: mujoco/hopper/medium-v0, or hf://server/id.", show_default=False)],
 ) -> None:
-    """Fetch a data set by Minari into its local store.."""
+    """Fetch a data set by Minari into its local store."""
     from rich.console import Console
 
     from sb3_offline.datasets import open_dataset
@@ -240,7 +240,9 @@ def inspect(
 @app.command()
 def convert(
     source: Data,
-    target: Annotated[str, typer.Argument(help="A .npz or .hdf5 file, a .mmap folder, or a Minari id.", show_default=False)],
+    target: Annotated[
+        str, typer.Argument(help="A .npz, .hdf5 or .parquet file, a .mmap folder, or a Minari id.", show_default=False)
+    ],
     env_id: EnvId = None,
     columns: Columns = None,
     trust: Trust = False,
@@ -248,7 +250,7 @@ def convert(
     reward_shift: Annotated[float, typer.Option(help="Then add this.")] = 0.0,
     force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
 ) -> None:
-    """Convert between D4RL's HDF5, Minari, npz and memory-mapped folders; what is read is checked."""
+    """Convert any data to D4RL's HDF5, Minari, npz, Parquet or a memory-mapped folder; what is read is checked."""
     from rich.console import Console
 
     from sb3_offline.datasets import open_dataset

@@ -1,4 +1,4 @@
-"""Write a data set as npz, as D4RL's flat HDF5, as a folder of .npy files, or into the Minari store."""
+"""Write a data set as npz, D4RL's flat HDF5, Parquet, a folder of .npy files, or into the Minari store."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from sb3_offline.datasets import DatasetInfo, DatasetSource, OfflineDataset, sav
 from sb3_offline.datasets.offline_dataset import ARRAY_NAMES
 from sb3_offline.datasets.sources.converting import stream_to_folder
 from sb3_offline.datasets.sources.folder import FOLDER_SUFFIX, is_folder
+from sb3_offline.datasets.sources.tables.writing import write_parquet
 from sb3_offline.files.atomic import draft_of, named_target, write_atomically
 from sb3_offline.shell.hdf5_writing import write_hdf5
 from sb3_offline.shell.minari_writing import import_minari, write_minari
@@ -31,13 +32,13 @@ def check_target(target: str, force: bool = False) -> None:
     """
     Whether data can be written there, before any time is spent on making them.
 
-    :param target: a .npz or .hdf5 file, a .mmap folder, or a Minari id
+    :param target: a .npz, .hdf5 or .parquet file, a .mmap folder, or a Minari id
     :param force: replace what is there
     :raises ValueError: if the target is neither, or exists
     :raises OSError: if it cannot be written
     """
     path = Path(target)
-    if path.suffix in (".npz", ".hdf5", ".h5", FOLDER_SUFFIX):
+    if path.suffix in (".npz", ".hdf5", ".h5", ".parquet", FOLDER_SUFFIX):
         with named_target(path):
             if path.exists() and not force:
                 raise ValueError(f"{target} exists: take another name, or --force to replace it.")
@@ -49,8 +50,8 @@ def check_target(target: str, force: bool = False) -> None:
     minari = import_minari(target)
     if not _MINARI_ID.fullmatch(target):
         raise ValueError(
-            f"{target!r} is no target: a file ends in .npz or .hdf5, a memory-mapped folder in .mmap; a Minari id reads "
-            "namespace/name-v0, its parts two letters or more."
+            f"{target!r} is no target: a file ends in .npz, .hdf5 or .parquet, a memory-mapped folder in .mmap; a Minari "
+            "id reads namespace/name-v0, its parts two letters or more."
         )
     if target in minari.list_local_datasets() and not force:
         raise ValueError(f"{target} is in the local Minari store already: take another version, or --force to replace it.")
@@ -60,7 +61,7 @@ def write_dataset(dataset: OfflineDataset, target: str, card: Mapping[str, Any] 
     """
     Write all rows, the task's id, the reference scores and the card. What is there is replaced.
 
-    :param target: a .npz or .hdf5 file, a .mmap folder, or a Minari id
+    :param target: a .npz, .hdf5 or .parquet file, a .mmap folder, or a Minari id
     :param card: facts about how the data were made, beside those that they bring
     """
     info = replace(dataset.info, card={**dataset.info.card, **(card or {})})
@@ -70,6 +71,9 @@ def write_dataset(dataset: OfflineDataset, target: str, card: Mapping[str, Any] 
         write_atomically(target, lambda file: np.savez_compressed(file, metadata=metadata, **arrays))
     elif target.endswith((".hdf5", ".h5")):
         write_atomically(target, lambda file: write_hdf5(replace(dataset, info=info), file))
+    elif target.endswith(".parquet"):
+        with draft_of(target) as draft:
+            write_parquet(replace(dataset, info=info), draft)
     elif target.endswith(FOLDER_SUFFIX):
         with draft_of(target) as draft:
             save_mapped(replace(dataset, info=info), draft)

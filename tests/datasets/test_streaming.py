@@ -206,3 +206,37 @@ def test_spaces_travel_with_data_that_name_no_task(tmp_path: Path) -> None:
     np.savez(tmp_path / "bad.npz", **{**arrays, "metadata": '{"action_space": {"kind": "Box"}}'})
     with pytest.raises(DatasetError, match=r"bad\.npz: the metadata's spaces"):
         load_dataset(tmp_path / "bad.npz")
+
+
+@pytest.mark.parametrize("name", ["Pendulum-medium-v0", "CartPole-medium-replay-v0"])
+def test_parquet_goes_there_and_back_to_the_bit(tmp_path: Path, name: str) -> None:
+    pytest.importorskip("pyarrow")
+    assert main(["convert", name, str(tmp_path / "log.parquet")]) == 0
+    own, data = load_dataset(name), load_dataset(tmp_path / "log.parquet")
+    assert_equal(data, own)
+    assert (data.info.env_spec, data.info.reference_max_score) == (own.info.env_spec, own.info.reference_max_score)
+    assert main(["convert", str(tmp_path / "log.parquet"), str(tmp_path / "log.mmap")]) == 0
+    assert_equal(load_dataset(tmp_path / "log.mmap"), own)
+
+
+def test_dict_observations_and_images_in_parquet(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    from sb3_offline.shell.writing import write_dataset
+
+    rng = np.random.default_rng(0)
+    image, space = rng.integers(256, size=(21, 5, 4, 3), dtype=np.uint8), spaces.Box(0, 255, (5, 4, 3), np.uint8)
+    state = rng.normal(size=(21, 2)).astype(np.float32)
+    rows = random_rows(rng, 20)
+    rows |= {
+        name: {"image": image[i : i + 20], "state": state[i : i + 20]}
+        for i, name in enumerate(("observations", "next_observations"))
+    }
+    own = load_dataset(
+        rows,
+        observation_space=spaces.Dict({"image": space, "state": SPACES["observation_space"]}),
+        action_space=SPACES["action_space"],
+    )
+    write_dataset(own, str(tmp_path / "log.parquet"))
+    data = load_dataset(tmp_path / "log.parquet")
+    assert_equal(data, own)
+    assert data.observation_space == own.observation_space

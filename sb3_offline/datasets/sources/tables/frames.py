@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -15,6 +16,9 @@ from sb3_offline.files.archives import FileRefused, check_expansion
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+#: Where this package's own files hold their metadata and mapping, as JSON text.
+METADATA_KEY = b"sb3_offline"
 
 #: Files of at most so many bytes are read once and kept until the data are built; larger ones are read again.
 KEPT_BYTES = 2**28
@@ -79,6 +83,7 @@ class Frame:
         import_pyarrow(self.path)
         with readable(self.path):
             self._dataset = _from_path(Path(source)) if self.own is None else _from_memory(source)
+            self.facts = _facts_of(self._dataset.schema.metadata)
             self.schema: pa.Schema = _flat(self._dataset.schema.empty_table()).schema
         twice = sorted({name for name in self.schema.names if self.schema.names.count(name) > 1})
         if twice:
@@ -123,6 +128,12 @@ class Frame:
         return table
 
 
+def _facts_of(metadata: dict[bytes, bytes] | None) -> dict[str, Any]:
+    """``metadata`` and ``columns`` of a file of this package's own, empty of any other."""
+    facts = json.loads((metadata or {}).get(METADATA_KEY, b"{}"))
+    return facts if isinstance(facts, dict) else {}
+
+
 def _flat(table: pa.Table) -> pa.Table:
     import pyarrow as pa
 
@@ -161,7 +172,8 @@ def _from_path(path: Path) -> Any:
     if kind == "csv":
         return _from_csv(path, files)
     options = {"partitioning": "hive", "partition_base_dir": str(path)} if path.is_dir() else {}
-    checked = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
+    # without the buffer a file is not read ahead as a whole
+    checked = ds.ParquetFragmentScanOptions(page_checksum_verification=True, pre_buffer=False, use_buffered_stream=True)
     form = ds.ParquetFileFormat(default_fragment_scan_options=checked) if kind == "parquet" else kind
     dataset = ds.dataset([str(file) for file in files], format=form, **options)
     first = set(next(dataset.get_fragments()).physical_schema.names)

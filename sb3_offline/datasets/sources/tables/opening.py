@@ -12,7 +12,7 @@ from gymnasium import spaces
 from sb3_offline.datasets.checks import build_dataset
 from sb3_offline.datasets.errors import DatasetError, DatasetWarning
 from sb3_offline.datasets.offline_dataset import DatasetInfo, OfflineDataset
-from sb3_offline.datasets.sources.raw import RawSource
+from sb3_offline.datasets.sources.raw import RawSource, collect_metadata, raw_from_metadata
 from sb3_offline.datasets.sources.tables.columns import Columns, advice, parse_columns
 from sb3_offline.datasets.sources.tables.deriving import derive_action_space, derive_observation_space
 from sb3_offline.datasets.sources.tables.frames import Frame, is_frame, is_table_file, is_table_folder
@@ -46,12 +46,14 @@ def open_table(source: Any, task: Task) -> RawSource:
             stacklevel=5,
         )
     said = [f"{n_rows:,} rows of {frame.name}", f"columns {how}: {columns}", *order.said, *_said_categories(surveys)]
-    return RawSource(
+    metadata = collect_metadata(frame.name, {"metadata": frame.facts.get("metadata", {})})
+    facts = {"source": "table", "reading": said, **_categories(surveys)}
+    return raw_from_metadata(
         frame.name,
         dict,  # never called: reading needs the spaces, see build
-        card={"source": "table", "reading": said, **_categories(surveys)},
-        derive=lambda kind: _derive(kind, columns, surveys, frame.path),
+        {**metadata, **facts},
         build=lambda info: _build(frame, columns, surveys, order, info),
+        derive=lambda kind: _derive(kind, columns, surveys, frame.path),
         blocks=None
         if columns.functions()
         else lambda info, scratch: table_blocks(frame, columns, surveys, order, info, scratch),
@@ -61,6 +63,8 @@ def open_table(source: Any, task: Task) -> RawSource:
 def _columns(frame: Frame, given: Any) -> tuple[Columns, str]:
     if given is not None:
         return parse_columns(given, frame.schema.names, frame.path), "as given"
+    if "columns" in frame.facts:
+        return parse_columns(frame.facts["columns"], frame.schema.names, frame.path), "as the file says"
     guess = guess_columns(frame.schema.names)
     missing = [role for role in ("observations", "actions", "rewards", "terminations") if role not in guess]
     if missing:
