@@ -1,4 +1,4 @@
-"""The worst case of a mean over a chi-square ball, which the std term stands for."""
+"""The worst case of a mean over distributions around p: a chi-square ball, which the std term stands for, and CVaR's set."""
 
 from __future__ import annotations
 
@@ -41,3 +41,25 @@ def chi2_worst_case(values: npt.ArrayLike, probabilities: npt.ArrayLike, radius:
         low, high = (low, eta) if excess(eta) > 0 else (eta, high)
     weight = p * np.maximum(z - low, 0)
     return float(weight @ z / weight.sum())
+
+
+def cvar_worst_case(values: npt.ArrayLike, probabilities: npt.ArrayLike, share: float) -> float:
+    """
+    sup of E_q Z over q <= p/share: the mean over the share of p's mass with the largest Z (conditional value at risk,
+    Rockafellar and Uryasev 2000), exact by sorting. It is E Z at a share of 1, and max Z from P(Z = max) down.
+
+    As an ambiguity set for E_rho Q it is a DRO chance constraint: the estimate is as large as it can be made by dropping a
+    fraction 1 - share of the mass.
+
+    :param values: Z, shape (n,)
+    :param probabilities: p, shape (n,), sums to 1
+    :param share: in (0, 1]
+    """
+    z = checks.finite("values", values, ndim=1)
+    p = checks.stochastic("probabilities", probabilities, z.shape)
+    share = checks.number("share", share, 0, 1)
+    if share == 0:
+        raise ValueError("share must be positive: a share of 0 has no mean; the smallest probability gives max Z")
+    order = np.argsort(-z, kind="stable")
+    taken = np.diff(np.minimum(np.cumsum(p[order]), share), prepend=0.0)  # of each outcome's mass, the largest Z first
+    return float(taken @ z[order] / taken.sum())

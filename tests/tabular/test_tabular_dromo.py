@@ -4,11 +4,12 @@ import time
 
 import numpy as np
 import pytest
-from scipy.optimize import minimize
+from scipy.optimize import linprog, minimize
 
 from sb3_offline.tabular import (
     chi2_worst_case,
     combo_update,
+    cvar_worst_case,
     dromo_objective,
     dromo_update,
     lemma_factor,
@@ -214,6 +215,25 @@ def test_std_is_the_chi_square_ball_while_unclipped():
         dual = (grid + np.sqrt(1 + r) * np.sqrt(p @ part**2)).min()
         assert chi2_worst_case(z, p, r) == pytest.approx(dual, abs=1e-4)
         assert chi2_worst_case(z, p, r) <= dual + 1e-9
+
+
+def test_cvar_is_the_mean_over_the_largest_share():
+    """Uniform on (0, 1, 10), share 1/2: a third at 10 and a sixth at 1, so (10/3 + 1/6)/(1/2) = 7."""
+    z, p = [0.0, 10.0, 1.0], np.full(3, 1 / 3)
+    assert cvar_worst_case(z, p, 0.5) == pytest.approx(7, abs=1e-12)
+    assert cvar_worst_case(z, p, 1.0) == pytest.approx(11 / 3, abs=1e-12)
+    assert cvar_worst_case(z, p, 1 / 3) == pytest.approx(10, abs=1e-12)
+    assert cvar_worst_case(z, p, 0.01) == pytest.approx(10, abs=1e-12)
+    assert cvar_worst_case([5.0, 7.0], [1.0, 0.0], 0.3) == pytest.approx(5, abs=1e-12)
+    rng = np.random.default_rng(0)
+    for _ in range(20):  # the linear programme itself: max q.z over 0 <= q <= p/share, sum q = 1
+        z, p, share = rng.normal(size=5), rng.dirichlet(np.ones(5)), rng.uniform(0.05, 1)
+        best = linprog(-z, A_eq=np.ones((1, 5)), b_eq=[1], bounds=[(0, bound) for bound in p / share])
+        assert cvar_worst_case(z, p, share) == pytest.approx(-best.fun, abs=1e-9)
+    with pytest.raises(ValueError, match="share must be positive"):
+        cvar_worst_case([0.0, 1.0], [0.5, 0.5], 0.0)
+    with pytest.raises(ValueError, match=r"share must be a finite number in \[0, 1\], got 1.5"):
+        cvar_worst_case([0.0, 1.0], [0.5, 0.5], 1.5)
 
 
 def test_bad_arguments_are_refused_by_name():
