@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.save_util import recursive_getattr
 
 CHECK_FREQ = 100  # gradient steps between looks at the device; a look waits for it
 
@@ -51,11 +52,20 @@ class LossWatch:
 
 
 def non_finite_parameter(model: BaseAlgorithm) -> str | None:
-    """The first parameter of the saved modules, or trained tensor, that holds NaN or infinity; None if there is none."""
+    """
+    The first number that would be saved and is NaN or infinite: of the networks, the fitted dynamics and what they were
+    standardised by, the optimisers' moments, and trained tensors. None if all are finite.
+    """
     names, variables = model._get_torch_save_params()
     tensors: dict[str, th.Tensor] = {}
     for name in names:
-        part = getattr(model, name, None)  # optimisers of networks are called "actor.optimizer"
+        part = recursive_getattr(model, name)
+        if isinstance(part, th.optim.Optimizer):
+            for index, state in enumerate(part.state.values()):
+                moments = {key: value for key, value in state.items() if isinstance(value, th.Tensor)}
+                tensors |= {f"{name}, parameter {index}, {key}": value for key, value in moments.items()}
+        if name == "dynamics":
+            tensors |= {f"dynamics.{key}": b for key, b in part.named_buffers() if not key.endswith("figures")}
         if isinstance(part, th.nn.Module):
             tensors |= {key if name == "policy" else f"{name}.{key}": value for key, value in part.named_parameters()}
     tensors |= {name: value for name in variables if isinstance(value := getattr(model, name), th.Tensor)}

@@ -48,6 +48,8 @@ def deferred_interrupts(doing: str) -> Iterator[Interrupt]:
 
     def handle(number: int, frame: FrameType | None) -> None:
         if interrupt:
+            if number == signal.SIGTERM:
+                raise SystemExit(128 + number)  # the status that the shell expects
             signal.default_int_handler(number, frame)
         interrupt.signal = number
         # not print(), which the program itself may be in the midst of

@@ -14,7 +14,7 @@ import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch as th
 from stable_baselines3.common.type_aliases import GymEnv
@@ -24,7 +24,9 @@ from sb3_offline.datasets import OfflineDataset
 from sb3_offline.datasets.sources import Source
 from sb3_offline.files.archives import FileRefused
 from sb3_offline.files.checksum import DamagedFileError, read_checked, read_label
+from sb3_offline.files.structure import read_json
 from sb3_offline.training.rng import Streams
+from sb3_offline.training.state_checks import check_about, put_in_place
 from sb3_offline.training.tensorboard import hyperparameters
 from sb3_offline.training.training_state import to_moments
 
@@ -47,7 +49,11 @@ class Continuation:
         self.state = read_checked(path)
         if "about" not in self.state:
             raise DamagedFileError(f"{path} is no checkpoint of a run")
-        self.about: dict[str, Any] = json.loads(self.state["about"])
+        try:
+            self.about: dict[str, Any] = read_json(self.state["about"], str(path))
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
+            raise DamagedFileError(f"{path} is no checkpoint of a run: {error}") from error
+        check_about(self.about, self.state, path)
 
     def check_dataset(self, dataset: OfflineDataset) -> None:
         """
@@ -110,10 +116,13 @@ def open_checkpoint(
         wanted = "with env=VecNormalize(...)" if about["normalized"] else "without VecNormalize"
         raise ValueError(f"{continuation.path} was trained {wanted}: resume it with the same kind of env.")
     if normalizer is not None and state["normalizer"] is not None:
-        normalizer.obs_rms = to_moments(state["normalizer"])  # type: ignore[assignment]
+        moments = state["normalizer"]
+        put_in_place(lambda: setattr(normalizer, "obs_rms", to_moments(moments, normalizer.obs_rms)), continuation.path)  # type: ignore[arg-type]
     if dataset is not None:
         model.dataset = dataset
-    seed, offset = state["streams"]["seed"], state["streams"]["offset"]
+    seed, offset = (state.get("streams", {}).get(name) for name in ("seed", "offset"))
+    if not (type(seed) is int and type(offset) is int):
+        raise DamagedFileError(f"{continuation.path} does not hold the random streams of a run")
     model.streams = Streams(seed, model.device, offset=offset)
     model._continuation = continuation
     return model
@@ -154,35 +163,44 @@ def sibling(path: Path) -> Path:
     return path.with_suffix(SUFFIX) if path.suffix == ".zip" else Path(f"{path}{SUFFIX}")
 
 
-def make_label(run: str, step: int) -> str:
-    """
-    :param run: 32 hexadecimal digits that all checkpoints of one run share
-    """
-    return f"{run} {step}"
+class Label(NamedTuple):
+    """What a checkpoint says without being read: a run's 32 hexadecimal digits, its step, and when it was saved, in ms."""
+
+    run: str
+    step: int
+    moment: int = 0
+
+    @classmethod
+    def of(cls, file: Path) -> Label:
+        """("", -1, 0) where the beginning of the file is damaged."""
+        match = re.fullmatch(r"([0-9a-f]{32}) (\d+)(?: (\d+))?", read_label(file) or "")
+        return cls(match[1], int(match[2]), int(match[3] or 0)) if match else cls("", -1)
+
+    def __str__(self) -> str:
+        return f"{self.run} {self.step} {self.moment}"
 
 
 def forget_older(folder: Path, run: str, keep: int = 2) -> None:
-    """Delete the run's checkpoints in this folder but those of its last ``keep`` saved steps."""
-    steps = {file: step for file, (owner, step) in _labels(folder) if owner == run}
-    kept = sorted(set(steps.values()))[-keep:]
-    for file, step in steps.items():
-        if step not in kept:
+    """Delete the run's checkpoints in this folder but those of the last ``keep`` moments at which it saved any."""
+    labels = {file: label for file, label in _labels(folder) if label.run == run}
+    moments = {file: (label.moment, label.step) for file, label in labels.items()}
+    kept = sorted(set(moments.values()))[-keep:]
+    for file, moment in moments.items():
+        if moment not in kept:
             file.unlink(missing_ok=True)
 
 
 def _newest_first(folder: Path) -> list[Path]:
-    """Runs by the time of their last file, and their files by steps, as copying may have changed the times."""
+    """Runs by the time of their last file, and their files by what they say, as copying may have changed the times."""
     labels = dict(_labels(folder))
     times = {file: file.stat().st_mtime for file in labels}
-    last = {run: max(times[file] for file in labels if labels[file][0] == run) for run, _ in labels.values()}
-    return sorted(labels, key=lambda file: (last[labels[file][0]], labels[file][1]), reverse=True)
+    last = {run: max(times[file] for file in labels if labels[file].run == run) for run, *_ in labels.values()}
+    return sorted(labels, key=lambda file: (last[labels[file].run], labels[file].moment, labels[file].step), reverse=True)
 
 
-def _labels(folder: Path) -> Iterator[tuple[Path, tuple[str, int]]]:
-    """Each checkpoint with its run and step; ("", -1) where the beginning of the file is damaged."""
+def _labels(folder: Path) -> Iterator[tuple[Path, Label]]:
     for file in sorted(folder.glob(f"*{SUFFIX}")):
-        match = re.fullmatch(r"([0-9a-f]{32}) (\d+)", read_label(file) or "")
-        yield file, ((match[1], int(match[2])) if match else ("", -1))
+        yield file, Label.of(file)
 
 
 # --- what must not have changed ---

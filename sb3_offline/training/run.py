@@ -3,27 +3,39 @@
 from __future__ import annotations
 
 import math
+import time
 import uuid
+import warnings
+import zipfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
+import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, CheckpointCallback, EvalCallback, EventCallback
 
 from sb3_offline.datasets import OfflineDataset
 from sb3_offline.files.atomic import write_atomically
 from sb3_offline.files.checksum import write_checked
+from sb3_offline.files.regular import is_regular
 from sb3_offline.training.health import CHECK_FREQ, TrainingDivergedError, non_finite_parameter
 from sb3_offline.training.interrupt import deferred_interrupts
-from sb3_offline.training.resume import Continuation, describe, forget_older, make_label, sibling
+from sb3_offline.training.patient_output import make_patient
+from sb3_offline.training.resume import Continuation, Label, describe, forget_older, sibling
+from sb3_offline.training.state_checks import put_in_place
 from sb3_offline.training.training_state import capture, restore
 
 if TYPE_CHECKING:
     from sb3_offline.common.offline_algorithm import OfflineAlgorithm
 
 INTERRUPTED_FOLDER = Path("interrupted")  # where Ctrl-C saves if no callback names a folder
+
+
+#: Checkpoints of one model are one run's, however often it learns: a folder keeps the last two of them.
+_IDENTITIES: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
 
 
 class Run:
@@ -39,7 +51,8 @@ class Run:
     ) -> None:
         self.model, self.dataset, self.callback, self.continuation = model, dataset, callback, continuation
         about: dict[str, Any] = {} if continuation is None else continuation.about
-        self.identity: str = about.get("run", uuid.uuid4().hex)
+        self.identity: str = about.get("run") or _IDENTITIES.get(model) or uuid.uuid4().hex
+        _IDENTITIES[model] = self.identity
         self.start: int = about.get("start", model._num_timesteps_at_start)
         self.last_checkpoint: Path | None = None if continuation is None else continuation.path
         self._saved: list[Path] = []
@@ -47,12 +60,16 @@ class Run:
 
     def __enter__(self) -> Run:
         if self.continuation is not None:
-            restore(self.model, self.continuation.state)
+            state = self.continuation.state
+            put_in_place(lambda: restore(self.model, state), self.continuation.path)
+            for evaluation in self._evaluations():
+                recall_evaluations(evaluation, self.model.num_timesteps)
             best = self.continuation.about["best_mean_rewards"]
             for evaluation, reward in zip(self._evaluations(), best, strict=False):
                 evaluation.best_mean_reward = reward  # lest a worse model replace best_model.zip
             self.continuation.state.clear()  # its buffers are memory
             self.model._continuation = None
+        make_patient(self.model.logger)
         self.model._run = self
         self._exit.callback(setattr, self.model, "_run", None)
         self.interrupt = self._exit.enter_context(deferred_interrupts("this gradient step"))
@@ -113,7 +130,7 @@ class Run:
                 "best_mean_rewards": [float(evaluation.best_mean_reward) for evaluation in self._evaluations()],
             }
         )
-        state, label = capture(model, about), make_label(self.identity, model.num_timesteps)
+        state, label = capture(model, about), str(Label(self.identity, model.num_timesteps, time.time_ns() // 10**6))
         for path in self._saved:
             write_atomically(sibling(path), lambda file: write_checked(file, state, label))
             self.last_checkpoint = sibling(path)
@@ -136,6 +153,33 @@ class Run:
 
     def _evaluations(self) -> list[EvalCallback]:
         return [callback for callback in walk(self.callback) if isinstance(callback, EvalCallback)]
+
+
+def recall_evaluations(evaluation: EvalCallback, until: int) -> None:
+    """
+    Take up what an interrupted run has evaluated: SB3 writes all evaluations each time, and knows those of its own process.
+
+    :param until: the step of the checkpoint; what the interrupted run did later is done again
+    """
+    path = Path(f"{evaluation.log_path}.npz")
+    if evaluation.log_path is None or evaluation.evaluations_timesteps or not is_regular(path):
+        return
+    try:
+        with np.load(path, allow_pickle=False) as found:
+            rows = np.flatnonzero(found["timesteps"] <= until)
+            for name, held in _EVALUATIONS.items():
+                if name in found:
+                    getattr(evaluation, held).extend(found[name][rows].tolist())
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        warnings.warn(f"{path} is damaged, and its evaluations are not taken up: {error}", stacklevel=2)
+
+
+_EVALUATIONS = {
+    "timesteps": "evaluations_timesteps",
+    "results": "evaluations_results",
+    "ep_lengths": "evaluations_length",
+    "successes": "evaluations_successes",
+}
 
 
 def walk(callback: BaseCallback) -> Iterator[BaseCallback]:

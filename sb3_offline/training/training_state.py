@@ -13,6 +13,7 @@ import torch as th
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 
 from sb3_offline.buffers.buffers import TensorReplayBuffer
+from sb3_offline.training.state_checks import check_rows, check_sums, check_tensor
 
 if TYPE_CHECKING:
     from sb3_offline.common.offline_algorithm import OfflineAlgorithm
@@ -40,6 +41,11 @@ def capture(model: OfflineAlgorithm, about: dict[str, Any]) -> State:
 
 def restore(model: OfflineAlgorithm, state: State) -> None:
     """Undo what preparing has drawn and computed since the checkpoint was opened."""
+    for name, value in state["tensors"].items():
+        check_tensor(name, vars(model).get(name), value)
+    for name, buffer in _model_buffers(model):
+        check_rows(name, buffer, state["buffers"][name])
+    check_sums(state["log_sums"])
     for name, value in state["tensors"].items():
         present = getattr(model, name)
         if present.requires_grad:  # its optimiser knows this very tensor
@@ -102,7 +108,13 @@ def statistics_of(moments: Any) -> State:
     return {name: th.as_tensor(getattr(moments, name)) for name in ("mean", "var", "count")}
 
 
-def to_moments(state: State) -> RunningMeanStd:
+def to_moments(state: State, present: RunningMeanStd) -> RunningMeanStd:
+    """
+    :param present: of the env, whose shape they must have
+    :raises ValueError: if they have another
+    """
+    if any(np.shape(state[name]) != np.shape(getattr(present, name)) for name in ("mean", "var", "count")):
+        raise ValueError("the statistics of VecNormalize are of another shape")
     moments = RunningMeanStd(shape=tuple(state["mean"].shape))
     moments.mean, moments.var, moments.count = state["mean"].numpy(), state["var"].numpy(), float(state["count"])
     return moments
