@@ -12,11 +12,7 @@ from torch import nn
 
 from sb3_offline.buffers.moments import Moments
 from sb3_offline.buffers.rows import Rows, row_blocks
-
-# Bounds of log std before tanh. Replay data holds actions at exactly +-1: the floor and ACTION_LIMIT keep their
-# log-density below 5 - log(2 pi)/2 - log(1 - ACTION_LIMIT^2), about 17.2 nats a dimension.
-LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0
-ACTION_LIMIT = 1.0 - 1e-6
+from sb3_offline.networks.gaussian import ACTION_LIMIT, LOG_STD_MAX, LOG_STD_MIN
 
 
 class BehaviorNoise(NamedTuple):

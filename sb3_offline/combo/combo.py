@@ -51,7 +51,7 @@ class COMBO(ModelBasedSAC, CQL):
 
     def _setup_model(self) -> None:
         super()._setup_model()
-        self.max_reward = th.zeros((), device=self.device)  # R_max of the data, for the log alone
+        self.register_state("max_reward", th.zeros((), device=self.device), saved=False)  # R_max of the data, for the log
 
     def prepare(self, dataset: OfflineDataset, progress_bar: bool) -> None:
         super().prepare(dataset, progress_bar)
@@ -68,6 +68,3 @@ class COMBO(ModelBasedSAC, CQL):
         worst = self.current_conservative_weight() * max(1 / self.real_ratio, 1 / (1 - self.real_ratio))
         bound = (self.max_reward + worst) / (1 - self.gamma)
         return penalty, {**logs, "q_beyond_bound": (q.detach().abs() > bound).float().mean()}
-
-    def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "max_reward"]

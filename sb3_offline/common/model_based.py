@@ -13,7 +13,7 @@ from stable_baselines3.common.preprocessing import get_flattened_obs_dim
 from sb3_offline._version import __version__
 from sb3_offline.arguments import INSIDE_UNIT, check_count, check_flag, check_number
 from sb3_offline.buffers.buffers import ModelRolloutBuffer
-from sb3_offline.common.offline_algorithm import OfflineAlgorithm
+from sb3_offline.common.gradient_algorithm import GradientAlgorithm
 from sb3_offline.datasets import OfflineDataset
 from sb3_offline.datasets.checks import pass_gate
 from sb3_offline.dynamics import (
@@ -31,14 +31,13 @@ from sb3_offline.dynamics.cache_entry import CacheEntry
 from sb3_offline.dynamics.fit_checkpoint import FitCheckpoint
 from sb3_offline.dynamics.report import ModelReport, model_report
 from sb3_offline.dynamics.world import build_dynamics, fit_termination, fit_world, needs_head
-from sb3_offline.execution.precision import Precision
 from sb3_offline.networks.networks import Batch
 from sb3_offline.training.interrupt import deferred_interrupts
 
 RolloutPolicy = Literal["current", "target", "uniform"]
 
 
-class ModelBasedAlgorithm(OfflineAlgorithm):
+class ModelBasedAlgorithm(GradientAlgorithm):
     """
     Batches that mix data with short rollouts of a learned ensemble (MBPO, Janner et al. 2019). A child says who acts in
     them: :meth:`rollout_actor`.
@@ -81,20 +80,21 @@ class ModelBasedAlgorithm(OfflineAlgorithm):
         super().__init__(*args, **kwargs)
 
     vectors_only = "a dynamics model learns vectors"
-    precision: Precision = "float32"  # of the dynamics too; algorithms without the option stay at that
 
     # --- set up ---
 
     def _setup_model(self) -> None:
         super()._setup_model()
-        self.dynamics = build_dynamics(
+        dynamics = build_dynamics(
             get_flattened_obs_dim(self.observation_space),
             encoded_action_dim(self.action_space),
             DynamicsConfig.from_kwargs(self.dynamics_kwargs),
             self.streams,
             self.device,
         )
-        self.model_buffer = self.make_model_buffer(self.rollout_retain * self.rollout_length * self.rollout_batch_size)
+        self.register_state("dynamics", dynamics)
+        capacity = self.rollout_retain * self.rollout_length * self.rollout_batch_size
+        self.register_state("model_buffer", self.make_model_buffer(capacity), saved=False)
 
     def make_model_buffer(self, capacity: int) -> ModelRolloutBuffer:
         """Where imagined transitions are kept; a child may keep more beside them."""
@@ -106,8 +106,8 @@ class ModelBasedAlgorithm(OfflineAlgorithm):
         if not bool(self.dynamics.fitted):
             self.fit_dynamics(dataset, progress_bar)
         fit_termination(self.dynamics, dataset, config, self.streams)  # of dynamics that came without
-        self.termination = self.resolve_termination(dataset)
-        self.reward_function = resolve_reward(config.reward)
+        self.register_state("termination", self.resolve_termination(dataset), saved=False)
+        self.register_state("reward_function", resolve_reward(config.reward), saved=False)
         self.model_buffer.generator = self.streams["sampling"]
         self.model_buffer.transform_rewards(self.reward_scale, self.reward_shift)
 
@@ -263,11 +263,5 @@ class ModelBasedAlgorithm(OfflineAlgorithm):
         """d_f: round(f B) rows of the data, the rest from the model."""
         return Batch.of(self.replay_buffer.sample(self.n_real), self.model_buffer.sample(self.batch_size - self.n_real))
 
-    # --- save and load ---
-
-    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
-        state_dicts, variables = super()._get_torch_save_params()
-        return [*state_dicts, "dynamics"], variables
-
-    def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "model_buffer", "termination", "reward_function"]
+    def baked_in(self) -> tuple[Any, ...]:
+        return (*super().baked_in(), self.model_buffer.size(), self.model_buffer.address)

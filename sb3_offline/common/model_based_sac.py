@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
-from typing import Any
 
 import torch as th
-from stable_baselines3.sac.policies import Actor
 
 from sb3_offline.buffers.buffers import unscale_actions
 from sb3_offline.common.model_based import ModelBasedAlgorithm
 from sb3_offline.common.offline_sac import OfflineSAC
-from sb3_offline.execution.optimizers import polyak
+from sb3_offline.common.parts import frozen_copy
 
 
 class ModelBasedSAC(ModelBasedAlgorithm, OfflineSAC):
     """An :class:`OfflineSAC` whose batches mix data with rollouts."""
 
-    actor_target: Actor
-
     def _setup_model(self) -> None:
         super()._setup_model()
         if self.rollout_policy == "target":
             # kept in the policy, so that it is saved, loaded and moved with it
-            self.actor_target = copy.deepcopy(self.policy.actor).requires_grad_(False)
-            self.actor_target.set_training_mode(False)
-            del self.actor_target.optimizer
-            self.policy.actor_target = self.actor_target
+            self.policy.actor_target = frozen_copy(self.policy.actor)  # type: ignore[assignment]
+            self.register_state("actor", self.policy.actor, target=self.policy.actor_target, saved=False)  # type: ignore[arg-type]
 
     def rollout_actor(self, generator: th.Generator) -> Callable[[th.Tensor], th.Tensor]:
         """Who acts in rollouts: observations (B, ...) -> actions (B, action_dim) in environment units."""
@@ -48,14 +41,3 @@ class ModelBasedSAC(ModelBasedAlgorithm, OfflineSAC):
     def logged_form(self, actions: th.Tensor) -> th.Tensor:
         low, high = self._action_bounds
         return (2.0 * (actions - low) / (high - low) - 1.0).clamp(-1.0, 1.0)
-
-    def baked_in(self) -> tuple[Any, ...]:
-        return (*super().baked_in(), self.model_buffer.size(), self.model_buffer.address)
-
-    def update_targets(self) -> None:
-        super().update_targets()
-        if self.rollout_policy == "target":
-            polyak(self.actor, self.actor_target, self.tau)
-
-    def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "actor_target"]

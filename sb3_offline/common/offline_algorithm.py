@@ -11,6 +11,7 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 import torch as th
 from stable_baselines3.common.callbacks import CallbackList
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import safe_mean
@@ -20,6 +21,7 @@ from sb3_offline.buffers.buffers import OfflineDatasetBuffer
 from sb3_offline.buffers.statistics import fill_statistics
 from sb3_offline.buffers.storage import Storage, check_storage, make_dataset_buffer
 from sb3_offline.common.data_backed import DataBacked
+from sb3_offline.common.parts import Parts
 from sb3_offline.common.saving import SafeFiles, zip_path
 from sb3_offline.common.signature import check_arguments, check_policy_kwargs, merge_signature, named_policy_kwargs
 from sb3_offline.datasets import OfflineDataset
@@ -72,6 +74,7 @@ class OfflineAlgorithm(DataBacked, Deployable, SafeFiles):
     storage: Storage = "auto"  # where the data lie during training; an instance has its own
     check_data: bool = True  # whether learn passes the data through the gate (sb3_offline.datasets.checks)
     replay_buffer: OfflineDatasetBuffer  # SB3 declares it optional
+    _parts: Parts
     _run: Run | None = None  # while learn() runs
     _continuation: Continuation | None = None  # what the next learn() goes on from
 
@@ -116,7 +119,11 @@ class OfflineAlgorithm(DataBacked, Deployable, SafeFiles):
         if env is not None:  # load() gives none
             check_observations(type(self).__name__, policy, env, policy_kwargs, self.vectors_only)
             check_actions(type(self).__name__, env)
-        super().__init__(  # type: ignore[call-arg]  # SAC, TD3 and DQN take _init_setup_model
+        if _sb3_class(type(self)) is OffPolicyAlgorithm:
+            of_the_sb3_algorithm |= {"sde_support": False}
+        else:  # SAC, TD3 and DQN would set up at once
+            of_the_sb3_algorithm |= {"_init_setup_model": False}
+        super().__init__(
             policy=policy,
             env=env,
             learning_rate=check_rate("learning_rate", learning_rate),
@@ -130,7 +137,6 @@ class OfflineAlgorithm(DataBacked, Deployable, SafeFiles):
             verbose=verbose,
             seed=None if seed is None else check_count("seed", seed, least=0),
             device=device,
-            _init_setup_model=False,
             **of_the_sb3_algorithm,
         )
         if _init_setup_model:
@@ -140,12 +146,42 @@ class OfflineAlgorithm(DataBacked, Deployable, SafeFiles):
 
     def _setup_model(self) -> None:
         self.replay_buffer_class = OfflineDatasetBuffer
+        self._parts = Parts()
         with named_policy_kwargs(self):
             super()._setup_model()
-        self.streams = Streams(self.seed, self.device, offset=self.num_timesteps)
-        self.log_sums = LogSums()
+        self.register_state("streams", Streams(self.seed, self.device, offset=self.num_timesteps), saved=False)
+        self.register_state("log_sums", LogSums(), saved=False)
         if self.has_ood_detector:  # load() fills it
-            self.ood_detector = self.make_ood_detector()
+            self.register_state("ood_detector", self.make_ood_detector())
+
+    def register_state(
+        self,
+        name: str,
+        value: Any,
+        *,
+        optimizer: th.optim.Optimizer | None = None,
+        rate: str | None = None,
+        target: th.nn.Module | bool = False,
+        saved: bool = True,
+    ) -> None:
+        """
+        Declare a part of the model, in ``_setup_model`` (or later, what is not saved): it becomes the attribute ``name``, is
+        saved, loaded and moved as its kind is, and never pickled.
+
+        :param value: A module or an optimiser, saved by its state dict; or a tensor. Anything that is not to be saved.
+        :param optimizer: Of the value's parameters. It becomes ``value.optimizer`` of a module, ``NAME_optimizer`` of a
+            tensor; it is saved, and counts among :meth:`optimizers`.
+        :param rate: The option that holds the optimiser's learning rate, such as "qf_learning_rate"; None leaves the rate that
+            it was made with.
+        :param target: A network that follows this one by Polyak steps of ``tau``, kept and saved as ``NAME_target``; True
+            makes a frozen copy.
+        :param saved: False for what is made anew when the model is, or is part of another part, such as the policy.
+        """
+        self._parts.add(self, name, value, optimizer, rate, target, saved)
+
+    def optimizers(self) -> list[th.optim.Optimizer]:
+        """All that take a step in an update."""
+        return [*self._parts.optimizers(self).values()]
 
     def prepare(self, dataset: OfflineDataset, progress_bar: bool) -> None:
         """Everything that must be ready before the first gradient step. Children fit their models here."""
@@ -168,6 +204,18 @@ class OfflineAlgorithm(DataBacked, Deployable, SafeFiles):
     def normalizer(self) -> Normalizer:
         """Maps raw observations (tensors) to what the policy sees."""
         return vec_normalizer(self._vec_normalize_env, self.device)
+
+    # --- what diagnostics ask ---
+
+    def largest_reward(self) -> float:
+        """The largest \\|r\\| that a target may hold: of the data, and what the algorithm adds to it."""
+        buffer = self.replay_buffer
+        rewards = buffer._rows("rewards", th.arange(buffer.size(), device=self.device))
+        return max(float((self.reward_scale * rewards + self.reward_shift).abs().max()), 1e-6)
+
+    def value_bound(self) -> float:
+        """The largest \\|Q\\| that the rewards allow, R_max / (1 - gamma)."""
+        return self.largest_reward() / (1.0 - self.gamma)
 
     # --- learning ---
 
@@ -321,9 +369,19 @@ class OfflineAlgorithm(DataBacked, Deployable, SafeFiles):
         """
         return open_checkpoint(cls, path, env, dataset, **load_options)  # type: ignore[return-value]
 
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        state_dicts, variables = super()._get_torch_save_params()
+        state_dicts, variables = [*state_dicts, *self._parts.state_dicts], [*variables, *self._parts.tensors]
+        return [*dict.fromkeys(state_dicts)], [*dict.fromkeys(variables)]  # SB3's classes name some themselves
+
     def _excluded_save_params(self) -> list[str]:
-        excluded = [*super()._excluded_save_params(), "streams", "log_sums", "replay_buffer_class", "_run", "_continuation"]
-        excluded.append("lr_schedule")  # made from learning_rate
+        excluded = [*super()._excluded_save_params(), *self._parts.names, "_parts", "replay_buffer_class"]
+        excluded += ["_run", "_continuation", "lr_schedule"]  # the last is made from learning_rate
         if not isinstance(self.dataset, (str, Path)):
             excluded.append("dataset")  # arrays stay where they are; an id or a path travels with the model
         return excluded
+
+
+def _sb3_class(cls: type) -> type:
+    """SB3's algorithm that a class is one of."""
+    return next(base for base in cls.__mro__ if base.__module__.startswith("stable_baselines3"))

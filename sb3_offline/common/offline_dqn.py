@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any, ClassVar, NoReturn
 
 import torch as th
@@ -10,14 +10,14 @@ import torch.nn.functional as F
 from gymnasium import spaces
 from stable_baselines3 import DQN
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
-from stable_baselines3.common.utils import FloatSchedule
 from stable_baselines3.dqn.policies import DQNPolicy
 
 from sb3_offline.arguments import UPDATE_RATE, check_count, check_number
-from sb3_offline.common.offline_algorithm import OfflineAlgorithm
+from sb3_offline.common.gradient_algorithm import GradientAlgorithm
 from sb3_offline.common.signature import check_policy_kwargs
 from sb3_offline.datasets.sources import Source
-from sb3_offline.execution.optimizers import minimize, polyak
+from sb3_offline.execution.optimizers import minimize
+from sb3_offline.execution.updates import Call, call_plainly
 from sb3_offline.networks.networks import Batch, Logs, Normalizer
 from sb3_offline.networks.observations import Observations
 
@@ -47,11 +47,11 @@ class DQNNetworks:
 
     def q(self, observations: Observations) -> th.Tensor:
         """Q of every action, (n_critics, B, n_actions); DQN has one critic."""
-        return self.network.q_net(self.normalize(observations)).unsqueeze(0)
+        return self.network.q_net(self.normalize(observations)).float().unsqueeze(0)
 
     def q_target(self, observations: Observations) -> th.Tensor:
         """Q of every action by the target network, shaped as :meth:`q`."""
-        return self.network.q_net_target(self.normalize(observations)).unsqueeze(0)
+        return self.network.q_net_target(self.normalize(observations)).float().unsqueeze(0)
 
     @th.no_grad()
     def policy(self, observations: Observations) -> th.Tensor:
@@ -60,7 +60,7 @@ class DQNNetworks:
         return one_hot(q.argmax(dim=1), q.shape[1])
 
 
-class OfflineDQN(OfflineAlgorithm, DQN):
+class OfflineDQN(GradientAlgorithm, DQN):
     """
     Double DQN (van Hasselt et al. 2016) on a fixed dataset, the parent of the algorithms for discrete actions. What
     it shares with all algorithms is in :class:`~sb3_offline.common.offline_algorithm.OfflineAlgorithm`.
@@ -72,7 +72,7 @@ class OfflineDQN(OfflineAlgorithm, DQN):
     :param target_update_interval: Gradient steps between steps of the target network.
     """
 
-    supported_spaces: ClassVar = {**OfflineAlgorithm.supported_spaces, "action": (spaces.Discrete,)}
+    supported_spaces: ClassVar = {**GradientAlgorithm.supported_spaces, "action": (spaces.Discrete,)}
     action_space: spaces.Discrete
 
     def __init__(
@@ -109,7 +109,8 @@ class OfflineDQN(OfflineAlgorithm, DQN):
 
     def _setup_model(self) -> None:
         super()._setup_model()
-        self.qf_lr_schedule = FloatSchedule(self.learning_rate)  # the Q-network is the critic
+        self.register_state("policy", self.policy, optimizer=self.policy.optimizer, rate="learning_rate")
+        self.register_state("q_net", self.q_net, target=self.q_net_target, saved=False)  # both within the policy
 
     # --- the loss: a pure function of (networks, batch); nothing in it is random ---
 
@@ -138,27 +139,23 @@ class OfflineDQN(OfflineAlgorithm, DQN):
 
     # --- one update ---
 
-    def sample_batch(self) -> Batch:
-        """A batch of d_f; without a model, of the data."""
-        return Batch.of(self.replay_buffer.sample(self.batch_size))
+    @property
+    def target_is_due(self) -> bool:
+        """Whether this update is one of the target network, too."""
+        return (self._n_updates + 1) % self.target_update_interval == 0
 
-    def update(self) -> None:
-        """One gradient step of the Q-network, and one of its target."""
-        self._update_learning_rate(self.policy.optimizer)
-        loss, logs = self.critic_loss(self.networks(), self.sample_batch())
+    @property
+    def phase(self) -> Hashable:
+        return self.target_is_due
+
+    def gradient_step(self, nets: DQNNetworks, batch: Batch, noise: None, call: Call = call_plainly) -> Logs:
+        """The Q-network; every ``target_update_interval``-th update also its target."""
+        loss, logs = call(self.critic_loss, nets, batch, noise)
         minimize(loss, self.policy.optimizer)
         self.after_critic_step(logs)
-        self._n_updates += 1
-        if self._n_updates % self.target_update_interval == 0:
+        if self.target_is_due:
             self.update_targets()
-        self.log_sums.add(logs)
-
-    def after_critic_step(self, logs: Logs) -> None:
-        """Called with the critic's logs; a learned conservative weight takes its step here."""
-
-    def optimizers(self) -> list[th.optim.Optimizer]:
-        """All that take a step in an update."""
-        return [self.policy.optimizer]
+        return {name: value.detach() for name, value in logs.items()}
 
     def networks(self) -> DQNNetworks:
         """The view of the networks that the losses get."""
@@ -175,14 +172,19 @@ class OfflineDQN(OfflineAlgorithm, DQN):
             "DQN.load(path, env=env, buffer_size=100_000, learning_starts=1000, exploration_initial_eps=0.05).learn(...)."
         )
 
-    double_q = True  # the target's action is the online network's choice
+    # --- what diagnostics ask ---
 
-    def update_targets(self) -> None:
-        """Polyak step of the target network: theta' <- tau theta + (1 - tau) theta'."""
-        polyak(self.q_net, self.q_net_target, self.tau)
+    def next_actions(self, nets: DQNNetworks, batch: Batch, noise: None) -> th.Tensor:
+        """Greedy in the online Q, (B, 1)."""
+        return nets.q(batch.next_observations)[0].argmax(dim=1, keepdim=True)
 
-    def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "qf_lr_schedule"]
+    @th.no_grad()
+    def watched_values(self, observations: Any, actions: th.Tensor, generator: th.Generator) -> tuple[th.Tensor, th.Tensor]:
+        nets = self.networks()
+        q = nets.q(observations)
+        greedy = (nets.policy(observations) * q).sum(dim=-1)
+        q_data = th.take_along_dim(q, actions.unsqueeze(0), dim=-1).squeeze(-1)
+        return q_data, th.stack([greedy, q.mean(dim=-1)], dim=-1)  # the mean over uniform actions is exact
 
 
 def one_hot(actions: th.Tensor, n_actions: int) -> th.Tensor:

@@ -2,175 +2,146 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import gymnasium as gym
-import numpy as np
 from gymnasium import spaces
 from stable_baselines3 import SAC
-from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
-from stable_baselines3.common.utils import FloatSchedule
+from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
 from sb3_offline.arguments import Interval, check_count, check_number, check_steps
 from sb3_offline.buffers.online_buffer import OfflineOnlineBuffer
 from sb3_offline.buffers.statistics import fill_statistics
-from sb3_offline.common.offline_algorithm import OfflineAlgorithm
+from sb3_offline.common.gradient_algorithm import GradientAlgorithm
 from sb3_offline.datasets import SpacesOnlyEnv
 from sb3_offline.datasets.checks import pass_gate
 from sb3_offline.execution.optimizers import plain_optimizer_state
-from sb3_offline.execution.updates import UpdateRunner
-from sb3_offline.networks.policies import POLICIES, OfflineSACPolicy
-
-SelfOnline = TypeVar("SelfOnline", bound="OnlineFineTuning")
+from sb3_offline.networks.policies import POLICIES, OfflinePolicy
 
 
-class OnlineFineTuning(OfflineAlgorithm, SAC):
-    """An offline SAC that can go on online: :meth:`learn_online` with its own losses, :meth:`to_sac` with SB3's."""
+@dataclass
+class OnlineOptions:
+    """Of ``learn_online``, whose docstring describes them; checked."""
 
-    qf_learning_rate: float | Schedule
-    qf_lr_schedule: Schedule
-    _runner: UpdateRunner | None
+    total_timesteps: int
+    offline_ratio: float
+    buffer_size: int | None
+    learning_starts: int
+    train_freq: int | tuple[int, str]
+    gradient_steps: int
+    log_interval: int | None
 
-    def learn_online(
-        self: SelfOnline,
-        total_timesteps: int,
-        env: GymEnv | str | None = None,
-        callback: MaybeCallback = None,
-        *,
-        offline_ratio: float = 0.5,
-        learning_rate: float | Schedule | None = None,
-        qf_learning_rate: float | Schedule | None = None,
-        buffer_size: int | None = None,
-        learning_starts: int = 200,
-        train_freq: int | tuple[int, str] = 1,
-        gradient_steps: int = 1,
-        log_interval: int | None = 4,
-        tb_log_name: str | None = None,
-        reset_num_timesteps: bool = True,
-        progress_bar: bool = False,
-    ) -> SelfOnline:
-        """
-        Go on learning on a real environment, with this algorithm's own losses; a later ``learn`` is offline again.
+    def __post_init__(self) -> None:
+        self.offline_ratio = check_number("offline_ratio", self.offline_ratio, Interval(0.0, 1.0, open_high=True))
+        self.total_timesteps = check_steps(self.total_timesteps)
+        self.buffer_size = None if self.buffer_size is None else check_count("buffer_size", self.buffer_size)
+        check_count("learning_starts", self.learning_starts, least=0)
+        if self.log_interval is not None:
+            check_count("log_interval", self.log_interval)
 
-        The policy itself explores from the first step on. Called again, it keeps what was collected. Model-based algorithms
-        go on with the dynamics they have. Arguments not listed are SB3's.
 
-        :param total_timesteps: Environment steps.
-        :param env: The environment; the model's own if not given.
-        :param offline_ratio: Share of the real rows of a batch that is drawn from the data, in [0, 1).
-        :param learning_rate: Online rate of actor and temperature; if not given, the value at which its schedule ends.
-        :param qf_learning_rate: Online rate of the critics, likewise.
-        :param buffer_size: Online transitions that are kept beside the data: 100,000, or what the first call gave.
-        :param learning_starts: Environment steps before the first update.
-        :param log_interval: Episodes between log lines.
-        :return: The model.
-        :raises ValueError: if there is no simulator, no data, more than one environment, or a rate that has fallen to 0.
-        """
-        offline_ratio = check_number("offline_ratio", offline_ratio, Interval(0.0, 1.0, open_high=True))
-        total_timesteps = check_steps(total_timesteps)
-        buffer_size = None if buffer_size is None else check_count("buffer_size", buffer_size)
-        check_count("learning_starts", learning_starts, least=0)
-        if log_interval is not None:
-            check_count("log_interval", log_interval)
-        if isinstance(self.observation_space, spaces.Dict):
-            raise ValueError("learn_online keeps no dict observations: go on with SB3's own SAC, to_sac(env).learn(...).")
-        if self._continuation is not None:
-            raise ValueError("A resumed run must be finished by learn() before it can go on online.")
-        if env is not None:
-            self._set_online_env(gym.make(env) if isinstance(env, str) else env)
-        if self.env is None and self.dataset_info is not None:  # after load(env=None)
-            self.set_env(self._env_of(self.dataset_info))
-        if self.env is None or isinstance(self.env.get_attr("unwrapped")[0], SpacesOnlyEnv):
-            raise ValueError(f"{type(self).__name__} has no simulator to act in: give learn_online(env=...).")
-        if self.replay_buffer.size() == 0:  # loaded from a file
-            dataset = self.load_dataset()
-            if self.check_data:
-                pass_gate(dataset)
-            self._check_normalization(self._vec_normalize_env)
-            fill_statistics(self._vec_normalize_env, dataset)
-            self.prepare(dataset, progress_bar)
-        self._set_online_rates(learning_rate, qf_learning_rate)
-        if isinstance(self.replay_buffer, OfflineOnlineBuffer) and buffer_size not in (None, self.replay_buffer.capacity):
-            raise ValueError(f"buffer_size stays {self.replay_buffer.capacity}, as the first learn_online gave it.")
-        if not isinstance(self.replay_buffer, OfflineOnlineBuffer):
-            self.replay_buffer = OfflineOnlineBuffer(  # type: ignore[assignment]
-                self.replay_buffer, buffer_size or 100_000, offline_ratio, self.gamma
-            )
-        self.replay_buffer.offline_ratio = offline_ratio  # type: ignore[attr-defined]
-        self._runner = None  # of the data alone
-        self.learning_starts, self.train_freq, self.gradient_steps = learning_starts, train_freq, gradient_steps
-        self._convert_train_freq()
-        self.replay_buffer.episode_start = self.replay_buffer.n_online  # type: ignore[attr-defined]  # a cut one has no return
-        self._last_obs = None  # offline training never stepped the environment: begin with a fresh episode
-        if self.seed is not None:
-            self.set_random_seed(self.seed + self.num_timesteps)  # SB3 draws actions from torch's global generator
-        return OffPolicyAlgorithm.learn(
-            self,
-            total_timesteps,
-            callback,
-            log_interval,  # type: ignore[arg-type]
-            tb_log_name or f"{type(self).__name__}_online",
-            reset_num_timesteps,
-            progress_bar,
-        )
+def go_online(
+    model: GradientAlgorithm,
+    env: GymEnv | str | None,
+    options: OnlineOptions,
+    rates: Mapping[str, float | Schedule | None],
+    progress_bar: bool,
+) -> None:
+    """
+    Make a model ready for SB3's own loop: the environment, the buffer of both kinds of rows, the rates.
 
-    def _set_online_rates(self, learning_rate: float | Schedule | None, qf_learning_rate: float | Schedule | None) -> None:
-        """Schedules count offline steps, and have run out: online, each goes on at its last value."""
-        self.learning_rate = float(self.lr_schedule(0.0)) if learning_rate is None else learning_rate
-        self.qf_learning_rate = float(self.qf_lr_schedule(0.0)) if qf_learning_rate is None else qf_learning_rate
-        if (learning_rate is None and self.learning_rate == 0) or (qf_learning_rate is None and self.qf_learning_rate == 0):
-            raise ValueError("A schedule has fallen to 0: give learn_online(learning_rate=..., qf_learning_rate=...).")
-        self._setup_lr_schedule()
-        self.qf_lr_schedule = FloatSchedule(self.qf_learning_rate)
+    :param rates: those of the model's learning rates that are given
+    :raises ValueError: if there is no simulator, no data, more than one environment, or a rate that has fallen to 0
+    """
+    name = type(model).__name__
+    if isinstance(model.observation_space, spaces.Dict):
+        raise ValueError("learn_online keeps no dict observations: go on with SB3's own SAC, to_sac(env).learn(...).")
+    if model._continuation is not None:
+        raise ValueError("A resumed run must be finished by learn() before it can go on online.")
+    if env is not None:
+        _set_env(model, gym.make(env) if isinstance(env, str) else env)
+    if model.env is None and model.dataset_info is not None:  # after load(env=None)
+        model.set_env(model._env_of(model.dataset_info))
+    if model.env is None or isinstance(model.env.get_attr("unwrapped")[0], SpacesOnlyEnv):
+        raise ValueError(f"{name} has no simulator to act in: give learn_online(env=...).")
+    if model.replay_buffer.size() == 0:  # loaded from a file
+        dataset = model.load_dataset()
+        if model.check_data:
+            pass_gate(dataset)
+        model._check_normalization(model._vec_normalize_env)
+        fill_statistics(model._vec_normalize_env, dataset)
+        model.prepare(dataset, progress_bar)
+    _set_rates(model, rates)
+    buffer: Any = model.replay_buffer
+    if not isinstance(buffer, OfflineOnlineBuffer):
+        buffer = OfflineOnlineBuffer(buffer, options.buffer_size or 100_000, options.offline_ratio, model.gamma)
+    elif options.buffer_size not in (None, buffer.capacity):
+        raise ValueError(f"buffer_size stays {buffer.capacity}, as the first learn_online gave it.")
+    buffer.offline_ratio = options.offline_ratio
+    buffer.episode_start = buffer.n_online  # a cut episode has no return
+    model.replay_buffer = buffer
+    model._runner = None  # of the data alone
+    model.learning_starts, model.gradient_steps = options.learning_starts, options.gradient_steps
+    model.train_freq = options.train_freq  # type: ignore[assignment]
+    model._convert_train_freq()
+    model._last_obs = None  # offline training never stepped the environment: begin with a fresh episode
+    if model.seed is not None:
+        model.set_random_seed(model.seed + model.num_timesteps)  # SB3 draws actions from torch's global generator
 
-    def _set_online_env(self, env: GymEnv) -> None:
-        before = self._vec_normalize_env
-        self.set_env(env)
-        after = self._vec_normalize_env
-        if before is not None and after is not None and after is not before:
-            after.obs_rms, after.training = before.obs_rms, False
 
-    def _sample_action(self, learning_starts: int, *args: Any, **kwargs: Any) -> tuple[np.ndarray, np.ndarray]:
-        return super()._sample_action(0, *args, **kwargs)  # a trained policy has no use for SB3's random first steps
+def _set_rates(model: GradientAlgorithm, given: Mapping[str, float | Schedule | None]) -> None:
+    """Schedules count offline steps, and have run out: online, each goes on at its last value."""
+    last = {rate: float(model.schedule(rate)(0.0)) for rate in model.rates}
+    for rate in model.rates:
+        if given.get(rate) is None and last[rate] == 0:
+            call = ", ".join(f"{name}=..." for name in given)
+            raise ValueError(f"A schedule has fallen to 0: give learn_online({call}).")
+    for rate in model.rates:
+        value = given.get(rate)
+        setattr(model, rate, last[rate] if value is None else value)
+    model._setup_lr_schedule()
+    model._setup_schedules()
 
-    def to_sac(self, env: GymEnv | str | None = None, **sac_options: Any) -> SAC:
-        """
-        SB3's ``SAC`` with these networks, optimisers and temperature: it predicts the same, and goes on with plain SAC.
 
-        Its file needs this package only if ``layer_norm`` or the like was used. SAC knows no ``reward_scale``, no conservative
-        term and no ``qf_learning_rate``: it starts with the actor's rate.
+def _set_env(model: GradientAlgorithm, env: GymEnv) -> None:
+    before = model._vec_normalize_env
+    model.set_env(env)
+    after = model._vec_normalize_env
+    if before is not None and after is not None and after is not before:
+        after.obs_rms, after.training = before.obs_rms, False
 
-        :param env: The environment; the model's own if not given.
-        :param sac_options: Arguments of ``SAC``, in place of this model's (``learning_rate``, ``buffer_size``, ...).
-        """
-        if getattr(self, "actor_regularizer", "entropy") == "svpg":
-            raise ValueError("to_sac() moves one actor; actor_regularizer='svpg' trains several that make one policy.")
-        if "learning_rate" not in sac_options and self.lr_schedule(0.0) == 0:
-            raise ValueError("The learning rate's schedule has fallen to 0: give to_sac(learning_rate=...).")
-        if env is None and self.env is None:
-            raise ValueError("This model was loaded without an environment: give to_sac(env=...).")
-        uses_own = any(self.policy_kwargs.get(name) for name in OfflineSACPolicy.own)
-        aliases = {policy: alias for alias, policy in POLICIES.items()}
-        plain = self.policy_class in aliases and not uses_own
-        left_out = ("use_sde", *OfflineSACPolicy.own) if plain else ("use_sde",)
-        names = ("batch_size", "tau", "gamma", "ent_coef", "target_entropy", "tensorboard_log", "verbose", "seed", "device")
-        options: dict[str, Any] = {
-            "learning_rate": float(self.lr_schedule(0.0)),
-            "policy_kwargs": {name: value for name, value in self.policy_kwargs.items() if name not in left_out},
-            **{name: getattr(self, name) for name in names},
-        }
-        policy: Any = aliases[self.policy_class] if plain else self.policy_class  # type: ignore[index]
-        sac = SAC(policy, env or self.env, **(options | sac_options))  # type: ignore[arg-type]
-        known = sac.policy.state_dict()  # without a target actor
-        sac.policy.load_state_dict({name: value for name, value in self.policy.state_dict().items() if name in known})
-        optimizers: list[tuple[Any, Any]] = [
-            (sac.actor.optimizer, self.actor.optimizer),
-            (sac.critic.optimizer, self.critic.optimizer),
-        ]
-        if sac.log_ent_coef is not None and self.log_ent_coef is not None:
-            sac.log_ent_coef.data.copy_(self.log_ent_coef.data)
-            optimizers.append((sac.ent_coef_optimizer, self.ent_coef_optimizer))
-        for theirs, ours in optimizers:
-            theirs.load_state_dict(plain_optimizer_state(ours.state_dict()))
-        return sac
+
+def to_sac(model: Any, env: GymEnv | str | None, sac_options: Mapping[str, Any]) -> SAC:
+    """See :meth:`sb3_offline.common.offline_sac.OfflineSAC.to_sac`."""
+    if getattr(model, "actor_regularizer", "entropy") == "svpg":
+        raise ValueError("to_sac() moves one actor; actor_regularizer='svpg' trains several that make one policy.")
+    if "learning_rate" not in sac_options and model.lr_schedule(0.0) == 0:
+        raise ValueError("The learning rate's schedule has fallen to 0: give to_sac(learning_rate=...).")
+    if env is None and model.env is None:
+        raise ValueError("This model was loaded without an environment: give to_sac(env=...).")
+    uses_own = any(model.policy_kwargs.get(name) for name in OfflinePolicy.own)
+    aliases = {policy: alias for alias, policy in POLICIES.items()}
+    plain = model.policy_class in aliases and not uses_own
+    left_out = ("use_sde", *OfflinePolicy.own) if plain else ("use_sde",)
+    names = ("batch_size", "tau", "gamma", "ent_coef", "target_entropy", "tensorboard_log", "verbose", "seed", "device")
+    options: dict[str, Any] = {
+        "learning_rate": float(model.lr_schedule(0.0)),
+        "policy_kwargs": {name: value for name, value in model.policy_kwargs.items() if name not in left_out},
+        **{name: getattr(model, name) for name in names},
+    }
+    policy: Any = aliases[model.policy_class] if plain else model.policy_class  # type: ignore[index]
+    sac = SAC(policy, env or model.env, **(options | dict(sac_options)))  # type: ignore[arg-type]
+    known = sac.policy.state_dict()  # without a target actor
+    sac.policy.load_state_dict({name: value for name, value in model.policy.state_dict().items() if name in known})
+    optimizers: list[tuple[Any, Any]] = [
+        (sac.actor.optimizer, model.actor.optimizer),
+        (sac.critic.optimizer, model.critic.optimizer),
+    ]
+    if sac.log_ent_coef is not None and model.log_ent_coef is not None:
+        sac.log_ent_coef.data.copy_(model.log_ent_coef.data)
+        optimizers.append((sac.ent_coef_optimizer, model.ent_coef_optimizer))
+    for theirs, ours in optimizers:
+        theirs.load_state_dict(plain_optimizer_state(ours.state_dict()))
+    return sac

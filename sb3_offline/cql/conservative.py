@@ -8,14 +8,14 @@ from typing import Any, ClassVar, Literal
 import torch as th
 
 from sb3_offline.arguments import NOT_NEGATIVE, check_number
-from sb3_offline.common.offline_algorithm import OfflineAlgorithm
+from sb3_offline.common.gradient_algorithm import GradientAlgorithm
 from sb3_offline.execution.optimizers import minimize
 from sb3_offline.networks.networks import Batch, Logs
 
 Conservatism = Literal["logsumexp", "rho", "expectation"]
 
 
-class ConservativePenalty(OfflineAlgorithm):
+class ConservativePenalty(GradientAlgorithm):
     """
     alpha (out-of-data value - E_D Q) for each critic, beside a TD loss with its 1/2; alpha is fixed or learned.
 
@@ -47,17 +47,18 @@ class ConservativePenalty(OfflineAlgorithm):
         super().__init__(*args, **kwargs)
 
     regularizers: ClassVar[tuple[str, ...]] = ("logsumexp", "rho", "expectation")
-    qf_lr_schedule: Any  # a schedule; each parent declares its own
     weight_bounds: ClassVar[tuple[float, float]] = (1e-6, 1e6)  # of a learned weight
+    log_conservative_weight: th.Tensor | None = None
+    conservative_optimizer: th.optim.Optimizer | None = None
 
     def _setup_model(self) -> None:
         super()._setup_model()
-        self.log_conservative_weight: th.Tensor | None = None
-        self.conservative_optimizer: th.optim.Optimizer | None = None
         if self.target_gap is not None:
             initial = math.log(max(self.conservative_weight, 1e-6))
-            self.log_conservative_weight = th.full((1,), initial, device=self.device, requires_grad=True)
-            self.conservative_optimizer = th.optim.Adam([self.log_conservative_weight], lr=self.qf_lr_schedule(1))
+            log_weight = th.full((1,), initial, device=self.device, requires_grad=True)
+            self.register_state("log_conservative_weight", log_weight)
+            optimizer = th.optim.Adam([log_weight], lr=self.schedule(self.critic_rate)(1))
+            self.register_state("conservative_optimizer", optimizer)
 
     # --- the penalty ---
 
@@ -94,14 +95,9 @@ class ConservativePenalty(OfflineAlgorithm):
         with th.no_grad():  # l stays within reach: beyond the bounds it could not come back for long
             self.log_conservative_weight.clamp_(math.log(low), math.log(high))
 
-    def optimizers(self) -> list[th.optim.Optimizer]:
-        return super().optimizers() + ([] if self.conservative_optimizer is None else [self.conservative_optimizer])  # type: ignore[misc]
-
-    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
-        state_dicts, variables = super()._get_torch_save_params()
-        if self.target_gap is not None:
-            return [*state_dicts, "conservative_optimizer"], [*variables, "log_conservative_weight"]
-        return state_dicts, variables
-
-    def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "log_conservative_weight", "conservative_optimizer"]
+    def largest_reward(self) -> float:
+        """With a model and a fixed weight beta, whose penalty (rho - d) / d_f lies between -1/f and 1/(1 - f), also that."""
+        f: float | None = getattr(self, "real_ratio", None)
+        if f is None or self.target_gap is not None:
+            return super().largest_reward()
+        return super().largest_reward() + self.conservative_weight * max(1.0 / f, 1.0 / (1.0 - f))

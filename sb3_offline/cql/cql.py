@@ -129,6 +129,13 @@ class CQL(ConservativePenalty, OfflineSAC):
         value = nets.q_target(batch.next_observations, actions).amax(dim=-1).amin(dim=0)
         return batch.rewards + self.gamma * (1.0 - batch.dones) * value
 
+    def next_actions(self, nets: SACNetworks, batch: Batch, noise: SACNoise) -> th.Tensor:
+        """Those that made the target: of ``n_target_actions`` the one with the largest Q' of the critic with the smallest."""
+        actions = nets.act(batch.next_observations, noise.next_action)  # (B, n, action_dim)
+        best, which = nets.q_target(batch.next_observations, actions).max(dim=-1)  # (n_critics, B)
+        chosen = which.gather(0, best.argmin(dim=0, keepdim=True)).squeeze(0)
+        return actions[th.arange(len(actions), device=actions.device), chosen]
+
     def actor_loss(self, nets: SACNetworks, batch: Batch, noise: SACNoise) -> tuple[th.Tensor, th.Tensor, Logs]:
         """SAC's; during the warm-up -E_D log pi(a|s), the likelihood of logged actions."""
         if not self.cloning:

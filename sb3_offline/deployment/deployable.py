@@ -60,7 +60,8 @@ class Deployable(OffPolicyAlgorithm):
             generator=self.streams.cpu("ood"),
             **behavior_kwargs,
         )
-        self.ood_detector, self.has_ood_detector = detector, True
+        self.register_state("ood_detector", detector)  # type: ignore[attr-defined]
+        self.has_ood_detector = True
 
     def ood_score(self, observations: np.ndarray, actions: np.ndarray) -> np.ndarray:
         """
@@ -122,10 +123,3 @@ class Deployable(OffPolicyAlgorithm):
             get_action_dim(self.action_space),
             generator=self.streams.cpu("ood"),
         ).to(self.device)
-
-    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
-        state_dicts, variables = super()._get_torch_save_params()
-        return [*state_dicts, *(["ood_detector"] if self.has_ood_detector else [])], variables
-
-    def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "ood_detector"]

@@ -9,14 +9,9 @@ from typing import Any, Literal, get_args
 
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.type_aliases import Schedule
-from stable_baselines3.common.utils import FloatSchedule
 
-from sb3_offline.common.offline_dqn import OfflineDQN
-from sb3_offline.common.offline_sac import OfflineSAC
-from sb3_offline.mopo import MOPO
+from sb3_offline.common.gradient_algorithm import GradientAlgorithm
 from sb3_offline.training.health import CHECK_FREQ, non_finite_parameter
-from sb3_offline.training.schedules import ScaledSchedule
 
 GuardAction = Literal["warn", "stop", "lower_lr", "restore"]
 N_PROBE = 256
@@ -27,10 +22,10 @@ class DivergenceGuard(BaseCallback):
     Every ``check_freq`` steps, hold Q at the data, its gap to Q at policy and uniform actions, the critic's loss and a learned
     conservative weight against what they can be at most; warn when one is beyond it, and act.
 
-    The limits: ``bound_factor`` times :func:`value_bound` for E|Q| at the data, twice that for the gap, a finite loss, and
-    ``weight_growth`` times its first value for a learned weight (:attr:`~sb3_offline.CQL.target_gap` that cannot be reached).
-    It acts again only when things have become worse. Its probe draws from a generator of its own: a run that stays within
-    the limits is the same with and without it. Recorded under ``divergence/``; ``severity`` above 1 is beyond a limit.
+    The limits: ``bound_factor`` times the algorithm's ``value_bound`` for E|Q| at the data, twice that for the gap, a finite
+    loss, and ``weight_growth`` times its first value for a learned weight (:attr:`~sb3_offline.CQL.target_gap` that cannot be
+    reached). It acts again only when things have become worse. Its probe draws from a generator of its own: a run that stays
+    within the limits is the same with and without it. Recorded under ``divergence/``; ``severity`` above 1 is beyond a limit.
 
     :param action: "warn" alone; "stop" training; "lower_lr" multiplies all learning rates by ``lr_factor``; "restore" goes
         back to the weights and optimisers of the last good check, and lowers the rates too.
@@ -41,7 +36,7 @@ class DivergenceGuard(BaseCallback):
     :raises ValueError: for an argument outside its range.
     """
 
-    model: OfflineSAC | OfflineDQN
+    model: GradientAlgorithm
 
     def __init__(
         self,
@@ -69,7 +64,7 @@ class DivergenceGuard(BaseCallback):
         self._worst = 1.0
 
     def _init_callback(self) -> None:
-        if not isinstance(self.model, (OfflineSAC, OfflineDQN)):
+        if not isinstance(self.model, GradientAlgorithm):
             name = type(self.model).__name__
             raise TypeError(f"DivergenceGuard watches sb3_offline's algorithms, whose data bound their values, not {name}.")
 
@@ -78,9 +73,6 @@ class DivergenceGuard(BaseCallback):
         generator = th.Generator(device=model.device).manual_seed(0)
         rows = th.randint(buffer.size(), (N_PROBE,), generator=generator, device=model.device)
         self._observations, self._actions = (buffer._rows(name, rows) for name in ("observations", "actions"))
-        shape = (N_PROBE, 1, self._actions.shape[1])
-        self._normals = th.randn(shape, generator=generator, device=model.device)
-        self._uniform = 2.0 * th.rand(shape, generator=generator, device=model.device) - 1.0
         self._first_weight = self._learned_weight()
         self._good = self._snapshot()
 
@@ -107,8 +99,9 @@ class DivergenceGuard(BaseCallback):
 
     def figures(self) -> dict[str, float]:
         """What is watched, and ``severity``: the largest share of a limit."""
-        bound = self.bound_factor * value_bound(self.model)
-        q_data, q_ood = self._values()
+        bound = self.bound_factor * self.model.value_bound()
+        generator = th.Generator(device=self.model.device).manual_seed(0)  # the same draws at every look
+        q_data, q_ood = self.model.watched_values(self._observations, self._actions, generator)
         gaps = q_ood.mean(dim=(1, 2)) - q_data.mean(dim=1)
         loss = self.model.log_sums.mean("critic_loss")
         figures = {
@@ -125,19 +118,6 @@ class DivergenceGuard(BaseCallback):
         finite = all(math.isfinite(share) for share in (*shares, loss))
         return figures | {"severity": max(shares) if finite else math.inf}
 
-    @th.no_grad()
-    def _values(self) -> tuple[th.Tensor, th.Tensor]:
-        """Q at the data, (n_critics, N_PROBE), and at an action of the policy and a uniform one, (n_critics, N_PROBE, 2)."""
-        nets: Any = self.model.networks()
-        if isinstance(self.model, OfflineDQN):  # the mean over uniform actions is exact
-            q = nets.q(self._observations)
-            greedy = (nets.policy(self._observations) * q).sum(dim=-1)
-            q_data = th.take_along_dim(q, self._actions.unsqueeze(0), dim=-1).squeeze(-1)
-            return q_data, th.stack([greedy, q.mean(dim=-1)], dim=-1)
-        policy, _ = nets.sample(self._observations, self._normals)
-        q_data = nets.q(self._observations, self._actions.unsqueeze(1)).squeeze(-1)
-        return q_data, nets.q(self._observations, th.cat([policy, self._uniform], dim=1))
-
     def _act(self, figures: dict[str, float]) -> bool:
         done = {
             "warn": "Training goes on.",
@@ -146,18 +126,18 @@ class DivergenceGuard(BaseCallback):
             "restore": f"The last good weights are restored, and all learning rates multiplied by {self.lr_factor}.",
         }
         values = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
-        discrete = isinstance(self.model, OfflineDQN)
-        rate, layer_norm = ("", "") if discrete else ("qf_", ", or policy_kwargs=dict(layer_norm=True)")
+        layer_norm = ", or policy_kwargs=dict(layer_norm=True)" if hasattr(self.model.policy, "layer_norm") else ""
         warnings.warn(
-            f"Step {self.num_timesteps}: values are running away ({values}). {done[self.action]} Lower {rate}learning_rate or "
-            f"gamma, or take a fixed conservative_weight or a larger target_gap{layer_norm}.",
+            f"Step {self.num_timesteps}: values are running away ({values}). {done[self.action]} "
+            f"Lower {self.model.critic_rate} or gamma, or take a fixed conservative_weight or a larger "
+            f"target_gap{layer_norm}.",
             stacklevel=2,
         )
         if self.action == "restore":
             self._restore()
             self._worst = 1.0
         if self.action in ("lower_lr", "restore"):
-            scale_learning_rates(self.model, self.lr_factor)
+            self.model.scale_learning_rates(self.lr_factor)
         return self.action != "stop"
 
     def _learned_weight(self) -> float | None:
@@ -181,37 +161,3 @@ class DivergenceGuard(BaseCallback):
         for name, tensor in self._tensors().items():
             tensor.data.copy_(tensors[name])
         self.model.log_sums.reset()  # they hold what was wrong
-
-
-def value_bound(model: OfflineSAC | OfflineDQN) -> float:
-    """
-    The largest |Q| that the data's rewards allow: R_max/(1 - gamma), with a model and a fixed weight beta
-    (R_max + beta max(1/f, 1/(1 - f)))/(1 - gamma), as its penalty (rho - d)/d_f lies between -1/f and 1/(1 - f).
-    """
-    buffer = model.replay_buffer
-    rows = th.arange(buffer.size(), device=model.device)
-    rewards = model.reward_scale * buffer._rows("rewards", rows) + model.reward_shift
-    largest = max(float(rewards.abs().max()), 1e-6)
-    if isinstance(model, MOPO) and model.model_buffer.size() > 0:  # imagined rewards are r - alpha u
-        u = model.model_buffer.uncertainties[: model.model_buffer.size()]
-        largest += float((model.penalty_coefficient * u).abs().max())
-    f, beta = getattr(model, "real_ratio", None), getattr(model, "conservative_weight", 0.0)
-    if f is not None and getattr(model, "target_gap", None) is None:
-        largest += beta * max(1.0 / f, 1.0 / (1.0 - f))
-    return largest / (1.0 - model.gamma)
-
-
-def scale_learning_rates(model: OfflineSAC | OfflineDQN, factor: float) -> None:
-    """Multiply the rates of actor, temperature, critics and learned weight from now on; saved with the model."""
-
-    def scaled(rate: float | Schedule) -> float | Schedule:
-        return ScaledSchedule(rate, factor) if callable(rate) else factor * rate
-
-    model.learning_rate = scaled(model.learning_rate)
-    if isinstance(model, OfflineSAC):
-        model.qf_learning_rate = scaled(model.qf_learning_rate)
-    model._setup_lr_schedule()
-    model.qf_lr_schedule = FloatSchedule(model.learning_rate if isinstance(model, OfflineDQN) else model.qf_learning_rate)
-    optimizer = getattr(model, "conservative_optimizer", None)
-    for group in optimizer.param_groups if optimizer is not None else ():
-        group["lr"] *= factor

@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import torch as th
@@ -21,7 +21,16 @@ from sb3_offline.linearization.td_linearization import Transitions
 from sb3_offline.networks.observations import take_rows
 
 Samples = ReplayBufferSamples | DictReplayBufferSamples
-QLearner: TypeAlias = DQN | SAC | TD3
+
+
+@runtime_checkable
+class OwnTargets(Protocol):
+    """An algorithm that says itself what its critic's target is, see :class:`~sb3_offline.common.GradientAlgorithm`."""
+
+    def bootstrap(self, samples: Any, seed: int = 0, index: int = 0) -> tuple[th.Tensor, th.Tensor]: ...
+
+
+QLearner: TypeAlias = Any  # one of SB3's DQN, SAC and TD3, a child of these, or OwnTargets with a critic
 
 
 @contextmanager
@@ -99,9 +108,9 @@ def _leaves(observations: th.Tensor | Mapping[str, th.Tensor]) -> list[th.Tensor
 def q_learner(model: BaseAlgorithm) -> QLearner:
     """
     :return: the model itself
-    :raises TypeError: if it is not one of SB3's SAC, TD3, DDPG or DQN, or a child of these
+    :raises TypeError: if it is not one of SB3's SAC, TD3, DDPG or DQN, or a child of these, nor says its own targets
     """
-    if isinstance(model, QLearner):
+    if isinstance(model, DQN | SAC | TD3 | OwnTargets):
         return model
     if not isinstance(model, OffPolicyAlgorithm):
         raise TypeError(f"{type(model).__name__} is on-policy: it has no Q-function and no replay buffer.")
@@ -130,42 +139,35 @@ def bootstrap(model: QLearner, samples: Samples, seed: int = 0, index: int = 0) 
     """
     The transitions with the next actions that the algorithm would take, and its own targets y, shape (M,).
 
-    DQN takes the target network's greedy action (this package's the online network's: double), TD3 the target actor's
-    (without smoothing noise), SAC a sample of the actor's, always with the same noise; CQL with ``n_target_actions`` the best
-    of as many. y is of the target networks, the smallest of a pair, as in the algorithm's critic loss; PreQN and
-    ``critic_update="normalized_td"`` have none there, and take the critic's own.
+    This package's algorithms are asked (``bootstrap``), with the noise of ``seed``. Of SB3's own, DQN takes the target
+    network's greedy action, TD3 the target actor's (without smoothing noise), SAC a sample of the actor's; y is of the target
+    networks, the smallest of a pair.
 
     :param index: which Q of a critic that makes its own targets
     """
     discounts = samples.discounts if samples.discounts is not None else model.gamma
     discounts = ((1 - samples.dones) * discounts).flatten()
-    rewards, successors = samples.rewards.flatten(), samples.next_observations
-    critic, own = target_critic(model), getattr(model, "bootstraps_itself", False)
+    rewards = samples.rewards.flatten()
     with th.no_grad(), evaluation_mode(model.policy), preserved_rng(model):
-        th.manual_seed(seed)
-        if isinstance(model, DQN):
-            q = critic(successors)
-            next_actions = (model.q_net(successors) if getattr(model, "double_q", False) else q).argmax(dim=1, keepdim=True)
-            values = q.gather(1, next_actions)
-        elif isinstance(model, SAC):
-            draws = [model.actor.action_log_prob(successors) for _ in range(getattr(model, "n_target_actions", 1))]
-            actions = th.stack([action for action, _ in draws])  # (n, M, action_dim)
-            q = th.stack([_columns(critic(successors, action), own, index) for action in actions])  # (n, M, critics)
-            best, which = q.max(dim=0)
-            values, smallest = best.min(dim=1, keepdim=True)
-            next_actions = actions[which.gather(1, smallest).flatten(), th.arange(len(values), device=actions.device)]
-            if getattr(model, "entropy_backup", True):
-                log_temperature = model.log_ent_coef
-                temperature = model.ent_coef_tensor if log_temperature is None else log_temperature.exp()
-                values = values - temperature * draws[0][1].reshape(-1, 1)
+        if isinstance(model, OwnTargets):
+            next_actions, y = model.bootstrap(samples, seed, index)
         else:
-            next_actions = (model.actor if own else model.actor_target)(successors)
-            values = _columns(critic(successors, next_actions), own, index).min(dim=1, keepdim=True).values
-    batch = Transitions(samples.observations, samples.actions, rewards, discounts, successors, next_actions)
-    return batch, rewards + discounts * values.flatten()
+            th.manual_seed(seed)
+            next_actions, values = _sb3_value(model, samples.next_observations)
+            y = rewards + discounts * values
+    return Transitions(samples.observations, samples.actions, rewards, discounts, samples.next_observations, next_actions), y
 
 
-def _columns(values: tuple[th.Tensor, ...], own: bool, index: int) -> th.Tensor:
-    """A critic's values side by side, (M, critics); or only its own column."""
-    joined = th.cat(values, dim=1)
-    return joined[:, index : index + 1] if own else joined
+def _sb3_value(model: QLearner, successors: Any) -> tuple[th.Tensor, th.Tensor]:
+    """The next actions of SB3's own algorithms, and what their targets make of them: (M,)."""
+    critic = target_critic(model)
+    if isinstance(model, DQN):
+        q = critic(successors)
+        next_actions = q.argmax(dim=1, keepdim=True)
+        return next_actions, q.gather(1, next_actions).flatten()
+    if not isinstance(model, SAC):
+        next_actions = model.actor_target(successors)
+        return next_actions, th.cat(critic(successors, next_actions), dim=1).amin(dim=1)
+    next_actions, log_prob = model.actor.action_log_prob(successors)
+    temperature = model.ent_coef_tensor if model.log_ent_coef is None else model.log_ent_coef.exp()
+    return next_actions, th.cat(critic(successors, next_actions), dim=1).amin(dim=1) - temperature * log_prob.flatten()

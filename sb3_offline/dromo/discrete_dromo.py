@@ -76,17 +76,15 @@ class DiscreteDROMO(DiscreteCOMBO):
         super()._setup_model()
         architecture, _ = split_behavior_kwargs(self.behavior_kwargs, ("hidden_sizes",))
         observation_dim = get_flattened_obs_dim(self.observation_space)
-        self.behavior_policy = DiscreteBehaviorPolicy(
-            observation_dim,
-            int(self.action_space.n),
-            generator=self.streams.cpu("behavior"),
-            **architecture,
-        ).to(self.device)
+        behavior_policy = DiscreteBehaviorPolicy(
+            observation_dim, int(self.action_space.n), generator=self.streams.cpu("behavior"), **architecture
+        )
+        self.register_state("behavior_policy", behavior_policy.to(self.device))
         if not hasattr(self, "visitation_seed"):  # else load() brought it: the cells of states stay what they were
             self.visitation_seed = self.streams.cpu("visitation").initial_seed()
         n_states = observation_dim if self.visitation_mode == "exact" else None
-        self.visitation = make_visitation(self.visitation_mode, count_scale=self.count_scale, n_states=n_states)
-        self.visitation.to(self.device)
+        visitation = make_visitation(self.visitation_mode, count_scale=self.count_scale, n_states=n_states)
+        self.register_state("visitation", visitation.to(self.device))
 
     def prepare(self, dataset: OfflineDataset, progress_bar: bool) -> None:
         super().prepare(dataset, progress_bar)
@@ -129,9 +127,3 @@ class DiscreteDROMO(DiscreteCOMBO):
         pi_f = f * nets.behavior(observations) + (1 - f) * nets.policy(observations)
         q = nets.q(observations)
         return (pi_f * (q - (pi_f * q).sum(dim=-1, keepdim=True)).square()).sum(dim=-1)
-
-    # --- save and load ---
-
-    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
-        state_dicts, variables = super()._get_torch_save_params()
-        return [*state_dicts, "behavior_policy", "visitation"], variables

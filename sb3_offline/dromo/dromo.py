@@ -119,7 +119,7 @@ class DROMO(COMBO):
     # --- set up ---
 
     def _create_aliases(self) -> None:
-        self.actor_rule = actor_rule(self.actor_regularizer, self.actor_kwargs)
+        self.register_state("actor_rule", actor_rule(self.actor_regularizer, self.actor_kwargs), saved=False)
         self.actor_rule.install(self.policy)
         super()._create_aliases()
 
@@ -127,15 +127,16 @@ class DROMO(COMBO):
         super()._setup_model()
         observation_dim, exact = get_flattened_obs_dim(self.observation_space), self.visitation_mode == "exact"
         architecture, _ = split_behavior_kwargs(self.behavior_kwargs)
-        self.behavior_policy = BehaviorPolicy(
+        behavior_policy = BehaviorPolicy(
             observation_dim, get_action_dim(self.action_space), generator=self.streams.cpu("behavior"), **architecture
-        ).to(self.device)
+        )
+        self.register_state("behavior_policy", behavior_policy.to(self.device))
         if not hasattr(self, "visitation_seed"):  # else load() brought it: the cells of states stay what they were
             self.visitation_seed = self.streams.cpu("visitation").initial_seed()
         n_states = observation_dim if exact else None
-        self.visitation = make_visitation(self.visitation_mode, count_scale=self.count_scale, n_states=n_states)
-        self.visitation.to(self.device)
-        self.observation_scale = th.ones(observation_dim, device=self.device)
+        visitation = make_visitation(self.visitation_mode, count_scale=self.count_scale, n_states=n_states)
+        self.register_state("visitation", visitation.to(self.device))
+        self.register_state("observation_scale", th.ones(observation_dim, device=self.device), saved=False)
 
     def prepare(self, dataset: OfflineDataset, progress_bar: bool) -> None:
         super().prepare(dataset, progress_bar)
@@ -240,7 +241,7 @@ class DROMO(COMBO):
 
     # --- the actor, and f ---
 
-    def actor_step(self, loss: th.Tensor, nets: SACNetworks, batch: Batch) -> Logs:
+    def descend(self, loss: th.Tensor, nets: SACNetworks, batch: Batch) -> Logs:
         return self.actor_rule.step(self.actor, loss, nets.normalize(batch.observations))
 
     def capture_obstacle(self) -> str | None:
@@ -255,12 +256,3 @@ class DROMO(COMBO):
         if self.auto_real_ratio and self.rollout_is_due:
             self.real_ratio = next_real_ratio(self)
             self.logger.record("train/real_ratio", self.real_ratio)
-
-    # --- save and load ---
-
-    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
-        state_dicts, variables = super()._get_torch_save_params()
-        return [*state_dicts, "behavior_policy", "visitation"], variables
-
-    def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "observation_scale", "actor_rule"]

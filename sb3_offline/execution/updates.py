@@ -1,29 +1,28 @@
 """
 How an update is executed: eagerly, by torch.compile, or as a captured CUDA graph.
 
-An update is a function of tensors: :meth:`OfflineSAC.gradient_step` of a batch and its noise, which are drawn on the device by
-named generators. All ways draw the same numbers and differ by the rounding of their kernels only.
+An update is a function of tensors: ``gradient_step`` of a batch and its noise, which are drawn on the device by named
+generators. All ways draw the same numbers and differ by the rounding of their kernels only.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from collections import Counter
+from collections.abc import Callable, Hashable
+from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 import torch as th
 
 from sb3_offline.execution.fallback import announce
 from sb3_offline.execution.optimizers import prepare_optimizer, state_addresses
 from sb3_offline.execution.precision import Precision, precision_scope
-from sb3_offline.networks.networks import Logs
-
-if TYPE_CHECKING:
-    from sb3_offline.common.offline_sac import OfflineSAC
 
 Execution = Literal["auto", "eager", "compile", "cuda_graph"]
 
 Call = Callable[..., Any]
+
+Logs = dict[str, th.Tensor]  # what a loss tells the logger, scalars on the device
 
 WARM_UP_UPDATES = 3  # run before a capture: libraries choose their kernels, optimisers make their state
 
@@ -77,6 +76,49 @@ def compile_obstacle(device_type: str) -> str | None:
     return None
 
 
+class Generators(Protocol):
+    """Named random streams, see :class:`sb3_offline.training.rng.Streams`."""
+
+    def generators(self) -> list[th.Generator]: ...
+
+
+class Updatable(Protocol):
+    """What a runner asks of an algorithm; see :class:`sb3_offline.common.gradient_algorithm.GradientAlgorithm`."""
+
+    execution: Execution
+    precision: Precision
+    device: th.device
+    streams: Any  # Generators; SB3's classes declare no such attribute
+
+    @property
+    def phase(self) -> Hashable: ...
+
+    def networks(self) -> Any: ...
+
+    def sample_batch(self) -> Any: ...
+
+    def draw_noise(self, batch: Any) -> Any: ...
+
+    def gradient_step(self, nets: Any, batch: Any, noise: Any, call: Call) -> Logs: ...
+
+    def optimizers(self) -> list[th.optim.Optimizer]: ...
+
+    def capture_obstacle(self) -> str | None: ...
+
+    def baked_in(self) -> tuple[Any, ...]: ...
+
+
+class Capture(NamedTuple):
+    """
+    :param logs: where the graph writes them
+    :param baked_in: what it holds as constants
+    """
+
+    graph: th.cuda.CUDAGraph
+    logs: Logs
+    baked_in: tuple[Any, ...]
+
+
 class UpdateRunner:
     """
     Runs an algorithm's updates, one a call.
@@ -85,32 +127,31 @@ class UpdateRunner:
     :param compile_backend: Of torch.compile.
     """
 
-    def __init__(self, algorithm: OfflineSAC, compile_backend: str = "inductor"):
+    def __init__(self, algorithm: Updatable, compile_backend: str = "inductor"):
         self.algorithm = algorithm
         self.nets = algorithm.networks()
         self.execution = available_execution(algorithm.execution, algorithm.device, algorithm.capture_obstacle())
         self.compile_backend = compile_backend
         self._compiled: dict[str, Callable[..., Any]] = {}
-        self._n_eager = 0
-        self._graph: th.cuda.CUDAGraph | None = None
-        self._graph_logs: Logs = {}
-        self._baked_in: tuple[Any, ...] = ()
+        self._n_eager: Counter[Hashable] = Counter()  # of each phase
+        self._captures: dict[Hashable, Capture] = {}
 
     def __call__(self) -> Logs:
         """One update; the logs are scalars on the device, valid until the next call."""
         for optimizer in self.algorithm.optimizers():
             prepare_optimizer(optimizer, on_device=self.execution != "eager")
+        phase = self.algorithm.phase
         with precision_scope(self.algorithm.precision, self.algorithm.device):
-            if self.execution == "compile" and self._n_eager > 0:
+            if self.execution == "compile" and self._n_eager[phase] > 0:
                 return self._run_compiled()
-            if self.execution == "cuda_graph" and self._n_eager >= WARM_UP_UPDATES:
-                return self._replay()
-            self._n_eager += 1
+            if self.execution == "cuda_graph" and self._n_eager[phase] >= WARM_UP_UPDATES:
+                return self._replay(phase)
+            self._n_eager[phase] += 1
             return self._on_side_stream() if self.execution == "cuda_graph" else self._step()
 
     def _step(self) -> Logs:
         batch = self.algorithm.sample_batch()
-        return self.algorithm.gradient_step(self.nets, batch, self.algorithm.draw_noise(batch))
+        return self.algorithm.gradient_step(self.nets, batch, self.algorithm.draw_noise(batch), call_plainly)
 
     def _run_compiled(self) -> Logs:
         batch = self.algorithm.sample_batch()
@@ -135,26 +176,26 @@ class UpdateRunner:
         main.wait_stream(side)
         return logs
 
-    def _replay(self) -> Logs:
+    def _replay(self, phase: Hashable) -> Logs:
         algorithm = self.algorithm
         baked_in = (*algorithm.baked_in(), *map(state_addresses, algorithm.optimizers()))
-        if self._graph is None or baked_in != self._baked_in:
+        capture = self._captures.get(phase)
+        if capture is None or baked_in != capture.baked_in:
+            self._captures.pop(phase, None)  # free the old one's memory first
             try:
-                self._graph = self._capture()
+                capture = self._captures[phase] = Capture(*self._capture(), baked_in)
             except RuntimeError as error:
                 announce(f"execution={algorithm.execution!r} falls back to eager: the update cannot be captured ({error}).")
                 self.execution = "eager"
                 return self._step()
-            self._baked_in = baked_in
-        self._graph.replay()
-        return self._graph_logs
+        capture.graph.replay()
+        return capture.logs
 
-    def _capture(self) -> th.cuda.CUDAGraph:
+    def _capture(self) -> tuple[th.cuda.CUDAGraph, Logs]:
         """Record the update without running it; its draws go on where the generators stand at each replay."""
-        self._graph, self._graph_logs = None, {}  # free the old one's memory first
         graph = th.cuda.CUDAGraph()
         for generator in self.algorithm.streams.generators():
             graph.register_generator_state(generator)
         with th.cuda.device(self.algorithm.device), th.cuda.graph(graph):
-            self._graph_logs = self._step()
-        return graph
+            logs = self._step()
+        return graph, logs

@@ -83,9 +83,11 @@ class MOPO(ModelBasedSAC):
 
     def _setup_model(self) -> None:
         super()._setup_model()
-        self.penalty_coefficient = th.tensor(self.penalty_weight or 0.0, device=self.device)  # lambda, or alpha
-        self.penalty_target = th.tensor(self.target_uncertainty or 0.0, device=self.device)  # delta; 0 for a fixed lambda
-        self.rollout_uncertainty = th.tensor(math.nan, device=self.device)  # E[u], an exponential mean over rollouts
+        coefficient, target = self.penalty_weight or 0.0, self.target_uncertainty or 0.0  # delta is 0 for a fixed lambda
+        self.register_state("penalty_coefficient", th.tensor(coefficient, device=self.device))  # lambda, or alpha
+        self.register_state("penalty_target", th.tensor(target, device=self.device))  # delta
+        # E[u], an exponential mean over rollouts
+        self.register_state("rollout_uncertainty", th.tensor(math.nan, device=self.device), saved=False)
 
     def make_model_buffer(self, capacity: int) -> PenalizedRolloutBuffer:
         return PenalizedRolloutBuffer(capacity, self.observation_space, self.action_space, self.device)
@@ -99,9 +101,8 @@ class MOPO(ModelBasedSAC):
                 percentile = self.target_percentile
                 self.penalty_target.copy_(u.mean() if percentile is None else u.quantile(percentile / 100))
             reward_scale = self.reward_scale * float(np.std(dataset.rewards)) or 1.0
-            self.dual_step = DualStep.of(
-                reward_scale, float(u.std()) or 1.0, self.penalty_learning_rate, self.max_penalty_weight
-            )
+            step = DualStep.of(reward_scale, float(u.std()) or 1.0, self.penalty_learning_rate, self.max_penalty_weight)
+            self.register_state("dual_step", step, saved=False)
 
     @th.no_grad()
     def uncertainty(self, observations: th.Tensor, actions: th.Tensor) -> th.Tensor:
@@ -133,15 +134,12 @@ class MOPO(ModelBasedSAC):
             )
         logs["penalty_weight"] = self.penalty_coefficient
 
-    # --- save and load ---
-
-    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
-        state_dicts, variables = super()._get_torch_save_params()
-        return state_dicts, [*variables, "penalty_coefficient", "penalty_target"]
-
-    def _excluded_save_params(self) -> list[str]:
-        tensors = ["penalty_coefficient", "penalty_target", "rollout_uncertainty"]
-        return [*super()._excluded_save_params(), *tensors, "dual_step"]
+    def largest_reward(self) -> float:
+        """Imagined rewards are r - alpha u."""
+        largest, n_rows = super().largest_reward(), self.model_buffer.size()
+        if n_rows == 0:
+            return largest
+        return largest + float((self.penalty_coefficient * self.model_buffer.uncertainties[:n_rows]).abs().max())
 
 
 class DualStep(NamedTuple):

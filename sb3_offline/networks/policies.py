@@ -1,4 +1,4 @@
-"""SB3's SAC policy with what offline training asks of it: LayerNorm, orthogonal weights, observations normalised inside."""
+"""SB3's policies with what offline training asks of them: LayerNorm, orthogonal weights, observations normalised inside."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.torch_layers import (
     BaseFeaturesExtractor,
@@ -15,13 +16,13 @@ from stable_baselines3.common.torch_layers import (
     NatureCNN,
     create_mlp,
 )
-from stable_baselines3.common.type_aliases import Schedule
+from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from stable_baselines3.sac.policies import Actor, SACPolicy
-from stable_baselines3.td3.policies import ContinuousCritic
+from stable_baselines3.td3.policies import Actor as TD3Actor
+from stable_baselines3.td3.policies import ContinuousCritic, TD3Policy
 from torch import nn
 
-from sb3_offline.behavior.behavior_policy import observation_moments
-from sb3_offline.buffers.rows import Rows
+from sb3_offline.networks.gaussian import LOG_STD_MAX, LOG_STD_MIN, gaussian
 
 
 class NormalizeExtractor(FlattenExtractor):
@@ -44,18 +45,16 @@ class NormalizeExtractor(FlattenExtractor):
     def forward(self, observations: th.Tensor) -> th.Tensor:
         return (super().forward(observations) - self.mean) / self.std
 
-    def fit(self, observations: Rows) -> None:
-        """Mean and standard deviation of observations (n, ...), once: what the networks were trained with stays."""
-        if not bool(self.fitted):
-            mean, std = observation_moments(observations)
-            self.mean.copy_(mean.flatten())
-            self.std.copy_(std.flatten())
-            self.fitted.fill_(True)
+    def fit(self, mean: th.Tensor, std: th.Tensor) -> None:
+        """Set the statistics of the observations."""
+        self.mean.copy_(mean.flatten())
+        self.std.copy_(std.flatten())
+        self.fitted.fill_(True)
 
 
-class OfflineSACPolicy(SACPolicy):
+class OfflinePolicy(BasePolicy):
     """
-    SB3's ``SACPolicy``, and exactly that while the options are off; further keyword arguments are SB3's.
+    Beside one of SB3's policies, and exactly that while the options are off; further keyword arguments are SB3's.
 
     :param layer_norm: LayerNorm after each hidden linear layer of the critics (as in RLPD, Ball et al. 2023).
     :param ortho_init: Orthogonal weights and zero biases (SB3's name); gain sqrt(2), 1 for Q and 0.01 for the actor's head.
@@ -65,6 +64,8 @@ class OfflineSACPolicy(SACPolicy):
 
     own = ("layer_norm", "ortho_init", "normalize_observations")
     features: type[BaseFeaturesExtractor] = FlattenExtractor  # unless another one is asked for
+    critic_kwargs: dict[str, Any]
+    activation_fn: type[nn.Module]
 
     def __init__(
         self,
@@ -84,23 +85,28 @@ class OfflineSACPolicy(SACPolicy):
                 raise ValueError("normalize_observations is a features extractor: give it or features_extractor_class.")
             kwargs["features_extractor_class"] = NormalizeExtractor
         kwargs.setdefault("features_extractor_class", self.features)
-        super().__init__(observation_space, action_space, lr_schedule, **kwargs)
+        super().__init__(observation_space, action_space, lr_schedule, **kwargs)  # type: ignore[arg-type]
 
-    def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> Actor:
-        actor = super().make_actor(features_extractor)
+    def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> Any:
+        actor = super().make_actor(features_extractor)  # type: ignore[misc]
         self.init_actor(actor)
         return actor
 
-    def init_actor(self, actor: Actor) -> None:
+    def init_actor(self, actor: Any) -> None:
         """The first weights of an actor, where they are not torch's own."""
         if self.ortho_init:
-            orthogonal(actor.latent_pi, 2**0.5)
-            orthogonal(nn.ModuleList([actor.mu, actor.log_std]), 0.01)  # type: ignore[list-item]
+            hidden, head = self.layers_of(actor)
+            orthogonal(hidden, 2**0.5)
+            orthogonal(head, 0.01)
+
+    def layers_of(self, actor: Any) -> tuple[nn.Module, nn.Module]:
+        """An actor's hidden layers, and its head."""
+        return actor.latent_pi, nn.ModuleList([actor.mu, actor.log_std])
 
     def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> ContinuousCritic:
-        critic = super().make_critic(features_extractor)
+        critic = super().make_critic(features_extractor)  # type: ignore[misc]
         if self.layer_norm:
-            width = critic.features_extractor.features_dim + get_action_dim(self.action_space)
+            width = critic.features_extractor.features_dim + get_action_dim(self.action_space)  # type: ignore[arg-type]
             for index in range(critic.n_critics):
                 net_arch: Any = self.critic_kwargs["net_arch"]
                 layers = create_mlp(width, 1, net_arch, self.activation_fn, post_linear_modules=[nn.LayerNorm])
@@ -113,14 +119,20 @@ class OfflineSACPolicy(SACPolicy):
                 orthogonal(last, 1.0)
         return critic
 
-    def fit_normalizers(self, observations: Rows) -> None:
-        """Set the statistics of ``normalize_observations``, unless they were set before (or loaded)."""
-        for module in self.modules():
-            if isinstance(module, NormalizeExtractor):
-                module.fit(observations)
-
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return super()._get_constructor_parameters() | {name: getattr(self, name) for name in self.own}
+
+
+def unfitted_normalizers(module: nn.Module) -> list[NormalizeExtractor]:
+    """Those of ``normalize_observations`` whose statistics are not set yet: what networks were trained with stays."""
+    return [part for part in module.modules() if isinstance(part, NormalizeExtractor) and not bool(part.fitted)]
+
+
+# --- SAC ---
+
+
+class OfflineSACPolicy(OfflinePolicy, SACPolicy):
+    """SB3's ``SACPolicy`` with the options of :class:`OfflinePolicy`."""
 
 
 class OfflineCnnPolicy(OfflineSACPolicy):
@@ -135,10 +147,110 @@ class OfflineMultiInputPolicy(OfflineSACPolicy):
     features = CombinedExtractor
 
 
-POLICIES: dict[str, type[OfflineSACPolicy]] = {
+# --- a Gaussian actor without entropy ---
+
+
+class GaussianActor(Actor):
+    """Actions around tanh(mean(s)) with one standard deviation for all states, clipped to the box (Kostrikov et al. 2021)."""
+
+    def __init__(self, **kwargs: Any):
+        super().__init__(**kwargs)
+        del self.log_std
+        self.log_std = nn.Parameter(th.zeros(get_action_dim(self.action_space)))  # type: ignore[arg-type]
+
+    def get_action_dist_params(self, obs: PyTorchObs) -> tuple[th.Tensor, th.Tensor, dict[str, th.Tensor]]:
+        """The mean before tanh, (B, action_dim), and log std, shaped alike."""
+        mean = self.mu(self.latent_pi(self.extract_features(obs, self.features_extractor)))
+        return mean, self.log_std.clamp(LOG_STD_MIN, LOG_STD_MAX).expand_as(mean), {}
+
+    def forward(self, obs: PyTorchObs, deterministic: bool = False) -> th.Tensor:
+        mean, log_std, _ = self.get_action_dist_params(obs)
+        actions = th.tanh(mean)
+        return actions if deterministic else (actions + log_std.exp() * th.randn_like(actions)).clamp(-1.0, 1.0)
+
+    def action_log_prob(self, obs: PyTorchObs) -> tuple[th.Tensor, th.Tensor]:
+        """A sample (B, action_dim), not clipped, and its log-density (B,)."""
+        mean, log_std, _ = self.get_action_dist_params(obs)
+        actions, log_prob = gaussian(th.tanh(mean), log_std, th.randn_like(mean).unsqueeze(1))
+        return actions.squeeze(1), log_prob.squeeze(1)
+
+
+class GaussianPolicy(OfflineSACPolicy):
+    """Critics as SAC's, and a :class:`GaussianActor`."""
+
+    def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> GaussianActor:
+        actor = GaussianActor(**self._update_features_extractor(self.actor_kwargs, features_extractor)).to(self.device)
+        self.init_actor(actor)
+        return actor
+
+    def layers_of(self, actor: Any) -> tuple[nn.Module, nn.Module]:
+        return actor.latent_pi, actor.mu
+
+
+class GaussianCnnPolicy(GaussianPolicy):
+    """For images."""
+
+    features = NatureCNN
+
+
+class GaussianMultiInputPolicy(GaussianPolicy):
+    """For dict observations."""
+
+    features = CombinedExtractor
+
+
+# --- TD3 ---
+
+
+class OfflineTD3Policy(OfflinePolicy, TD3Policy):
+    """
+    SB3's ``TD3Policy`` with the options of :class:`OfflinePolicy`.
+
+    :param net_arch: Two hidden layers of 256 if not given, as of every policy here; SB3's own has 400 and 300.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Box,
+        lr_schedule: Schedule,
+        net_arch: list[int] | dict[str, list[int]] | None = None,
+        **kwargs: Any,
+    ):
+        net_arch = [256, 256] if net_arch is None else net_arch
+        super().__init__(observation_space, action_space, lr_schedule, net_arch=net_arch, **kwargs)
+
+    def layers_of(self, actor: TD3Actor) -> tuple[nn.Module, nn.Module]:
+        linear = [layer for layer in actor.mu if isinstance(layer, nn.Linear)]
+        return nn.ModuleList(linear[:-1]), linear[-1]
+
+
+class OfflineTD3CnnPolicy(OfflineTD3Policy):
+    """For images."""
+
+    features = NatureCNN
+
+
+class OfflineTD3MultiInputPolicy(OfflineTD3Policy):
+    """For dict observations."""
+
+    features = CombinedExtractor
+
+
+POLICIES: dict[str, type[BasePolicy]] = {
     "MlpPolicy": OfflineSACPolicy,
     "CnnPolicy": OfflineCnnPolicy,
     "MultiInputPolicy": OfflineMultiInputPolicy,
+}
+GAUSSIAN_POLICIES: dict[str, type[BasePolicy]] = {
+    "MlpPolicy": GaussianPolicy,
+    "CnnPolicy": GaussianCnnPolicy,
+    "MultiInputPolicy": GaussianMultiInputPolicy,
+}
+TD3_POLICIES: dict[str, type[BasePolicy]] = {
+    "MlpPolicy": OfflineTD3Policy,
+    "CnnPolicy": OfflineTD3CnnPolicy,
+    "MultiInputPolicy": OfflineTD3MultiInputPolicy,
 }
 
 

@@ -9,7 +9,7 @@ from stable_baselines3 import TD3
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from stable_baselines3.common.type_aliases import MaybeCallback, Schedule
+from stable_baselines3.common.type_aliases import MaybeCallback, ReplayBufferSamples, Schedule
 
 from sb3_offline.arguments import Interval, check_number
 from sb3_offline.common.offline_algorithm import OfflineAlgorithm
@@ -68,12 +68,7 @@ class PreQN(OfflineAlgorithm, TD3):
         self._update_learning_rate(self.actor.optimizer)
         data = self.replay_buffer.sample(self.batch_size, env=self._vec_normalize_env)
         q = QFunction(self.critic)
-        with th.no_grad():
-            next_actions = self.actor(data.next_observations)
-        discounts = self.gamma * (1.0 - data.dones.flatten())
-        batch = Transitions(
-            data.observations, data.actions, data.rewards.flatten(), discounts, data.next_observations, next_actions
-        )
+        batch = self.transitions(data)
         step = preqn_step(q, batch, self._line_search(), rcond=self.rcond)
         if step.status == "accepted":
             q.assign(step.parameters)
@@ -95,6 +90,22 @@ class PreQN(OfflineAlgorithm, TD3):
                 },
             }
         )
+
+    def transitions(self, samples: ReplayBufferSamples) -> Transitions:
+        """The batch with the actor's next actions."""
+        with th.no_grad():
+            next_actions = self.actor(samples.next_observations)
+        discounts = self.gamma * (1.0 - samples.dones.flatten())
+        rewards = samples.rewards.flatten()
+        return Transitions(samples.observations, samples.actions, rewards, discounts, samples.next_observations, next_actions)
+
+    @th.no_grad()
+    def bootstrap(self, samples: ReplayBufferSamples, seed: int = 0, index: int = 0) -> tuple[th.Tensor, th.Tensor]:
+        """The actor's next actions, and y of the critic's own Q there; nothing in it is random."""
+        batch = self.transitions(samples)
+        assert batch.next_actions is not None
+        value = self.critic(batch.next_observations, batch.next_actions)[index].flatten()
+        return batch.next_actions, batch.rewards + batch.discounts * value
 
     def learn_online(
         self,

@@ -18,26 +18,30 @@ class LogSums:
     def reset(self) -> None:
         """Start anew."""
         self.sums: dict[str, th.Tensor] = {}
-        self.n_steps = 0
+        self.counts: dict[str, int] = {}  # steps in which each term was added
         self.watch = LossWatch()
 
     @th.no_grad()
     def add(self, logs: Mapping[str, th.Tensor]) -> None:
-        """Add the terms of one gradient step, of any shape of one number each."""
+        """
+        Add the terms of one gradient step, of any shape of one number each. A term that is not computed at every step, such as
+        a delayed actor's loss, is left out of the steps in which it was not.
+        """
         seen = [name for name in logs if name in self.sums]
         if seen:
             th._foreach_add_([self.sums[name] for name in seen], [logs[name] for name in seen])
         self.sums |= {name: value.detach().clone() for name, value in logs.items() if name not in self.sums}
-        self.n_steps += 1
+        for name in logs:
+            self.counts[name] = self.counts.get(name, 0) + 1
         self.watch.step(self.sums)
 
     def mean(self, name: str) -> float:
-        """Of one term over the steps; 0 if it was not added. Waits for the device."""
-        return float(self.sums[name]) / self.n_steps if name in self.sums else 0.0
+        """Of one term over the steps that added it; 0 if none did. Waits for the device."""
+        return float(self.sums[name]) / self.counts[name] if name in self.sums else 0.0
 
     def means(self) -> dict[str, float]:
-        """Of all terms over the steps. Waits for the device once."""
+        """Of each term over the steps that added it. Waits for the device once."""
         if not self.sums:
             return {}
         totals = th.stack([total.mean() for total in self.sums.values()]).tolist()
-        return {name: total / self.n_steps for name, total in zip(self.sums, totals, strict=True)}
+        return {name: total / self.counts[name] for name, total in zip(self.sums, totals, strict=True)}

@@ -14,7 +14,7 @@ import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch as th
 from stable_baselines3.common.type_aliases import GymEnv
@@ -28,10 +28,8 @@ from sb3_offline.files.structure import read_json
 from sb3_offline.training.rng import Streams
 from sb3_offline.training.state_checks import check_about, put_in_place
 from sb3_offline.training.tensorboard import hyperparameters
+from sb3_offline.training.trained import SelfTrained, Trained
 from sb3_offline.training.training_state import to_moments
-
-if TYPE_CHECKING:
-    from sb3_offline.common.offline_algorithm import OfflineAlgorithm
 
 SUFFIX = ".resume"
 
@@ -73,7 +71,7 @@ class Continuation:
         return max(end - self.about["num_timesteps"], 0)
 
 
-def describe(model: OfflineAlgorithm, start: int) -> dict[str, Any]:
+def describe(model: Trained, start: int) -> dict[str, Any]:
     """
     What the checkpoint says about its model.
 
@@ -92,8 +90,8 @@ def describe(model: OfflineAlgorithm, start: int) -> dict[str, Any]:
 
 
 def open_checkpoint(
-    cls: type[OfflineAlgorithm], path: str | Path, env: GymEnv | str | None, dataset: Source | None, **load_options: Any
-) -> OfflineAlgorithm:
+    cls: type[SelfTrained], path: str | Path, env: GymEnv | str | None, dataset: Source | None, **load_options: Any
+) -> SelfTrained:
     """See :meth:`OfflineAlgorithm.resume`."""
     continuation = newest_valid(Path(path))
     about, state = continuation.about, continuation.state
@@ -206,7 +204,7 @@ def _labels(folder: Path) -> Iterator[tuple[Path, Label]]:
 # --- what must not have changed ---
 
 
-def _options(model: OfflineAlgorithm) -> dict[str, Any]:
+def _options(model: Trained) -> dict[str, Any]:
     """The constructor's options as JSON has them, which knows no tuples, and no addresses of functions."""
 
     def text(value: Any) -> str:
@@ -216,7 +214,7 @@ def _options(model: OfflineAlgorithm) -> dict[str, Any]:
     return json.loads(json.dumps(options, default=text, skipkeys=True))
 
 
-def _check_options(continuation: Continuation, model: OfflineAlgorithm) -> None:
+def _check_options(continuation: Continuation, model: Trained) -> None:
     """
     :raises ValueError: if custom objects or a newer version have changed an option
     """

@@ -55,6 +55,16 @@ class Streams:
         return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> 1)
 
     @contextlib.contextmanager
+    def aside(self, seed: int) -> Iterator[None]:
+        """Inside, every stream is a fresh one of this seed; afterwards they go on where they were."""
+        before = self.seed, self.offset, self._generators
+        self.seed, self.offset, self._generators = seed, 0, {}
+        try:
+            yield
+        finally:
+            self.seed, self.offset, self._generators = before
+
+    @contextlib.contextmanager
     def scope(self, name: str) -> Iterator[None]:
         """Run code that can only use torch's global generator from a stream of its own; the global state is restored."""
         devices = [self.device] if self.device.type == "cuda" else []

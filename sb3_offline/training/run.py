@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -26,10 +26,8 @@ from sb3_offline.training.interrupt import deferred_interrupts
 from sb3_offline.training.patient_output import make_patient
 from sb3_offline.training.resume import Continuation, Label, describe, forget_older, sibling
 from sb3_offline.training.state_checks import put_in_place
+from sb3_offline.training.trained import Trained
 from sb3_offline.training.training_state import capture, restore
-
-if TYPE_CHECKING:
-    from sb3_offline.common.offline_algorithm import OfflineAlgorithm
 
 INTERRUPTED_FOLDER = Path("interrupted")  # where Ctrl-C saves if no callback names a folder
 
@@ -47,7 +45,7 @@ class Run:
     """
 
     def __init__(
-        self, model: OfflineAlgorithm, dataset: OfflineDataset, callback: BaseCallback, continuation: Continuation | None
+        self, model: Trained, dataset: OfflineDataset, callback: BaseCallback, continuation: Continuation | None
     ) -> None:
         self.model, self.dataset, self.callback, self.continuation = model, dataset, callback, continuation
         about: dict[str, Any] = {} if continuation is None else continuation.about

@@ -6,7 +6,7 @@ import io
 import json
 import random
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch as th
@@ -14,14 +14,12 @@ from stable_baselines3.common.running_mean_std import RunningMeanStd
 
 from sb3_offline.buffers.buffers import TensorReplayBuffer
 from sb3_offline.training.state_checks import check_rows, check_sums, check_tensor
-
-if TYPE_CHECKING:
-    from sb3_offline.common.offline_algorithm import OfflineAlgorithm
+from sb3_offline.training.trained import Trained
 
 State = dict[str, Any]
 
 
-def capture(model: OfflineAlgorithm, about: dict[str, Any]) -> State:
+def capture(model: Trained, about: dict[str, Any]) -> State:
     """The state, for the disk: tensors on the CPU, numbers and text. ``about`` is added as it is."""
     portable = io.BytesIO()
     model.save(portable)
@@ -34,12 +32,12 @@ def capture(model: OfflineAlgorithm, about: dict[str, Any]) -> State:
         "tensors": {name: value.detach().cpu() for name, value in vars(model).items() if isinstance(value, th.Tensor)},
         "buffers": {name: _rows(buffer) for name, buffer in _model_buffers(model)},
         "log_sums": {name: value.cpu() for name, value in model.log_sums.sums.items()},
-        "log_count": model.log_sums.n_steps,
+        "log_counts": dict(model.log_sums.counts),
         "normalizer": None if normalizer is None else statistics_of(normalizer.obs_rms),
     }
 
 
-def restore(model: OfflineAlgorithm, state: State) -> None:
+def restore(model: Trained, state: State) -> None:
     """Undo what preparing has drawn and computed since the checkpoint was opened."""
     for name, value in state["tensors"].items():
         check_tensor(name, vars(model).get(name), value)
@@ -55,12 +53,13 @@ def restore(model: OfflineAlgorithm, state: State) -> None:
     for name, buffer in _model_buffers(model):
         _refill(buffer, state["buffers"][name])
     model.log_sums.sums = {name: value.to(model.device) for name, value in state["log_sums"].items()}
-    model.log_sums.n_steps = state["log_count"]
+    # version 0.1.0 counted every term at every step
+    model.log_sums.counts = state.get("log_counts") or dict.fromkeys(state["log_sums"], state.get("log_count", 0))
     model.streams.restore(state["streams"])
     _restore_global_rng(state["global_rng"], model.device)
 
 
-def _model_buffers(model: OfflineAlgorithm) -> Iterator[tuple[str, TensorReplayBuffer]]:
+def _model_buffers(model: Trained) -> Iterator[tuple[str, TensorReplayBuffer]]:
     """What training itself fills; the data are read again."""
     for name, value in vars(model).items():
         if isinstance(value, TensorReplayBuffer) and name != "replay_buffer":

@@ -17,7 +17,6 @@ from stable_baselines3.common.utils import LinearSchedule
 
 from sb3_offline import COMBO, CQL, MOPO, DiscreteCQL, DivergenceGuard, load_dataset
 from sb3_offline.datasets import save_mapped
-from sb3_offline.diagnostics.divergence_guard import value_bound
 from sb3_offline.training.health import TrainingDivergedError
 from tests.conftest import FAST, FAST_MODEL_BASED
 
@@ -40,10 +39,10 @@ def test_bound_by_hand(pendulum_arrays: Arrays) -> None:
     """(2 R_max + 1)/(1 - .9) for transformed rewards; COMBO with f = .2 and beta = 3 adds 3 max(5, 1.25) to R_max."""
     largest = float(np.abs(2.0 * pendulum_arrays["rewards"] + 1.0).max())
     model = make(pendulum_arrays, gamma=0.9, reward_scale=2.0, reward_shift=1.0).learn(1)
-    assert value_bound(model) == pytest.approx(largest / 0.1, rel=1e-5)
+    assert model.value_bound() == pytest.approx(largest / 0.1, rel=1e-5)
     options = FAST_MODEL_BASED | {"real_ratio": 0.2, "conservative_weight": 3.0, "gamma": 0.9}
     combo = COMBO("MlpPolicy", env="Pendulum-v1", dataset=pendulum_arrays, **options).learn(1)
-    assert value_bound(combo) == pytest.approx((float(np.abs(pendulum_arrays["rewards"]).max()) + 15.0) / 0.1, rel=1e-5)
+    assert combo.value_bound() == pytest.approx((float(np.abs(pendulum_arrays["rewards"]).max()) + 15.0) / 0.1, rel=1e-5)
 
 
 def test_diverging_run_is_stopped(pendulum_arrays: Arrays) -> None:
@@ -53,7 +52,7 @@ def test_diverging_run_is_stopped(pendulum_arrays: Arrays) -> None:
     assert model.num_timesteps < 600
     (event,) = guard.events
     assert event["severity"] > 1.0
-    assert event["q_data_abs"] > value_bound(model) or abs(event["ood_gap"]) > value_bound(model)
+    assert event["q_data_abs"] > model.value_bound() or abs(event["ood_gap"]) > model.value_bound()
 
 
 def test_warn_goes_on(pendulum_arrays: Arrays) -> None:
@@ -109,7 +108,7 @@ def test_restore_tames_a_diverging_run(pendulum_arrays: Arrays) -> None:
         batch, nets = model.sample_batch(), model.networks()
         with th.no_grad():
             sizes.append(float(nets.q(batch.observations, batch.actions.unsqueeze(1)).abs().mean()))
-    assert sizes[0] < 4.0 * value_bound(guarded)
+    assert sizes[0] < 4.0 * guarded.value_bound()
     assert not sizes[1] < 10.0 * sizes[0]  # or NaN
 
 
@@ -235,7 +234,7 @@ def test_bound_knows_mopos_penalty(pendulum_arrays: Arrays) -> None:
     model = MOPO("MlpPolicy", env="Pendulum-v1", dataset=pendulum_arrays, penalty_weight=100.0, **FAST_MODEL_BASED).learn(1)
     largest = float(np.abs(pendulum_arrays["rewards"]).max())
     u = model.model_buffer.uncertainties[: model.model_buffer.size()].abs().max()
-    assert value_bound(model) == pytest.approx((largest + 100.0 * float(u)) / 0.01, rel=1e-5)
+    assert model.value_bound() == pytest.approx((largest + 100.0 * float(u)) / 0.01, rel=1e-5)
 
 
 def spaces_of(env_id: str) -> dict[str, Any]:

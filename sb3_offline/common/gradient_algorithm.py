@@ -1,0 +1,211 @@
+"""An offline algorithm whose update is a gradient step on one batch: tensors in, tensors out, run in the way asked for."""
+
+from __future__ import annotations
+
+import inspect
+from abc import abstractmethod
+from collections.abc import Hashable
+from typing import Any, ClassVar
+
+import torch as th
+from stable_baselines3.common.type_aliases import ReplayBufferSamples, Schedule
+from stable_baselines3.common.utils import FloatSchedule
+
+from sb3_offline.buffers.online_buffer import OfflineOnlineBuffer
+from sb3_offline.buffers.storage import HostDatasetBuffer
+from sb3_offline.common.offline_algorithm import OfflineAlgorithm
+from sb3_offline.datasets import OfflineDataset
+from sb3_offline.execution.optimizers import plain_optimizer_state, polyak, set_learning_rate
+from sb3_offline.execution.precision import Precision
+from sb3_offline.execution.updates import Call, Execution, UpdateRunner, call_plainly, check_execution
+from sb3_offline.networks.networks import Batch, Logs, identity
+from sb3_offline.training.schedules import ScaledSchedule, check_rate
+
+
+class GradientAlgorithm(OfflineAlgorithm):
+    """
+    A child says what one gradient step is (:meth:`gradient_step`), on which batch and with which noise.
+
+    :param execution: How an update is run: "eager", "compile" (torch.compile), "cuda_graph" (captured once, then replayed), or
+        "auto": cuda_graph on a GPU, else eager. The numbers agree to rounding (see :mod:`sb3_offline.execution.updates`).
+    :param precision: Of the networks' matrix products: "float32", "tf32" (GPUs) or "bf16"; weights stay float32.
+    """
+
+    #: The options that hold a learning rate, the actor's first; ``qf_learning_rate`` has its ``qf_lr_schedule``.
+    rates: ClassVar[tuple[str, ...]] = ("learning_rate",)
+    #: Which of them is the critic's.
+    critic_rate: ClassVar[str] = "learning_rate"
+    #: Whether a critic's target is made of its own present Q, not of a target network's.
+    bootstraps_itself: bool = False
+
+    def __init__(self, *args: Any, execution: Execution = "auto", precision: Precision = "float32", **kwargs: Any):
+        self.execution: Execution = execution
+        self.precision: Precision = precision
+        for rate in self.rates:
+            if rate in kwargs:
+                kwargs[rate] = check_rate(rate, kwargs[rate])
+        for rate in self.rates[1:]:  # SB3 keeps learning_rate itself
+            setattr(self, rate, kwargs.pop(rate))
+        super().__init__(*args, **kwargs)
+        check_execution(execution, precision, self.device, self.capture_obstacle())
+
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        self.register_state("_runner", None, saved=False)
+        self._setup_schedules()
+
+    def _setup_schedules(self) -> None:
+        for rate in self.rates[1:]:
+            self.register_state(_schedule_name(rate), FloatSchedule(getattr(self, rate)), saved=False)
+
+    def schedule(self, rate: str) -> Schedule:
+        """The schedule of one of :attr:`rates`: progress that remains -> rate."""
+        return getattr(self, _schedule_name(rate))
+
+    def prepare(self, dataset: OfflineDataset, progress_bar: bool) -> None:
+        super().prepare(dataset, progress_bar)
+        self._runner = None  # of other data, or other statistics
+
+    # --- one update ---
+
+    @abstractmethod
+    def networks(self) -> Any:
+        """The view of the networks that the losses get."""
+
+    def sample_batch(self) -> Batch:
+        """A batch of d_f; without a model, of the data."""
+        return Batch.of(self.replay_buffer.sample(self.batch_size))
+
+    def normals(self, *shape: int, stream: str = "policy") -> th.Tensor:
+        """Standard normals from a named stream, on the device."""
+        return th.randn(*shape, generator=self.streams[stream], device=self.device)
+
+    def draw_noise(self, batch: Batch) -> Any:
+        """All the randomness of one update, so that the losses have none of their own; here there is none."""
+        return None
+
+    def update(self) -> None:
+        """One gradient step, by eager execution, torch.compile or a CUDA graph."""
+        if self._runner is None:
+            self._runner = UpdateRunner(self)
+        self._update_learning_rates()
+        self.log_sums.add(self._runner())
+        self._n_updates += 1
+
+    @abstractmethod
+    def gradient_step(self, nets: Any, batch: Batch, noise: Any, call: Call = call_plainly) -> Logs:
+        """
+        One step of everything that is due: tensors in, tensors out, nothing that waits for the device.
+
+        :param call: How a loss is called; here is where torch.compile comes in.
+        :return: What was computed in this step, detached scalars.
+        """
+
+    @property
+    def phase(self) -> Hashable:
+        """Which kind of step is next, where they differ, as with a delayed actor: each is captured on its own."""
+        return None
+
+    def critic_loss(self, nets: Any, batch: Batch, noise: Any) -> tuple[th.Tensor, Logs]:
+        """What the critics descend: a scalar, and what to log."""
+        raise NotImplementedError
+
+    def td_target(self, nets: Any, batch: Batch, noise: Any) -> th.Tensor:
+        """y, towards which Q(s, a) is trained: (B,)."""
+        raise NotImplementedError
+
+    def after_critic_step(self, logs: Logs) -> None:
+        """Called with the critics' logs; a learned conservative weight takes its step here."""
+
+    def update_targets(self) -> None:
+        """Polyak step of every target network: theta' <- tau theta + (1 - tau) theta'."""
+        for target, source in self._parts.targets.items():
+            polyak(getattr(self, source), getattr(self, target), self.tau)
+
+    def _update_learning_rates(self) -> None:
+        progress = self._current_progress_remaining
+        values = {rate: self.schedule(rate)(progress) for rate in self.rates}
+        for path, optimizer in self._parts.optimizers(self).items():
+            rate = self._parts.rates[path]
+            if rate is not None:
+                set_learning_rate(optimizer, values[rate])
+
+    # --- how it is run ---
+
+    def capture_obstacle(self) -> str | None:
+        """Why this update can be neither compiled nor captured, if so."""
+        if isinstance(self.replay_buffer, HostDatasetBuffer):
+            return "the batches are read from host memory or files (storage)"
+        if isinstance(self.replay_buffer, OfflineOnlineBuffer):
+            return "rows keep arriving from the environment"
+        return None
+
+    def baked_in(self) -> tuple[Any, ...]:
+        """What a captured update holds as constants: when it changes, the update is captured again."""
+        values = (getattr(self, name, None) for name in inspect.signature(type(self)).parameters)
+        options = (value for value in values if isinstance(value, int | float | str))
+        return (self.replay_buffer.size(), self.replay_buffer.address, *options)
+
+    # --- what diagnostics ask ---
+
+    @th.no_grad()
+    def bootstrap(self, samples: ReplayBufferSamples, seed: int = 0, index: int = 0) -> tuple[th.Tensor, th.Tensor]:
+        """
+        The next actions, as the critic takes them (B, ...), and the target y (B,), by noise of its own.
+
+        :param samples: Transitions whose observations are normalised already.
+        :param seed: Of the noise.
+        :param index: Which critic's target, where each has its own.
+        """
+        nets, batch = self.networks(), Batch.of(samples)
+        nets.normalize = identity
+        with self.streams.aside(seed):
+            noise = self.draw_noise(batch)
+        y = self.own_target(nets, batch, noise, index) if self.bootstraps_itself else self.td_target(nets, batch, noise)
+        return self.next_actions(nets, batch, noise), y
+
+    def next_actions(self, nets: Any, batch: Batch, noise: Any) -> th.Tensor:
+        """The actions at s' that :meth:`td_target` takes (or where it takes none, the policy's), as the critic takes them."""
+        raise NotImplementedError
+
+    def own_target(self, nets: Any, batch: Batch, noise: Any, index: int) -> th.Tensor:
+        """y (B,) of one critic where :attr:`bootstraps_itself`."""
+        raise NotImplementedError
+
+    def watched_values(self, observations: Any, actions: th.Tensor, generator: th.Generator) -> tuple[th.Tensor, th.Tensor]:
+        """
+        Q at the data's own actions, (n_critics, B), and at an action of the policy and a uniform one, (n_critics, B, 2).
+
+        :param observations: Raw.
+        :param actions: As the replay buffer keeps them.
+        :param generator: Of the drawn actions.
+        """
+        raise NotImplementedError
+
+    def scale_learning_rates(self, factor: float) -> None:
+        """Multiply all rates from now on; saved with the model."""
+        for rate in self.rates:
+            value = getattr(self, rate)
+            setattr(self, rate, ScaledSchedule(value, factor) if callable(value) else factor * value)
+        self._setup_lr_schedule()
+        self._setup_schedules()
+        for path, optimizer in self._parts.optimizers(self).items():
+            if self._parts.rates[path] is None:
+                for group in optimizer.param_groups:
+                    group["lr"] *= factor
+
+    # --- logging, saving ---
+
+    def dump_logs(self) -> None:
+        for rate in self.rates:
+            self.logger.record(f"train/{rate}", self.schedule(rate)(self._current_progress_remaining))
+        super().dump_logs()
+
+    def get_parameters(self) -> dict[str, dict[str, Any]]:
+        """As in SB3; the optimisers' states say nothing of how they were run, so any device can take them over."""
+        return {name: plain_optimizer_state(state) for name, state in super().get_parameters().items()}
+
+
+def _schedule_name(rate: str) -> str:
+    """qf_learning_rate -> qf_lr_schedule."""
+    return rate.replace("learning_rate", "lr_schedule")
