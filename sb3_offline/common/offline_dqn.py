@@ -124,7 +124,7 @@ class OfflineDQN(GradientAlgorithm, DQN):
         return loss, {"critic_loss": loss, "td_loss": td_loss, "q_data": q[:, : batch.n_real].mean(), **logs}
 
     @th.no_grad()
-    def td_target(self, nets: DQNNetworks, batch: Batch) -> th.Tensor:
+    def td_target(self, nets: DQNNetworks, batch: Batch, noise: None = None) -> th.Tensor:
         """y = r + gamma (1 - done) sum_a pi(a|s') Q'(s', a), (B,); pi is greedy in the online Q, hence "double"."""
         value = (nets.policy(batch.next_observations) * nets.q_target(batch.next_observations)).sum(dim=-1).amin(dim=0)
         return batch.rewards + self.gamma * (1.0 - batch.dones) * value

@@ -117,8 +117,7 @@ class OfflineSAC(OfflineActorCritic, SAC):
     def critic_step(self, nets: SACNetworks, batch: Batch, noise: Any, call: Call) -> Logs:
         if self.critic_update == "adam":
             return super().critic_step(nets, batch, noise, call)
-        rate = self.schedule(self.critic_rate)(self._current_progress_remaining)
-        logs = normalized_td_steps(self.critic, self.transitions(nets, batch, noise), rate, semi_gradient=self.semi_gradient)
+        logs = self.normalized_td(nets, batch, noise)
         self.after_critic_step(logs)
         return logs
 
@@ -147,6 +146,12 @@ class OfflineSAC(OfflineActorCritic, SAC):
         return super().capture_obstacle()
 
     # --- the normalised rule, on e = Q(s, a) - r - gamma (1 - done) Q(s', a'), a' ~ pi ---
+
+    def normalized_td(self, nets: SACNetworks, batch: Batch, noise: SACNoise) -> Logs:
+        """One step of the rule for each critic."""
+        rate = self.schedule(self.critic_rate)(self._current_progress_remaining)
+        line = self.transitions(nets, batch, noise)
+        return normalized_td_steps(self.critic, line, rate, semi_gradient=self.semi_gradient)
 
     def transitions(self, nets: SACNetworks, batch: Batch, noise: SACNoise) -> Transitions:
         """The batch with its next actions, whose rewards hold the entropy term of ``entropy_backup``."""

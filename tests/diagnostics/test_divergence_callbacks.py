@@ -130,9 +130,10 @@ def test_targets_are_those_of_our_algorithms(pendulum_arrays: Arrays, cartpole_a
     cql = CQL("MlpPolicy", "Pendulum-v1", dataset=pendulum_arrays, n_target_actions=5, **options).learn(30)
     probe = probe_of(cql)
     batch, y = bootstrap(cql, probe, seed=3)
-    with th.random.fork_rng(), th.no_grad():
-        th.manual_seed(3)
-        draws = [cql.actor.action_log_prob(probe.next_observations)[0] for _ in range(5)]
+    with cql.streams.aside(3), th.no_grad():
+        normals = cql.draw_noise(Batch.of(probe)).next_action  # (rows, 5, action_dim)
+        mean, log_std, _ = cql.actor.get_action_dist_params(probe.next_observations)
+        draws = [th.tanh(mean + log_std.exp() * normals[:, i]) for i in range(5)]
         q = th.stack([th.cat(cql.critic_target(probe.next_observations, action), dim=1) for action in draws])
         best = q.amax(dim=0).amin(dim=1)
         chosen = th.cat(cql.critic_target(probe.next_observations, batch.next_actions), dim=1)

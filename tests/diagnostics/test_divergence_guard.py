@@ -169,7 +169,7 @@ def test_discrete_runs_are_watched_too(cartpole_arrays: Arrays, tmp_path: Path) 
     with pytest.warns(UserWarning, match=r"running away.* Lower learning_rate or gamma, .*target_gap\.$"):
         model = learn(200, guard, **wild)
     rate = pytest.approx(0.3 * 0.1 ** len(guard.events))
-    assert (model.learning_rate, model.lr_schedule(0.5), model.qf_lr_schedule(0.5)) == (rate, rate, rate)
+    assert (model.learning_rate, model.lr_schedule(0.5)) == (rate, rate)
     assert model.policy.optimizer.param_groups[0]["lr"] == rate
     model.save(tmp_path / "model")
     assert DiscreteCQL.load(tmp_path / "model", device="cpu").lr_schedule(0.5) == rate
