@@ -27,6 +27,7 @@ class COMBO(ModelBasedSAC, CQL):
     :param penalty_states: rho's states: "model", the rows that the model imagined (Eq 8), or "mix", all rows of d_f.
     """
 
+    max_reward: th.Tensor
     weight_bounds: ClassVar[tuple[float, float]] = (1e-6, 1e3)
 
     def __init__(

@@ -48,6 +48,9 @@ class OfflineActorCritic(GradientAlgorithm):
     actor: Any
     critic: Any
     critic_target: Any
+    qf_learning_rate: float | Schedule
+    qf_lr_schedule: Schedule
+    _action_bounds: tuple[th.Tensor, th.Tensor]  # low and high, in the environment's units
 
     def __init__(
         self,
@@ -70,7 +73,7 @@ class OfflineActorCritic(GradientAlgorithm):
             network, target = getattr(policy, name), getattr(policy, f"{name}_target", False)
             self.register_state(name, network, optimizer=network.optimizer, rate=rate, target=target, saved=False)
         low, high = self.action_space.low, self.action_space.high  # type: ignore[attr-defined]
-        bounds = tuple(th.as_tensor(bound, dtype=th.float32, device=self.device) for bound in (low, high))
+        bounds = [th.as_tensor(bound, dtype=th.float32, device=self.device) for bound in (low, high)]
         self.register_state("_action_bounds", bounds, saved=False)
 
     def prepare(self, dataset: OfflineDataset, progress_bar: bool) -> None:

@@ -38,6 +38,9 @@ class GradientAlgorithm(OfflineAlgorithm):
     #: Whether a critic's target is made of its own present Q, not of a target network's.
     bootstraps_itself: bool = False
 
+    tau: float
+    _runner: UpdateRunner | None
+
     def __init__(self, *args: Any, execution: Execution = "auto", precision: Precision = "float32", **kwargs: Any):
         self.execution: Execution = execution
         self.precision: Precision = precision

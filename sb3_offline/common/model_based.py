@@ -18,6 +18,7 @@ from sb3_offline.datasets import OfflineDataset
 from sb3_offline.datasets.checks import pass_gate
 from sb3_offline.dynamics import (
     DynamicsConfig,
+    EnsembleDynamics,
     EpochStats,
     Rollout,
     TerminationFn,
@@ -79,6 +80,10 @@ class ModelBasedAlgorithm(GradientAlgorithm):
         self.dynamics_cache = check_flag("dynamics_cache", dynamics_cache)
         super().__init__(*args, **kwargs)
 
+    dynamics: EnsembleDynamics
+    model_buffer: ModelRolloutBuffer
+    termination: TerminationFn
+    reward_function: Any
     vectors_only = "a dynamics model learns vectors"
 
     # --- set up ---

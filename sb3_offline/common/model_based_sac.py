@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch as th
+from stable_baselines3.sac.policies import Actor
 
 from sb3_offline.buffers.buffers import unscale_actions
 from sb3_offline.common.model_based import ModelBasedAlgorithm
@@ -14,6 +15,8 @@ from sb3_offline.common.parts import frozen_copy
 
 class ModelBasedSAC(ModelBasedAlgorithm, OfflineSAC):
     """An :class:`OfflineSAC` whose batches mix data with rollouts."""
+
+    actor_target: Actor
 
     def _setup_model(self) -> None:
         super()._setup_model()

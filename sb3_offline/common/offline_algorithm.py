@@ -74,6 +74,8 @@ class OfflineAlgorithm(DataBacked, Deployable, SafeFiles):
     storage: Storage = "auto"  # where the data lie during training; an instance has its own
     check_data: bool = True  # whether learn passes the data through the gate (sb3_offline.datasets.checks)
     replay_buffer: OfflineDatasetBuffer  # SB3 declares it optional
+    streams: Streams
+    log_sums: LogSums
     _parts: Parts
     _run: Run | None = None  # while learn() runs
     _continuation: Continuation | None = None  # what the next learn() goes on from

@@ -14,6 +14,7 @@ from gymnasium.envs.registration import EnvSpec
 from sb3_offline.datasets.envs import env_from_spec
 from sb3_offline.datasets.errors import DatasetError
 from sb3_offline.datasets.space_facts import facts_of
+from sb3_offline.files.encoding import described, register_kind
 
 #: The arrays of a data set, in the order in which they are hashed.
 ARRAY_NAMES = (
@@ -87,6 +88,9 @@ class DatasetInfo:
         if self.env_spec is None:
             known["observation_space"], known["action_space"] = facts_of(self.observation_space), facts_of(self.action_space)
         return {**self.card, **{key: value for key, value in known.items() if value is not None}}
+
+
+register_kind("DatasetInfo", DatasetInfo, lambda info: {**vars(info), "card": described(info.card)}, DatasetInfo)
 
 
 @dataclass(frozen=True, eq=False)

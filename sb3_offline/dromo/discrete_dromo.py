@@ -12,7 +12,7 @@ from sb3_offline.arguments import NOT_NEGATIVE, check_flag, check_number
 from sb3_offline.behavior.behavior_fit import fit_behavior_policy
 from sb3_offline.behavior.discrete_behavior_policy import DiscreteBehaviorPolicy
 from sb3_offline.behavior.visitation import VisitationMode, make_visitation
-from sb3_offline.behavior.visits import CountScale
+from sb3_offline.behavior.visits import CountScale, VisitationCounts
 from sb3_offline.combo.discrete_combo import DiscreteCOMBO
 from sb3_offline.common.model_based import RolloutPolicy
 from sb3_offline.common.offline_dqn import DQNNetworks, one_hot
@@ -71,6 +71,9 @@ class DiscreteDROMO(DiscreteCOMBO):
         split_behavior_kwargs(behavior_kwargs, ("hidden_sizes",))  # refuses bad options now
         self.behavior_kwargs = dict(behavior_kwargs or {})
         super().__init__(*args, rollout_policy=rollout_policy, **kwargs)
+
+    behavior_policy: DiscreteBehaviorPolicy
+    visitation: VisitationCounts
 
     def _setup_model(self) -> None:
         super()._setup_model()

@@ -13,12 +13,12 @@ from sb3_offline.arguments import check_flag
 from sb3_offline.behavior.behavior_fit import fit_behavior_policy
 from sb3_offline.behavior.behavior_policy import BehaviorPolicy, observation_moments
 from sb3_offline.behavior.visitation import VisitationMode, make_visitation
-from sb3_offline.behavior.visits import CountScale
+from sb3_offline.behavior.visits import CountScale, VisitationCounts
 from sb3_offline.combo.combo import COMBO
 from sb3_offline.common.model_based import RolloutPolicy
 from sb3_offline.cql.cql import CQLNoise
 from sb3_offline.datasets import OfflineDataset
-from sb3_offline.dromo.actor_rules import SVPG, ActorRegularizer, actor_rule
+from sb3_offline.dromo.actor_rules import SVPG, ActorRegularizer, Entropy, actor_rule
 from sb3_offline.dromo.networks import DROMONetworks, DROMONoise
 from sb3_offline.dromo.options import (
     check_lipschitz,
@@ -115,6 +115,11 @@ class DROMO(COMBO):
         super().__init__(*args, rollout_policy=rollout_policy, **kwargs)
         if isinstance(rule, SVPG) and self.batch_size < rule.n_particles:
             raise ValueError(f"n_particles={rule.n_particles} needs a batch_size of at least as many: each gets a row.")
+
+    actor_rule: Entropy
+    behavior_policy: BehaviorPolicy
+    visitation: VisitationCounts
+    observation_scale: th.Tensor
 
     # --- set up ---
 

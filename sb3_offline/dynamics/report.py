@@ -2,101 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch as th
 
 from sb3_offline.datasets import OfflineDataset
-from sb3_offline.dynamics import measures
+from sb3_offline.dynamics import measures, report_page, report_words
 from sb3_offline.dynamics.actions import encode_actions
-from sb3_offline.dynamics.calibration_metrics import CalibrationError
 from sb3_offline.dynamics.ensemble import EnsembleDynamics
-from sb3_offline.dynamics.measures import Coverage, OneStep, OpenLoop, PolicyFn, TerminationAgreement
+from sb3_offline.dynamics.measures import PolicyFn
+from sb3_offline.dynamics.report_figures import ReportFigures
 from sb3_offline.dynamics.termination import TerminationFn
-from sb3_offline.dynamics.termination_head import TerminationReport
 from sb3_offline.dynamics.world import Columns, held_out_rows, split_episodes
 
 if TYPE_CHECKING:
     from rich.table import Table
     from stable_baselines3.common.logger import Logger
 
-ERROR_LIMIT = 0.5  # standard deviations of the data: an open-loop prediction worse than this is no guide
-OUTSIDE_LIMIT = 0.05
-
-HeldOut = Literal["test episodes", "held-out rows"]
-
 
 @dataclass(frozen=True)
-class ModelReport:
-    """
-    A dynamics model against data. ``held_out`` says what one-step figures were measured on: whole episodes that no fit saw
-    (``test_fraction``), or the rows of the early stopping. Open-loop figures need whole episodes: without test episodes, they
-    come from episodes whose other rows the model was fitted to.
-    """
-
-    dataset_id: str
-    held_out: HeldOut
-    n_rows: int
-    one_step: OneStep
-    open_loop: OpenLoop
-    calibration: CalibrationError
-    penalty_correlation: dict[str, float]
-    termination: TerminationAgreement | None
-    termination_head: TerminationReport | None
-    coverage: Coverage
-    elites: tuple[int, ...]
-    n_members: int
-    elite_stability: float
-
-    @property
-    def coverage_of_90(self) -> float:
-        """Share of held-out rows inside the central 90% intervals."""
-        return self.calibration.observed[-1] - self.calibration.observed[0]
-
-    @property
-    def accurate_steps(self) -> int:
-        """Steps up to which the open-loop error stays below half a standard deviation, and below that of no change."""
-        curve = self.open_loop
-        return _leading(
-            error < ERROR_LIMIT and error < still for error, still in zip(curve.error, curve.no_change, strict=True)
-        )
-
-    @property
-    def covered_steps(self) -> int:
-        """Steps up to which at most 5% of imagined states leave the data's range, and half have the data's own neighbours."""
-        c = self.coverage
-        return _leading(
-            out <= OUTSIDE_LIMIT and near <= c.data_95 for out, near in zip(c.outside, c.distance_median, strict=True)
-        )
-
-    @property
-    def rollout_length(self) -> int:
-        """The suggestion: as far as predictions are accurate and rollouts stay with the data, at least 1."""
-        return max(1, min(self.accurate_steps, self.covered_steps))
+class ModelReport(ReportFigures):
+    """The figures of :class:`~sb3_offline.dynamics.report_figures.ReportFigures`, in words, as a table, a page or a log."""
 
     def dangers(self) -> list[str]:
         """What looks dangerous, in words; empty if nothing does."""
-        from sb3_offline.dynamics.report_words import dangers
-
-        return dangers(self)
+        return report_words.dangers(self)
 
     def to_table(self) -> Table:
         """For ``rich.print``."""
-        from sb3_offline.dynamics.report_words import table
-
-        return table(self)
+        return report_words.table(self)
 
     def to_png(self, path: str | Path) -> None:
         """
         :raises ImportError: without matplotlib
         """
-        from sb3_offline.dynamics.report_page import write_png
-
-        write_png(self, Path(path))
+        report_page.write_png(self, Path(path))
 
     def to_html(self, path: str | Path) -> None:
         """
@@ -104,9 +47,7 @@ class ModelReport:
 
         :raises ImportError: without matplotlib
         """
-        from sb3_offline.dynamics.report_page import write_html
-
-        write_html(self, Path(path))
+        report_page.write_html(self, Path(path))
 
     def log(self, logger: Logger, step: int = 0) -> None:
         """
@@ -114,9 +55,7 @@ class ModelReport:
 
         :raises ImportError: without matplotlib
         """
-        from sb3_offline.dynamics.report_page import log
-
-        log(self, logger, step)
+        report_page.log(self, logger, step)
 
 
 def model_report(
@@ -170,13 +109,3 @@ def model_report(
         n_members=model.n_members,
         elite_stability=measures.elite_stability(model, columns, rng),
     )
-
-
-def _leading(good: Iterable[bool]) -> int:
-    """How many of a run of truths come before the first falsehood."""
-    count = 0
-    for value in good:
-        if not value:
-            break
-        count += 1
-    return count

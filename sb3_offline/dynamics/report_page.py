@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from stable_baselines3.common.logger import Figure as FigureRecord
 from stable_baselines3.common.logger import Logger
 
-from sb3_offline.dynamics.report import ERROR_LIMIT, ModelReport
+from sb3_offline.dynamics.report_figures import ERROR_LIMIT, ReportFigures
 from sb3_offline.dynamics.report_words import dangers, rows
 from sb3_offline.files.atomic import write_atomically
 
@@ -28,7 +28,7 @@ td:first-child { width: 16rem; color: #555; } img { width: 100%; } li { margin: 
 """
 
 
-def draw(report: ModelReport) -> Figure:
+def draw(report: ReportFigures) -> Figure:
     """
     Six panels on one figure.
 
@@ -47,11 +47,11 @@ def draw(report: ModelReport) -> Figure:
     return figure
 
 
-def write_png(report: ModelReport, path: Path) -> None:
+def write_png(report: ReportFigures, path: Path) -> None:
     write_atomically(path, lambda file: draw(report).savefig(file, format="png", dpi=130))
 
 
-def write_html(report: ModelReport, path: Path) -> None:
+def write_html(report: ReportFigures, path: Path) -> None:
     picture = io.BytesIO()
     draw(report).savefig(picture, format="png", dpi=130)
     words = dangers(report)
@@ -72,7 +72,7 @@ def write_html(report: ModelReport, path: Path) -> None:
     write_atomically(path, lambda file: file.write(page.encode()))
 
 
-def log(report: ModelReport, logger: Logger, step: int) -> None:
+def log(report: ReportFigures, logger: Logger, step: int) -> None:
     quiet = ("stdout", "log", "json", "csv")
     logger.record("model_report/figure", FigureRecord(draw(report), close=True), exclude=quiet)
     for name, value in (
@@ -86,7 +86,7 @@ def log(report: ModelReport, logger: Logger, step: int) -> None:
     logger.dump(step)
 
 
-def _one_step(report: ModelReport, axes: Axes) -> None:
+def _one_step(report: ReportFigures, axes: Axes) -> None:
     step = report.one_step
     ratios = [error / still if still > 0 else 0.0 for error, still in zip(step.error, step.no_change, strict=True)]
     colours = ["tab:blue"] * (len(ratios) - 1) + ["tab:green"]
@@ -95,7 +95,7 @@ def _one_step(report: ModelReport, axes: Axes) -> None:
     axes.set(title="one-step error / error of no change", xlabel="coordinate; last, in green: reward", ylim=(0, None))
 
 
-def _open_loop(report: ModelReport, axes: Axes) -> None:
+def _open_loop(report: ReportFigures, axes: Axes) -> None:
     curve = report.open_loop
     axes.plot(curve.steps, curve.error, label="error")
     axes.plot(curve.steps, curve.spread, label="elites' spread", linestyle="--")
@@ -105,19 +105,19 @@ def _open_loop(report: ModelReport, axes: Axes) -> None:
     axes.legend(frameon=False)
 
 
-def _calibration(report: ModelReport, axes: Axes) -> None:
+def _calibration(report: ReportFigures, axes: Axes) -> None:
     axes.plot([0, 1], [0, 1], color="grey", linestyle=":")
     axes.plot(report.calibration.levels, report.calibration.observed, marker=".")
     axes.set(title="calibration", xlabel="forecast's quantile", ylabel="share of truths below it", xlim=(0, 1), ylim=(0, 1))
 
 
-def _outside(report: ModelReport, axes: Axes) -> None:
+def _outside(report: ReportFigures, axes: Axes) -> None:
     axes.plot(report.coverage.steps, report.coverage.outside)
     axes.axvline(report.rollout_length, color="tab:red", linewidth=0.8)
     axes.set(title="imagined states out of the data's range", xlabel="steps", ylim=(0, None))
 
 
-def _distance(report: ModelReport, axes: Axes) -> None:
+def _distance(report: ReportFigures, axes: Axes) -> None:
     coverage = report.coverage
     axes.plot(coverage.steps, coverage.distance_median, label="median")
     axes.plot(coverage.steps, coverage.distance_95, label="95%", linestyle="--")
@@ -126,7 +126,7 @@ def _distance(report: ModelReport, axes: Axes) -> None:
     axes.legend(frameon=False)
 
 
-def _penalties(report: ModelReport, axes: Axes) -> None:
+def _penalties(report: ReportFigures, axes: Axes) -> None:
     names = list(report.penalty_correlation)
     axes.barh(names, [report.penalty_correlation[name] for name in names])
     axes.set(title="penalty's rank correlation with the error", xlim=(min(0.0, *report.penalty_correlation.values()), 1))

@@ -6,17 +6,17 @@ from collections.abc import Iterator
 
 from rich.table import Table
 
-from sb3_offline.dynamics.report import OUTSIDE_LIMIT, ModelReport
+from sb3_offline.dynamics.report_figures import OUTSIDE_LIMIT, ReportFigures
 
 ENOUGH_GAIN, HARDLY_BETTER = 5.0, 1.5
 
 
-def dangers(report: ModelReport) -> list[str]:
+def dangers(report: ReportFigures) -> list[str]:
     """One sentence for each thing that looks dangerous."""
     return [*_of_prediction(report), *_of_uncertainty(report), *_of_rollouts(report)]
 
 
-def _of_prediction(report: ModelReport) -> Iterator[str]:
+def _of_prediction(report: ReportFigures) -> Iterator[str]:
     step = report.one_step
     if report.held_out != "test episodes":
         yield (
@@ -39,7 +39,7 @@ def _of_prediction(report: ModelReport) -> Iterator[str]:
         yield f"Open-loop predictions are a guide for {_steps(report.accurate_steps)} only."
 
 
-def _of_uncertainty(report: ModelReport) -> Iterator[str]:
+def _of_uncertainty(report: ReportFigures) -> Iterator[str]:
     inside = report.coverage_of_90
     if inside < 0.85:
         yield f"Forecasts are overconfident: 90% intervals hold {inside:.0%} of the truth. Try calibration='isotonic'."
@@ -53,7 +53,7 @@ def _of_uncertainty(report: ModelReport) -> Iterator[str]:
         yield f"The elites are a matter of luck: on resampled rows only {report.elite_stability:.0%} of them stay."
 
 
-def _of_rollouts(report: ModelReport) -> Iterator[str]:
+def _of_rollouts(report: ReportFigures) -> Iterator[str]:
     coverage, horizon = report.coverage, len(report.coverage.steps)
     covered = report.covered_steps
     if covered < horizon:
@@ -70,7 +70,7 @@ def _of_rollouts(report: ModelReport) -> Iterator[str]:
         yield f"{share:.0%} of the ends that are called are none: imagined episodes end too early."
 
 
-def table(report: ModelReport) -> Table:
+def table(report: ReportFigures) -> Table:
     """Two columns: what was asked, and the answer."""
     result = Table(title=f"Dynamics model on {report.dataset_id}", show_header=False, title_justify="left")
     result.add_column("question", style="bold")
@@ -80,7 +80,7 @@ def table(report: ModelReport) -> Table:
     return result
 
 
-def rows(report: ModelReport) -> list[tuple[str, str]]:
+def rows(report: ReportFigures) -> list[tuple[str, str]]:
     """The report's main figures, question and answer."""
     step, coverage, curve = report.one_step, report.coverage, report.open_loop
     shown = [k for k in (1, 5, 10, 25, 50) if k <= len(curve.steps)]

@@ -24,8 +24,6 @@ from gymnasium.envs.registration import EnvSpec, WrapperSpec
 from stable_baselines3.common.buffers import BaseBuffer
 from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 
-from sb3_offline.datasets import DatasetInfo
-
 KIND = "!"
 
 #: Classes are found by name among what these packages have loaded, if they are networks, optimisers or buffers.
@@ -197,8 +195,8 @@ def _env_spec_fields(spec: EnvSpec) -> dict[str, Any]:
     return {
         "id": spec.id,
         "max_episode_steps": spec.max_episode_steps,
-        "kwargs": _described(spec.kwargs),
-        "wrappers": [_described(vars(wrapper)) for wrapper in spec.additional_wrappers],
+        "kwargs": described(spec.kwargs),
+        "wrappers": [described(vars(wrapper)) for wrapper in spec.additional_wrappers],
     }
 
 
@@ -209,7 +207,7 @@ def _env_spec(id: str, max_episode_steps: int | None, kwargs: dict[str, Any], wr
     return spec
 
 
-def _described(facts: dict[str, Any]) -> dict[str, Any]:
+def described(facts: dict[str, Any]) -> dict[str, Any]:
     """Facts of which those that are not plain are text."""
     described = {}
     for key, value in facts.items():
@@ -241,8 +239,19 @@ _KINDS: dict[str, tuple[type, Callable[[Any], dict[str, Any]], Callable[..., Any
         lambda frequency, unit: TrainFreq(frequency, TrainFrequencyUnit(unit)),
     ),
     "EnvSpec": (EnvSpec, _env_spec_fields, _env_spec),
-    "DatasetInfo": (DatasetInfo, lambda info: {**vars(info), "card": _described(info.card)}, DatasetInfo),
 }
+
+
+def register_kind(kind: str, cls: type, fields: Callable[[Any], dict[str, Any]], make: Callable[..., Any]) -> None:
+    """
+    Let files hold objects of a plain class of the package; its module says so where it defines it.
+
+    :param fields: of an object, by name: values that can be encoded
+    :param make: makes an equal object of them
+    """
+    _KINDS[kind] = (cls, fields, make)
+
+
 _DECODERS: dict[str, Callable[..., Any]] = {
     "dict": lambda items: dict(items),
     "array": _array,

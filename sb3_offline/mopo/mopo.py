@@ -80,6 +80,9 @@ class MOPO(ModelBasedSAC):
         super().__init__(*args, real_ratio=real_ratio, entropy_backup=entropy_backup, rollout_freq=rollout_freq, **kwargs)
 
     model_buffer: PenalizedRolloutBuffer
+    penalty_coefficient: th.Tensor
+    penalty_target: th.Tensor
+    rollout_uncertainty: th.Tensor
 
     def _setup_model(self) -> None:
         super()._setup_model()
