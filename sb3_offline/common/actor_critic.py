@@ -108,8 +108,8 @@ class OfflineActorCritic(GradientAlgorithm):
         """
         return q.new_zeros(()), {}
 
-    def actor_loss(self, nets: Any, batch: Batch, noise: Any) -> tuple[th.Tensor, Logs]:
-        """What the actor descends: a scalar, and what to log."""
+    def actor_loss(self, nets: Any, batch: Batch, noise: Any) -> Any:
+        """What the actor descends: a scalar, and what to log. A child that overrides :meth:`actor_step` may return more."""
         raise NotImplementedError
 
     # --- one update ---

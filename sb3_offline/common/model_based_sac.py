@@ -22,7 +22,7 @@ class ModelBasedSAC(ModelBasedAlgorithm, OfflineSAC):
         super()._setup_model()
         if self.rollout_policy == "target":
             # kept in the policy, so that it is saved, loaded and moved with it
-            self.policy.actor_target = frozen_copy(self.policy.actor)  # type: ignore[assignment]
+            self.policy.actor_target = frozen_copy(self.policy.actor)
             self.register_state("actor", self.policy.actor, target=self.policy.actor_target, saved=False)  # type: ignore[arg-type]
 
     def rollout_actor(self, generator: th.Generator) -> Callable[[th.Tensor], th.Tensor]:

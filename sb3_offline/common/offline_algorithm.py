@@ -369,7 +369,7 @@ class OfflineAlgorithm(DataBacked, Deployable, SafeFiles):
         :raises ValueError: if there is no such checkpoint, or it is damaged or of another algorithm; ``learn`` raises it if
             the data are not the same.
         """
-        return open_checkpoint(cls, path, env, dataset, **load_options)  # type: ignore[return-value]
+        return open_checkpoint(cls, path, env, dataset, **load_options)
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         state_dicts, variables = super()._get_torch_save_params()

@@ -96,9 +96,7 @@ class OfflineSAC(OfflineActorCritic, SAC):
             value = value - self._ent_coef() * log_prob.squeeze(-1)
         return batch.rewards + self.gamma * (1.0 - batch.dones) * value
 
-    def actor_loss(  # type: ignore[override]  # the temperature asks for log pi
-        self, nets: SACNetworks, batch: Batch, noise: SACNoise
-    ) -> tuple[th.Tensor, th.Tensor, Logs]:
+    def actor_loss(self, nets: SACNetworks, batch: Batch, noise: SACNoise) -> tuple[th.Tensor, th.Tensor, Logs]:
         """E[alpha log pi - min_j Q_j] over the batch's states; also returns log pi (B,) for the temperature."""
         actions, log_prob = nets.sample(batch.observations, noise.action)
         q = nets.q_frozen(batch.observations, actions).amin(dim=0)

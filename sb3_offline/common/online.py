@@ -84,7 +84,7 @@ def go_online(
     model.replay_buffer = buffer
     model._runner = None  # of the data alone
     model.learning_starts, model.gradient_steps = options.learning_starts, options.gradient_steps
-    model.train_freq = options.train_freq  # type: ignore[assignment]
+    model.train_freq = options.train_freq
     model._convert_train_freq()
     model._last_obs = None  # offline training never stepped the environment: begin with a fresh episode
     if model.seed is not None:
@@ -131,8 +131,8 @@ def to_sac(model: Any, env: GymEnv | str | None, sac_options: Mapping[str, Any])
         "policy_kwargs": {name: value for name, value in model.policy_kwargs.items() if name not in left_out},
         **{name: getattr(model, name) for name in names},
     }
-    policy: Any = aliases[model.policy_class] if plain else model.policy_class  # type: ignore[index]
-    sac = SAC(policy, env or model.env, **(options | dict(sac_options)))  # type: ignore[arg-type]
+    policy: Any = aliases[model.policy_class] if plain else model.policy_class
+    sac = SAC(policy, env or model.env, **(options | dict(sac_options)))
     known = sac.policy.state_dict()  # without a target actor
     sac.policy.load_state_dict({name: value for name, value in model.policy.state_dict().items() if name in known})
     optimizers: list[tuple[Any, Any]] = [

@@ -170,7 +170,7 @@ class SafeFiles(OffPolicyAlgorithm):
             file = pathlib.Path(path) if pathlib.Path(path).suffix else pathlib.Path(f"{path}.npz")
             write_atomically(file, lambda stream: np.savez_compressed(stream, **arrays))
         else:
-            np.savez_compressed(open_path(path, "w"), **arrays)  # type: ignore[call-overload]
+            np.savez_compressed(open_path(path, "w"), **arrays)
 
     def load_replay_buffer(self, path: FilePath, truncate_last_traj: bool = True, *, trust: bool = False) -> None:
         """

@@ -143,7 +143,7 @@ class DivergenceGuard(BaseCallback):
     def _learned_weight(self) -> float | None:
         if getattr(self.model, "target_gap", None) is None:
             return None
-        return float(self.model.current_conservative_weight())  # type: ignore[union-attr]
+        return float(self.model.current_conservative_weight())  # type: ignore[attr-defined]
 
     def _tensors(self) -> dict[str, th.Tensor]:
         names = self.model._get_torch_save_params()[1]

@@ -83,6 +83,7 @@ class MOPO(ModelBasedSAC):
     penalty_coefficient: th.Tensor
     penalty_target: th.Tensor
     rollout_uncertainty: th.Tensor
+    dual_step: DualStep
 
     def _setup_model(self) -> None:
         super()._setup_model()

@@ -85,7 +85,7 @@ class OfflinePolicy(BasePolicy):
                 raise ValueError("normalize_observations is a features extractor: give it or features_extractor_class.")
             kwargs["features_extractor_class"] = NormalizeExtractor
         kwargs.setdefault("features_extractor_class", self.features)
-        super().__init__(observation_space, action_space, lr_schedule, **kwargs)  # type: ignore[arg-type]
+        super().__init__(observation_space, action_space, lr_schedule, **kwargs)
 
     def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> Any:
         actor = super().make_actor(features_extractor)  # type: ignore[misc]
@@ -106,7 +106,7 @@ class OfflinePolicy(BasePolicy):
     def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> ContinuousCritic:
         critic = super().make_critic(features_extractor)  # type: ignore[misc]
         if self.layer_norm:
-            width = critic.features_extractor.features_dim + get_action_dim(self.action_space)  # type: ignore[arg-type]
+            width = critic.features_extractor.features_dim + get_action_dim(self.action_space)
             for index in range(critic.n_critics):
                 net_arch: Any = self.critic_kwargs["net_arch"]
                 layers = create_mlp(width, 1, net_arch, self.activation_fn, post_linear_modules=[nn.LayerNorm])
@@ -156,7 +156,7 @@ class GaussianActor(Actor):
     def __init__(self, **kwargs: Any):
         super().__init__(**kwargs)
         del self.log_std
-        self.log_std = nn.Parameter(th.zeros(get_action_dim(self.action_space)))  # type: ignore[arg-type]
+        self.log_std = nn.Parameter(th.zeros(get_action_dim(self.action_space)))
 
     def get_action_dist_params(self, obs: PyTorchObs) -> tuple[th.Tensor, th.Tensor, dict[str, th.Tensor]]:
         """The mean before tanh, (B, action_dim), and log std, shaped alike."""

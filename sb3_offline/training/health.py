@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Protocol
 
 import torch as th
-from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.save_util import recursive_getattr
 
 CHECK_FREQ = 100  # gradient steps between looks at the device; a look waits for it
@@ -13,6 +13,12 @@ CHECK_FREQ = 100  # gradient steps between looks at the device; a look waits for
 
 class TrainingDivergedError(FloatingPointError, ValueError):
     """A loss or a parameter became NaN or infinite. Also a ValueError, which is what a hyperparameter search prunes on."""
+
+
+class Saved(Protocol):
+    """A model of SB3's, which says what of it is saved."""
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]: ...
 
 
 class LossWatch:
@@ -51,7 +57,7 @@ class LossWatch:
         return (self._names[worst], counts[worst]) if counts[worst] else None
 
 
-def non_finite_parameter(model: BaseAlgorithm) -> str | None:
+def non_finite_parameter(model: Saved) -> str | None:
     """
     The first number that would be saved and is NaN or infinite: of the networks, the fitted dynamics and what they were
     standardised by, the optimisers' moments, and trained tensors. None if all are finite.

@@ -67,7 +67,7 @@ def open_run(model: BaseAlgorithm, dataset_id: str) -> None:
             output.write({"hparams": HParam(values, dict.fromkeys(_METRICS, 0.0))}, {"hparams": ()}, model.num_timesteps)
 
 
-def hyperparameters(model: BaseAlgorithm) -> dict[str, Any]:
+def hyperparameters(model: object) -> dict[str, Any]:
     """The constructor's arguments as the model keeps them; what is neither a number nor text becomes text."""
     found: dict[str, Any] = {}
     for name in inspect.signature(type(model)).parameters:

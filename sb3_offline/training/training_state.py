@@ -54,7 +54,8 @@ def restore(model: Trained, state: State) -> None:
         _refill(buffer, state["buffers"][name])
     model.log_sums.sums = {name: value.to(model.device) for name, value in state["log_sums"].items()}
     # version 0.1.0 counted every term at every step
-    model.log_sums.counts = state.get("log_counts") or dict.fromkeys(state["log_sums"], state.get("log_count", 0))
+    every_step: dict[str, int] = dict.fromkeys(state["log_sums"], state.get("log_count", 0))
+    model.log_sums.counts = state.get("log_counts", every_step)
     model.streams.restore(state["streams"])
     _restore_global_rng(state["global_rng"], model.device)
 
