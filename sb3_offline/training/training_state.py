@@ -55,7 +55,8 @@ def restore(model: Trained, state: State) -> None:
     model.log_sums.sums = {name: value.to(model.device) for name, value in state["log_sums"].items()}
     # version 0.1.0 counted every term at every step
     every_step: dict[str, int] = dict.fromkeys(state["log_sums"], state.get("log_count", 0))
-    model.log_sums.counts = state.get("log_counts", every_step)
+    counts = state.get("log_counts", every_step)
+    model.log_sums.counts = {name: int(counts[name]) for name in state["log_sums"]}
     model.streams.restore(state["streams"])
     _restore_global_rng(state["global_rng"], model.device)
 
