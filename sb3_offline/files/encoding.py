@@ -44,6 +44,15 @@ _RECORDS = (
 )
 
 _LARGEST = 2**24  # entries of a space that is written without its bounds
+#: Where version 0.1.0 had the modules whose names files hold.
+_MOVED = {
+    "sb3_offline.common.buffers": "sb3_offline.buffers.buffers",
+    "sb3_offline.common.online_buffer": "sb3_offline.buffers.online_buffer",
+    "sb3_offline.common.storage": "sb3_offline.buffers.storage",
+    "sb3_offline.common.policies": "sb3_offline.networks.policies",
+    "sb3_offline.common.schedules": "sb3_offline.training.schedules",
+}
+
 _NUMBERS = "biuf"  # kinds of numpy dtypes: bool, int, uint, float
 
 
@@ -136,6 +145,12 @@ def _named(name: str) -> Any:
     return getattr(importlib.import_module(module), attribute)
 
 
+def _present_name(name: str) -> str:
+    """What a class or function of an older file is called now."""
+    module, dot, attribute = name.rpartition(".")
+    return f"{_MOVED.get(module, module)}{dot}{attribute}"
+
+
 def _find_class(name: str) -> type | None:
     module, _, attribute = name.rpartition(".")
     if not any(module == package or module.startswith(f"{package}.") for package in _PACKAGES) or module not in sys.modules:
@@ -151,13 +166,14 @@ def is_known_class(name: str) -> bool:
 
 
 def _class(name: str) -> type:
-    found = _find_class(name)
+    found = _find_class(_present_name(name))
     if found is None:
         raise ValueError(f"{name} is not among the known networks, optimisers and buffers")
     return found
 
 
 def _record(name: str, state: dict[str, Any]) -> Any:
+    name = _present_name(name)
     if name not in _RECORDS:
         raise ValueError(f"{name} is not among the known schedules and records")
     cls = _named(name)

@@ -1,0 +1,41 @@
+"""Models saved by version 0.1.0, before its modules moved: tiny ones of each kind, with the actions that they predicted there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sb3_offline import CQL, DROMO, DiscreteDROMO
+from sb3_offline.training.schedules import CosineSchedule
+
+Arrays = dict[str, np.ndarray]
+FILES = Path(__file__).parent / "files_of_0_1_0"
+
+# predict of the first five states of the fixtures' data, deterministic
+ACTIONS: dict[type[Any], list[float]] = {
+    CQL: [0.11141562461853027, 0.12610435485839844, 0.13214898109436035, 0.13337159156799316, 0.1337118148803711],
+    DROMO: [0.25858497619628906, 0.2963249683380127, 0.30485057830810547, 0.3065757751464844, 0.3063528537750244],
+    DiscreteDROMO: [1, 1, 1, 0, 1],
+}
+NAMES = {CQL: "cql", DROMO: "dromo", DiscreteDROMO: "discrete_dromo"}
+
+
+@pytest.mark.parametrize("algorithm", list(ACTIONS))
+def test_they_load_predict_and_go_on(algorithm: type[Any], pendulum_arrays: Arrays, cartpole_arrays: Arrays) -> None:
+    arrays = cartpole_arrays if algorithm is DiscreteDROMO else pendulum_arrays
+    model = algorithm.load(FILES / f"{NAMES[algorithm]}.zip", device="cpu")
+    actions, _ = model.predict(arrays["observations"][:5], deterministic=True)
+    np.testing.assert_allclose(actions.flatten(), ACTIONS[algorithm], rtol=1e-5)  # to the bit on the machine that wrote them
+    model.dataset = arrays
+    assert model.learn(2, reset_num_timesteps=False)._n_updates == 5
+
+
+def test_a_schedule_that_moved_is_read() -> None:
+    model = CQL.load(FILES / "cql.zip", device="cpu")
+    assert model.learning_rate == CosineSchedule(1e-3)
+    assert model.policy_class.__module__ == "sb3_offline.networks.policies"
+    assert model.log_conservative_weight is not None  # a learned weight and its optimiser came along
+    assert model.conservative_optimizer.state_dict()["state"][0]["step"] == 3
