@@ -72,7 +72,7 @@ def spaces_of(env_id: str) -> Arrays:
 # --- vector environments ---
 
 
-@pytest.mark.parametrize("env_id", ["CartPole-v1", "Pendulum-v1", "FrozenLake-v1", "Acrobot-v1"])
+@pytest.mark.parametrize("env_id", ["CartPole-v1", "Pendulum-v1", "FrozenLake-v1", "MountainCar-v0"])
 def test_reset_rows_of_vector_environments(env_id: str) -> None:
     arrays = {key: value[:, 0] for key, value in vector_log(env_id, 1, 3000).items()}
     ends = arrays["terminations"] | arrays["truncations"]
@@ -84,6 +84,15 @@ def test_reset_rows_of_vector_environments(env_id: str) -> None:
     data = load({key: value[kept] for key, value in arrays.items()}, **spaces_of(env_id))
     assert order(data) == []
     assert len(data) == kept.sum()
+
+
+def test_resets_that_are_no_jump_show_by_their_reward_alone() -> None:
+    arrays = linear(length=N)  # a process that runs on
+    arrays["truncations"] = np.arange(N) % LENGTH == LENGTH - 1
+    assert order(load(arrays)) == []
+    arrays["rewards"][LENGTH::LENGTH] = 0.0
+    finding = only(load(arrays))
+    assert (finding.severity, finding.check, finding.count) == ("warning", "reset_rows", N // LENGTH - 1)
 
 
 def test_several_vector_environments_in_turns() -> None:
@@ -129,6 +138,16 @@ def test_an_observation_that_was_not_taken_up_after_a_reset() -> None:
     assert order(load({key: value[kept] for key, value in arrays.items()})) == []
 
 
+def test_next_observations_after_a_reset_where_states_are_counted() -> None:
+    arrays = {key: value[:, 0] for key, value in vector_log("FrozenLake-v1", 1, 3000).items()}
+    kept = ~np.append(False, (arrays["terminations"] | arrays["truncations"])[:-1])
+    arrays = {key: value[kept] for key, value in arrays.items()}
+    ends = arrays["terminations"] | arrays["truncations"]
+    arrays["next_observations"][ends] = 0  # FrozenLake begins there
+    finding = only(load(arrays, **spaces_of("FrozenLake-v1")))
+    assert (finding.severity, finding.check, finding.count) == ("error", "crossing", int(ends[:-1].sum()))
+
+
 # --- next observations at ends ---
 
 
@@ -158,6 +177,24 @@ def test_the_rows_own_observation_in_place_of_the_last_one() -> None:
     arrays["next_observations"][ends] = arrays["observations"][ends]
     finding = only(load(arrays))
     assert (finding.severity, finding.check, finding.count) == ("warning", "repeated_ends", 300)
+
+
+def test_a_filling_that_the_task_could_reach_is_warned_of() -> None:
+    arrays = linear()
+    arrays["observations"] *= 0.1  # slow, about zero
+    arrays["next_observations"] = 0.1 * arrays["next_observations"]
+    ends = arrays["truncations"]
+    arrays["observations"][ends] = 1e-3 * np.random.default_rng(1).normal(size=(300, 3))
+    arrays["next_observations"][np.flatnonzero(ends) - 1] = arrays["observations"][ends]
+    arrays["next_observations"][ends] = 0.0
+    finding = only(load(arrays))
+    assert (finding.severity, finding.check, finding.count) == ("warning", "filled_ends", 300)
+
+
+def test_an_episode_that_is_played_again_in_every_detail_ends_alike() -> None:
+    once = linear(LENGTH)
+    arrays = {key: np.concatenate([value] * 300) for key, value in once.items()}
+    assert order(load(arrays)) == []
 
 
 def test_what_reset_returned_in_place_of_the_last_observation() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -27,12 +27,14 @@ def check_ends(dataset: OfflineDataset, model: StepModel, follows: np.ndarray, r
     """
     end = dataset.terminations | dataset.truncations
     known = dataset.valid_next & end
-    runs_on = known & follows & ~repeats
-    if model.weights is None and runs_on.sum() <= 0.5 * known.sum():
-        return  # single transitions: in any order some are followed by the next one
-    resets = _reset_rows(dataset, model, runs_on)
+    leads_on = known & follows
+    if (model.weights is None or model.counted) and leads_on.sum() <= 0.5 * known.sum():
+        leads_on[:] = False  # of single transitions in any order, and of few states, some are followed so by chance
+    runs_on = leads_on & ~repeats
+    after = np.append(False, leads_on[:-1]) & dataset.valid_next
+    resets = _reset_rows(model, after)
     if resets.any():
-        yield _rows_after(dataset, resets)
+        yield _rows_after(dataset, resets, succession_error)
     elif runs_on.any() and model.are_jumps(np.flatnonzero(runs_on)):
         yield succession_error(
             dataset,
@@ -42,6 +44,8 @@ def check_ends(dataset: OfflineDataset, model: StepModel, follows: np.ndarray, r
             "the first observation of the next episode, after an episode's end",
             "Log what the env returned before its reset, or leave next_observations out: no episode is then crossed.",
         )
+    elif _alone_unrewarded(dataset, after):
+        yield _rows_after(dataset, after, succession_warning)
     if not (~end).any():  # single transitions
         return
     for cuts, rows in ((True, known & ~follows & dataset.truncations), (False, known & ~follows & dataset.terminations)):
@@ -49,21 +53,26 @@ def check_ends(dataset: OfflineDataset, model: StepModel, follows: np.ndarray, r
             yield from _successors(dataset, model, rows, repeats, cuts=cuts)
 
 
-def _reset_rows(dataset: OfflineDataset, model: StepModel, runs_on: np.ndarray) -> np.ndarray:
+def _reset_rows(model: StepModel, after: np.ndarray) -> np.ndarray:
     """
     (n,) bool: rows that begin where the last episode ended and jump from there, farther than those last steps of episodes did:
     not a step of the task, but a reset. None if these are no jumps.
     """
-    after = np.append(False, runs_on[:-1]) & dataset.valid_next
     before = np.append(after[1:], False)
     if after.any() and model.weights is not None and model.are_jumps(np.flatnonzero(after)):
         errors = [np.median(model.errors(some_of(np.flatnonzero(rows), model.most))) for rows in (before, after)]
-        if errors[1] > errors[0]:
+        if errors[1] >= errors[0]:
             return after
     return np.zeros_like(after)
 
 
-def _rows_after(dataset: OfflineDataset, after: np.ndarray) -> Finding:
+def _alone_unrewarded(dataset: OfflineDataset, after: np.ndarray) -> bool:
+    """Whether these rows, a few at least, have the reward zero and hardly any other has."""
+    unrewarded = dataset.rewards == 0
+    return bool(after.sum() >= _FEW and unrewarded[after].all() and unrewarded[~after].mean() < _RARE)
+
+
+def _rows_after(dataset: OfflineDataset, after: np.ndarray, finding: Callable[..., Finding]) -> Finding:
     if (dataset.rewards[after] == 0).mean() > 0.99:
         cause = "as the rows in which gymnasium's vector environments reset: the action was ignored, the reward is zero"
         advice = (
@@ -73,12 +82,12 @@ def _rows_after(dataset: OfflineDataset, after: np.ndarray) -> Finding:
     else:
         cause = "as if env.reset()'s observation had not been taken up"
         advice = "Put what reset returned in place of these observations, or drop these rows."
-    return succession_error(
+    return finding(
         dataset,
         "reset_rows",
         after,
         np.append(False, (dataset.terminations | dataset.truncations)[:-1]),
-        f"a jump from the last observation of the episode before, {cause}",
+        f"begin with the last observation of the episode before, {cause}",
         advice,
         key="observations",
     )
@@ -95,17 +104,18 @@ def _successors(
     """
     kind = "truncated" if cuts else "terminal"
     unknown = "write NaN in such rows, which is read as not logged" if cuts else "set valid_next to False in such rows"
-    filled = _filled(dataset, rows, ~(dataset.terminations | dataset.truncations))
-    if filled.any() and model.are_jumps(np.flatnonzero(filled)):
+    filled = np.zeros_like(rows) if model.counted else _filled(dataset, rows, ~(dataset.terminations | dataset.truncations))
+    jumps = bool(filled.any()) and model.are_jumps(np.flatnonzero(filled))
+    if jumps or (cuts and _from_many_places(dataset, filled)):
         value = flat_rows(dataset.next_observations[np.flatnonzero(filled)[:1]])[0]
         shown = f"all {value[0]:g}" if (value == value[0]).all() else "the same numbers"
-        finding = succession_error if cuts else succession_warning
+        finding = succession_error if cuts and jumps else succession_warning
         yield finding(
             dataset,
             "filled_ends",
             filled,
             rows,
-            f"{shown} in {kind} rows, where no step of the task leads: filled in",
+            f"{shown} in {kind} rows, where no other step leads: filled in",
             f"Log what the env returned last, {unknown}, {_LEAVE_OUT}.",
         )
     stays = rows & repeats & ~filled
@@ -120,7 +130,7 @@ def _successors(
             f"Log what the env returned last, {unknown}, {_LEAVE_OUT}.",
         )
     rest = np.flatnonzero(rows & ~repeats & ~filled)
-    if cuts and len(rest) >= _FEW and len(model.usual_errors) and model.are_jumps(rest):
+    if cuts and not model.counted and len(rest) >= _FEW and len(model.usual_errors) and model.are_jumps(rest):
         cause = "what env.reset() returned" if _look_like_starts(dataset, rest) else "another row's"
         marked = np.zeros(len(rows), dtype=bool)
         marked[rest] = True
@@ -144,6 +154,12 @@ def _filled(dataset: OfflineDataset, rows: np.ndarray, inside: np.ndarray) -> np
         others = flat_rows(dataset.next_observations[some_of(np.flatnonzero(inside), _LOOKED_AT)])
         filled[shared] = not (others == flat_rows(dataset.next_observations[shared[:1]])).all(axis=1).any()
     return filled
+
+
+def _from_many_places(dataset: OfflineDataset, rows: np.ndarray) -> bool:
+    """Whether the observations of these rows are all different: an episode that is played again in every detail ends alike."""
+    index = np.flatnonzero(rows)
+    return len(index) >= _FEW and len(np.unique(hash_rows(dataset.observations[index]))) == len(index)
 
 
 def _look_like_starts(dataset: OfflineDataset, rows: np.ndarray) -> bool:

@@ -80,8 +80,14 @@ def succession_error(
 
 
 def succession_warning(
-    dataset: OfflineDataset, check: str, rows: np.ndarray, among: np.ndarray, what: str, advice: str
+    dataset: OfflineDataset,
+    check: str,
+    rows: np.ndarray,
+    among: np.ndarray,
+    what: str,
+    advice: str,
+    key: str = "next_observations",
 ) -> Finding:
     """As :func:`succession_error`, of what may be right."""
     where = name_rows(dataset, np.flatnonzero(rows))
-    return Finding("warning", check, "next_observations", where, int(rows.sum()), int(among.sum()), "rows", what, advice)
+    return Finding("warning", check, key, where, int(rows.sum()), int(among.sum()), "rows", what, advice)

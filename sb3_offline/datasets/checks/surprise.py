@@ -24,12 +24,14 @@ class StepModel:
 
     def __init__(self, dataset: OfflineDataset, observations: DimensionStatistics, usual_rows: np.ndarray):
         self.dataset, self.observations, self.actions = dataset, observations, describe(dataset.actions)
+        self.counted = isinstance(dataset.observation_space, spaces.Discrete)
         self.most = min(_MAX_ROWS, max(_MAX_NUMBERS // len(observations.mean), 2))
         usual_rows = some_of(usual_rows, self.most)
         features, steps = self._features(usual_rows), self._steps(usual_rows)
         self.width = features.shape[1] if features.shape[1] <= len(usual_rows) // 10 else 1  # too many to be fitted: the mean
         self.weights = np.linalg.lstsq(features[:, : self.width], steps, rcond=None)[0] if len(steps) else None
         self.usual_errors = self.errors(usual_rows) if len(steps) else np.empty(0)
+        self.usual_rows = usual_rows
 
     def errors(self, rows: np.ndarray) -> np.ndarray:
         """(n,) mean square of what the model does not predict, in variances of each dimension."""
@@ -39,7 +41,8 @@ class StepModel:
         """
         Whether most steps from these rows to their next observations are farther from the prediction than 99 in 100 of the
         usual ones; of a few rows than all of them. Without usual ones: whether most are longer than one standard deviation
-        of the data (of independent draws it is 1.4 on average).
+        of the data (of independent draws it is 1.4 on average). Of states that can be counted also whether 1 in 10 lead from
+        and to states as no usual one does, where under 1 in 100 usual ones that were kept aside do.
 
         :param rows: at least one
         """
@@ -47,13 +50,23 @@ class StepModel:
         if self.weights is None:
             return bool(np.median(np.square(self._steps(rows)).mean(axis=1)) > 1.0)
         limit = np.quantile(self.usual_errors, _QUANTILE) if len(rows) >= _MANY else self.usual_errors.max()
-        return bool(np.median(self.errors(rows)) > limit)
+        return bool(np.median(self.errors(rows)) > limit) or (self.counted and self._are_new(rows))
+
+    def _are_new(self, rows: np.ndarray) -> bool:
+        half = np.unique(self._pairs(self.usual_rows[::2]))
+        aside, asked = (~np.isin(self._pairs(index), half) for index in (self.usual_rows[1::2], rows))
+        return bool(aside.mean() < 1 - _QUANTILE and len(asked) >= _MANY and asked.mean() > 0.1)
 
     def unexplained(self) -> np.ndarray:
         """(d,) of each moving dimension the part of the next observation's variance that the model leaves open."""
         rows = some_of(np.flatnonzero(self.dataset.valid_next), self.most)
         left = self._steps(rows) - self._features(rows)[:, : self.width] @ self.weights
         return left.var(axis=0)[~self.observations.constant]
+
+    def _pairs(self, rows: np.ndarray) -> np.ndarray:
+        """(n,) a number for each pair of states that a step leads from and to."""
+        n_states = int(self.observations.high[0]) + 1
+        return self.dataset.observations[rows] * n_states + self.dataset.next_observations[rows]
 
     def _steps(self, rows: np.ndarray) -> np.ndarray:
         """(n, width) in standard deviations of each dimension."""
