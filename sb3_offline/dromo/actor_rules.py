@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 import torch as th
 import torch.nn.functional as F
@@ -24,6 +24,8 @@ _BACKTRACKS = 10
 @dataclass(frozen=True)
 class Entropy:
     """SAC: its entropy bonus alone, one step of the actor's optimiser."""
+
+    n_particles: ClassVar[int] = 1  # actors whose mixture is the policy
 
     def install(self, policy: SACPolicy) -> None:
         """Give the policy the actor that this rule needs; its own will do."""
@@ -99,7 +101,7 @@ class SVPG(Entropy):
     :param bandwidth: h of the kernel exp(-\\|x - y\\|^2 / h); None takes the median of the squared distances over log(n + 1).
     """
 
-    n_particles: int = 4
+    n_particles: int = 4  # type: ignore[misc]
     temperature: float = 1.0
     bandwidth: float | None = None
 

@@ -115,6 +115,11 @@ class DROMO(COMBO):
         super().__init__(*args, rollout_policy=rollout_policy, **kwargs)
         if isinstance(rule, SVPG) and self.batch_size < rule.n_particles:
             raise ValueError(f"n_particles={rule.n_particles} needs a batch_size of at least as many: each gets a row.")
+        if self.draws_mixture and self.n_action_samples < rule.n_particles:
+            raise ValueError(
+                f"n_particles={rule.n_particles} needs n_action_samples of at least as many, got {self.n_action_samples}: "
+                "the robust term asks each at each state."
+            )
 
     actor_rule: Entropy
     behavior_policy: BehaviorPolicy
@@ -171,6 +176,11 @@ class DROMO(COMBO):
         return sizes[self.robustness] or 0.0
 
     @property
+    def draws_mixture(self) -> bool:
+        """Whether the robust term draws actions of pi^f."""
+        return self.robust_size > 0 and not self.strict and self.robustness != "wasserstein"
+
+    @property
     def uses_slopes(self) -> bool:
         """Whether the loss holds gradients of Q in its inputs."""
         return self.lipschitz_weight > 0 or (self.robustness == "wasserstein" and self.robust_size > 0)
@@ -181,13 +191,14 @@ class DROMO(COMBO):
         self.logger.dump(step=step)
 
     def networks(self) -> DROMONetworks:
-        return DROMONetworks(self)
+        parts = (self.behavior_policy, self.visitation, self.observation_scale)
+        return DROMONetworks(self.policy, self.normalizer, *parts)
 
     # --- the penalty ---
 
     def draw_noise(self, batch: Batch) -> CQLNoise:
         noise = super().draw_noise(batch)
-        if self.robust_size == 0 or self.strict or self.robustness == "wasserstein":
+        if not self.draws_mixture:
             return noise
         n_states, n_actions = len(batch.rewards), self.n_action_samples
         return DROMONoise(
@@ -213,7 +224,7 @@ class DROMO(COMBO):
         if self.strict:
             variance = q.var(dim=1, keepdim=True)  # (n_critics, 1)
         else:
-            variance = stratified_variance(*self.mixture_values(nets, batch, noise), self.real_ratio)  # (n_critics, B)
+            variance = self.mixture_variance(self.mixture_values(nets, batch, noise))  # (n_critics, B)
         spread = (variance + eps.square()).sqrt()  # sigma
         radius = self.robust_size * nets.visits(batch.observations).rsqrt()  # alpha / sqrt(n(s)): (B,)
         active = radius >= spread  # where the term flattens Q across actions
@@ -222,10 +233,10 @@ class DROMO(COMBO):
     def chi2_penalty(self, nets: DROMONetworks, batch: Batch, noise: Any, q: th.Tensor) -> tuple[th.Tensor, Logs]:
         """beta E_{s ~ d_f} (sup_{chi^2(q || pi^f) <= r(s)} E_q Q - E_{pi^f} Q), r(s) = radius / n(s)."""
         strata = self.mixture_values(nets, batch, noise)
-        values, p = th.cat(strata, dim=-1), stratified_weights(*strata, self.real_ratio)
+        values, p = th.cat(strata, dim=-1), stratified_weights(*strata, self.real_ratio, self.n_particles)
         worst = chi2_worst_weights(values.detach(), p, self.robust_size / nets.visits(batch.observations))
         excess = ((worst - p) * values).sum(dim=-1)  # (n_critics, B)
-        spread = stratified_variance(*strata, self.real_ratio).detach().sqrt()
+        spread = self.mixture_variance(strata).detach().sqrt()
         logs = spread_logs(spread, q, (worst == 0).any(dim=-1))  # where the ball leaves some action out
         return (self.current_conservative_weight() * excess.mean(dim=1)).sum(), logs
 
@@ -240,9 +251,21 @@ class DROMO(COMBO):
         """Q at the states of d_f and actions of pi_beta, and of pi, actions detached: (n_critics, B, N) each."""
         with th.no_grad():
             behavior = nets.sample_behavior(batch.observations, noise.behavior)
-            policy, _ = nets.sample(batch.observations, noise.robust_policy)
+            if self.n_particles == 1:
+                policy, _ = nets.sample(batch.observations, noise.robust_policy)
+            else:  # pi is their mixture, whose variance is also that between them
+                policy = nets.sample_particles(batch.observations, noise.robust_policy)
         q = nets.q(batch.observations, th.cat([behavior, policy], dim=1))
         return q[..., : behavior.shape[1]], q[..., behavior.shape[1] :]
+
+    def mixture_variance(self, strata: tuple[th.Tensor, th.Tensor]) -> th.Tensor:
+        """Var_{pi^f}(Q(s, .)), of :meth:`mixture_values`: (n_critics, B)."""
+        return stratified_variance(*strata, self.real_ratio, self.n_particles)
+
+    @property
+    def n_particles(self) -> int:
+        """Actors whose equal mixture is the policy."""
+        return self.actor_rule.n_particles
 
     # --- the actor, and f ---
 

@@ -32,6 +32,12 @@ class ParticleActor(Actor):
         order = own.argsort(stable=True).argsort()
         return th.cat(means)[order], th.cat(log_stds)[order]
 
+    def everyone(self, observations: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+        """Mean and log std of every particle at every state: (B, n, action_dim) each."""
+        particles = [self, *cast("list[Actor]", list(self.others))]
+        means, log_stds, _ = zip(*(one.get_action_dist_params(observations) for one in particles), strict=True)
+        return th.stack(means, dim=1), th.stack(log_stds, dim=1)
+
     def particle_parameters(self) -> list[list[nn.Parameter]]:
         """Each particle's parameters, in one order."""
         own = [parameter for name, parameter in self.named_parameters() if not name.startswith("others.")]

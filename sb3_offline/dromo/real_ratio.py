@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch as th
 
 from sb3_offline.buffers.buffers import unscale_actions
+from sb3_offline.common.model_based_sac import ModelBasedSAC
 from sb3_offline.common.offline_sac import SACNoise
 from sb3_offline.networks.networks import Batch
-
-if TYPE_CHECKING:
-    from sb3_offline.dromo.dromo import DROMO
 
 BOUNDS = (0.05, 0.95)
 N_ROWS, N_DRAWS, RATE = 1024, 8, 0.1  # transitions and draws of the model each an estimate; weight of a new one
@@ -37,7 +33,7 @@ def optimal_real_ratio(bias2: th.Tensor, variance: th.Tensor) -> float:
 
 
 @th.no_grad()
-def next_real_ratio(model: DROMO) -> float:
+def next_real_ratio(model: ModelBasedSAC) -> float:
     """f moved towards f*, estimated on rows of the data with the target critics and draws of the model."""
     generator, nets, (low, high) = model.streams["real_ratio"], model.networks(), model._action_bounds
     rows = th.randint(model.replay_buffer.size(), (N_ROWS,), generator=generator, device=model.device)

@@ -13,28 +13,43 @@ Robustness = Literal["std", "chi2", "wasserstein"]
 _BISECTIONS = 40  # halve the bracket of eta to 1e-12 of its width
 
 
-def stratified_variance(q_behavior: th.Tensor, q_policy: th.Tensor, f: float) -> th.Tensor:
+def strata(q_behavior: th.Tensor, q_policy: th.Tensor, f: float, n_particles: int = 1) -> list[tuple[float, th.Tensor]]:
     """
-    Var_{pi^f}(Q) from samples of each stratum; unbiased for f v_b + (1-f) v_p + f (1-f) (m_b - m_p)^2, never negative.
+    The parts of pi^f that are sampled apart, each with its weight: pi_beta, and pi, or where pi is the equal mixture of n
+    particles each of these, to which the i-th action belongs if i = k mod n.
+    """
+    parts = [((1 - f) / n_particles, q_policy[..., k::n_particles]) for k in range(n_particles)]
+    return [(f, q_behavior), *parts]
+
+
+def stratified_variance(q_behavior: th.Tensor, q_policy: th.Tensor, f: float, n_particles: int = 1) -> th.Tensor:
+    """
+    Var_{pi^f}(Q) from samples of each stratum; unbiased for sum_k w_k (v_k + (m_k - m)^2), which for two strata is
+    f v_b + (1-f) v_p + f (1-f) (m_b - m_p)^2; never negative.
 
     :param q_behavior: Q at N_b actions of pi_beta, (..., N_b); N_b = 1 leaves its within-variance out.
     :param q_policy: Q at N_p actions of pi, (..., N_p).
     :param f: Weight of pi_beta.
+    :param n_particles: Of pi's mixture, at most N_p, see :func:`strata`.
     :return: (...)
     """
-    mean = f * q_behavior.mean(-1, keepdim=True) + (1 - f) * q_policy.mean(-1, keepdim=True)
-    variance = f * (q_behavior - mean).square().mean(-1) + (1 - f) * (q_policy - mean).square().mean(-1)
-    for weight, q in ((f, q_behavior), (1 - f, q_policy)):  # + w^2 v / N, Bessel-corrected
+    parts = strata(q_behavior, q_policy, f, n_particles)
+    mean = sum(weight * q.mean(-1, keepdim=True) for weight, q in parts)
+    variance = sum((weight * (q - mean).square().mean(-1) for weight, q in parts), start=q_policy.new_zeros(()))
+    for weight, q in parts:  # + w^2 v / N, Bessel-corrected
         n = q.shape[-1]
         if n > 1:
             variance = variance + weight**2 * q.var(dim=-1) / n
     return variance
 
 
-def stratified_weights(q_behavior: th.Tensor, q_policy: th.Tensor, f: float) -> th.Tensor:
-    """p, the weights of the joined samples in pi^f: f / N_b each, then (1 - f) / N_p each: (N_b + N_p,)."""
-    parts = ((f, q_behavior), (1 - f, q_policy))
-    return th.cat([q.new_full((q.shape[-1],), weight / q.shape[-1]) for weight, q in parts])
+def stratified_weights(q_behavior: th.Tensor, q_policy: th.Tensor, f: float, n_particles: int = 1) -> th.Tensor:
+    """p, the weights of the joined samples in pi^f, f / N_b each, then (1 - f) / N_p (each particle alike): (N_b + N_p,)."""
+    (_, behavior), *policies = strata(q_behavior, q_policy, f, n_particles)
+    weights = q_policy.new_empty(q_policy.shape[-1])
+    for k, (weight, q) in enumerate(policies):
+        weights[k::n_particles] = weight / q.shape[-1]
+    return th.cat([behavior.new_full((behavior.shape[-1],), f / behavior.shape[-1]), weights])
 
 
 @th.no_grad()

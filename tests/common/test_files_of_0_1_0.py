@@ -1,4 +1,4 @@
-"""Models saved by version 0.1.0, before its modules moved: tiny ones of each kind, with the actions that they predicted there."""
+"""Tiny models that were saved by version 0.1.0, before its modules moved, with the actions that they predicted there."""
 
 from __future__ import annotations
 

@@ -24,6 +24,7 @@ from sb3_offline.dromo.actor_rules import (
     svpg_direction,
 )
 from sb3_offline.dromo.particles import ParticleActor, with_particles
+from sb3_offline.dromo.robustness import stratified_variance, stratified_weights
 from tests.conftest import FAST_DROMO
 
 OBSERVATIONS = spaces.Box(-1.0, 1.0, (2,))
@@ -144,6 +145,56 @@ def test_rows_are_dealt_to_the_particles_and_predict_asks_the_first() -> None:
         th.testing.assert_close(log_std[i : i + 1], expected_log_std)
     assert th.equal(actor(rows, deterministic=True), first(rows, deterministic=True))
     assert not th.allclose(actor.others[0].mu.weight, first.mu.weight)
+
+
+def two_particles(arrays: Any, **options: Any) -> DROMO:
+    """Means of +-.9 before any noise, almost no noise."""
+    options = {"actor_regularizer": "svpg", "actor_kwargs": {"n_particles": 2}, "real_ratio": 0.05} | options
+    model = DROMO("MlpPolicy", "Pendulum-v1", dataset=arrays, **FAST_DROMO | {"check_data": False} | options).learn(1)
+    for one, mean in zip((model.actor, *model.actor.others), (0.9, -0.9), strict=True):
+        for layer, bias in ((one.mu, math.atanh(mean)), (one.log_std, -20.0)):
+            layer.weight.data.zero_()
+            layer.bias.data.fill_(bias)
+    return model
+
+
+@pytest.mark.parametrize("n_actions", [4, 5])
+def test_the_variance_between_particles_counts(pendulum_arrays: Any, n_actions: int) -> None:
+    """Q = a: within each state the mixture's variance is .81, and none of it is left out or counted twice."""
+    model = two_particles(pendulum_arrays, n_action_samples=n_actions)
+    batch = model.sample_batch()
+    noise, nets = model.draw_noise(batch), model.networks()
+    nets.q = lambda _, actions: actions.squeeze(-1).unsqueeze(0)  # type: ignore[method-assign,assignment]
+    behavior, policy = model.mixture_values(nets, batch, noise)  # type: ignore[arg-type]
+    assert policy.shape == (1, 64, n_actions)
+    expected = th.full((1, 64), 0.81)
+    th.testing.assert_close(stratified_variance(policy, policy, 0.0, 2), expected, rtol=1e-4, atol=1e-4)
+    # pi_beta at one point m_b: f (1 - f) m_b^2 + (1 - f) .81
+    at = th.full_like(behavior[..., :1], 0.7)
+    pi_f = th.full((1, 64), 0.05 * 0.95 * 0.49 + 0.95 * 0.81)
+    th.testing.assert_close(model.mixture_variance((at, policy)), pi_f, rtol=1e-4, atol=1e-4)
+    weights = stratified_weights(at, policy, 0.05, 2)
+    assert float(weights[0]) == pytest.approx(0.05)
+    assert float(weights[1::2].sum()) == pytest.approx(0.475)  # of the first particle, however many its actions
+    assert float(weights[2::2].sum()) == pytest.approx(0.475)
+
+
+def test_chi2_moves_mass_between_particles(pendulum_arrays: Any) -> None:
+    """Q = a, two points +-.9 of weight .475 beside pi_beta's: unclipped the sup exceeds the mean by sqrt(r) sigma."""
+    ball = {"robustness": "chi2", "chi2_radius": 0.01, "conservative_weight": 1.0, "visitation": "constant"}
+    model = two_particles(pendulum_arrays, **ball)
+    batch = model.sample_batch()
+    noise, nets = model.draw_noise(batch), model.networks()
+    nets.q = lambda _, actions: actions.squeeze(-1).unsqueeze(0)  # type: ignore[method-assign,assignment]
+    nets.sample_behavior = lambda observations, _: th.zeros(len(observations), 4, 1)  # type: ignore[method-assign,assignment]
+    penalty, _ = model.chi2_penalty(nets, batch, noise, nets.q(None, batch.actions.unsqueeze(1)).squeeze(-1))
+    assert float(penalty) == pytest.approx(0.1 * math.sqrt(0.95 * 0.81), rel=1e-3)
+
+
+def test_every_particle_is_asked(pendulum_arrays: Any) -> None:
+    with pytest.raises(ValueError, match="n_particles=2 needs n_action_samples of at least as many, got 1"):
+        two_particles(pendulum_arrays, n_action_samples=1)
+    two_particles(pendulum_arrays, n_action_samples=1, strict=True, behavior_kwargs=None)  # draws none
 
 
 def test_svpg_step_by_hand() -> None:
