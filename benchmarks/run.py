@@ -37,6 +37,7 @@ from sb3_offline.datasets import OfflineDataset, open_dataset
 from sb3_offline.evaluation.demo import DEMO_OPTIONS
 from sb3_offline.registry import find_algorithm, names
 from sb3_offline.training.resume import sibling
+from sb3_offline.training.schedules import parse_schedule
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -58,7 +59,12 @@ def parse_option(text: str) -> tuple[str, Any]:
     try:
         return name, json.loads(value)
     except json.JSONDecodeError:
-        return name, value
+        return name, parse_text(name, value)
+
+
+def parse_text(name: str, value: Any) -> Any:
+    """A rate's schedule as YAML files write it, such as ``held_1e-4``; other values as they are."""
+    return (parse_schedule(value) or value) if name.endswith("learning_rate") and isinstance(value, str) else value
 
 
 def machine() -> dict[str, Any]:
