@@ -1,4 +1,4 @@
-"""Monte-Carlo returns-to-go of logged episodes."""
+"""Monte-Carlo returns-to-go of logged episodes, and the scale of their rewards."""
 
 from __future__ import annotations
 
@@ -29,3 +29,9 @@ def returns_to_go(rewards: np.ndarray, terminations: np.ndarray, episode_ends: n
             returns[start : end + 1] /= 1.0 - gamma ** np.arange(end - start + 1, 0, -1)
         start = end + 1
     return returns
+
+
+def unit_scale(rewards: np.ndarray) -> float:
+    """What to multiply rewards (n,) by so that their root mean square is 1; 1 if all are 0."""
+    size = float(np.sqrt(np.square(rewards, dtype=np.float64).mean()))
+    return 1.0 / size if size > 0 else 1.0

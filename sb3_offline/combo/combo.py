@@ -56,7 +56,7 @@ class COMBO(ModelBasedSAC, CQL):
 
     def prepare(self, dataset: OfflineDataset, progress_bar: bool) -> None:
         super().prepare(dataset, progress_bar)
-        rewards = self.reward_scale * dataset.rewards + self.reward_shift
+        rewards = self.reward_factor * dataset.rewards + self.reward_shift
         self.max_reward = th.as_tensor(np.abs(rewards).max(), dtype=th.float32, device=self.device)
 
     def penalty_rows(self, batch: Batch) -> slice:

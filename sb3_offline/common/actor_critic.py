@@ -12,15 +12,17 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 
-from sb3_offline.arguments import UPDATE_RATE, check_number
+from sb3_offline.arguments import UPDATE_RATE, Interval, check_number
 from sb3_offline.behavior.behavior_policy import observation_moments
+from sb3_offline.buffers.online_buffer import OfflineOnlineBuffer
 from sb3_offline.common.gradient_algorithm import GradientAlgorithm
 from sb3_offline.common.online import OnlineOptions, go_online
+from sb3_offline.common.parts import frozen_copy
 from sb3_offline.datasets import OfflineDataset
-from sb3_offline.execution.optimizers import minimize
+from sb3_offline.execution.optimizers import minimize, polyak
 from sb3_offline.execution.updates import Call, call_plainly
 from sb3_offline.networks.networks import ActorCriticNetworks, Batch, GaussianNetworks, Logs
-from sb3_offline.networks.policies import GAUSSIAN_POLICIES, unfitted_normalizers
+from sb3_offline.networks.policies import GAUSSIAN_POLICIES, OfflinePolicy, unfitted_normalizers
 
 SelfActorCritic = TypeVar("SelfActorCritic", bound="OfflineActorCritic")
 
@@ -38,6 +40,9 @@ class OfflineActorCritic(GradientAlgorithm):
     :param learning_rate: Of the actor; a number or a schedule.
     :param qf_learning_rate: Of the critics.
     :param tau: Polyak coefficient of the target networks.
+    :param averaging_rate: ``predict``, evaluation and ``export_onnx`` act by an exponential average of the actor's weights,
+        which moves towards them by this share at every step of the actor (and by more among the first steps, so that it spans
+        their last tenth). The losses, the rollouts and what goes on online see the actor itself. 0 keeps no average.
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = GAUSSIAN_POLICIES
@@ -58,8 +63,10 @@ class OfflineActorCritic(GradientAlgorithm):
         learning_rate: float | Schedule = 3e-4,
         qf_learning_rate: float | Schedule = 3e-4,
         tau: float = 0.005,
+        averaging_rate: float = 0.0,
         **kwargs: Any,
     ):
+        self.averaging_rate = check_number("averaging_rate", averaging_rate, Interval(0.0, 1.0))
         kwargs |= {"learning_rate": learning_rate, "qf_learning_rate": qf_learning_rate}
         super().__init__(*args, tau=check_number("tau", tau, UPDATE_RATE), **kwargs)
 
@@ -72,6 +79,8 @@ class OfflineActorCritic(GradientAlgorithm):
         for name, rate in (("critic", "qf_learning_rate"), ("actor", "learning_rate")):
             network, target = getattr(policy, name), getattr(policy, f"{name}_target", False)
             self.register_state(name, network, optimizer=network.optimizer, rate=rate, target=target, saved=False)
+        if self.averaging_rate > 0 and isinstance(policy, OfflinePolicy):
+            policy.averaged_actor = frozen_copy(policy.actor)
         low, high = self.action_space.low, self.action_space.high  # type: ignore[attr-defined]
         bounds = [th.as_tensor(bound, dtype=th.float32, device=self.device) for bound in (low, high)]
         self.register_state("_action_bounds", bounds, saved=False)
@@ -144,6 +153,21 @@ class OfflineActorCritic(GradientAlgorithm):
         minimize(loss, self.actor.optimizer)
         return logs
 
+    def update(self) -> None:
+        due = self.actor_is_due
+        super().update()
+        if due:
+            self._average_actor()
+
+    def _average_actor(self) -> None:
+        """theta~ <- theta~ + rate (theta - theta~), rate = max(averaging_rate, 10 / t) at the actor's t-th step."""
+        average = getattr(self.policy, "averaged_actor", None)
+        if average is None:
+            return
+        n_steps = self._n_updates // self.policy_delay
+        online = isinstance(self.replay_buffer, OfflineOnlineBuffer)  # acts as it learns
+        polyak(self.actor, average, 1.0 if online else min(1.0, max(self.averaging_rate, 10.0 / max(n_steps, 1))))
+
     # --- what diagnostics ask ---
 
     def next_actions(self, nets: Any, batch: Batch, noise: Any) -> th.Tensor:
@@ -174,6 +198,7 @@ class OfflineActorCritic(GradientAlgorithm):
         offline_ratio: float = 0.5,
         learning_rate: float | Schedule | None = None,
         qf_learning_rate: float | Schedule | None = None,
+        averaged: bool = False,
         action_noise: ActionNoise | None = None,
         buffer_size: int | None = None,
         learning_starts: int = 200,
@@ -187,26 +212,32 @@ class OfflineActorCritic(GradientAlgorithm):
         """
         Go on learning on a real environment, with this algorithm's own losses; a later ``learn`` is offline again.
 
-        The policy itself explores from the first step on. Called again, it keeps what was collected. Model-based algorithms
-        go on with the dynamics they have. Arguments not listed are SB3's.
+        The policy itself explores from the first step on: the actor, not its average (``averaging_rate``), which is then kept
+        equal to it. Called again, it keeps what was collected. Model-based algorithms go on with the dynamics they have.
+        Arguments not listed are SB3's.
 
         :param total_timesteps: Environment steps.
         :param env: The environment; the model's own if not given.
         :param offline_ratio: Share of the real rows of a batch that is drawn from the data, in [0, 1).
-        :param learning_rate: Online rate of actor and temperature; if not given, the value at which its schedule ends.
+        :param learning_rate: Online rate of actor and temperature; if not given, the value at which its schedule ends, or
+            where that is 0 begins.
         :param qf_learning_rate: Online rate of the critics, likewise.
+        :param averaged: Begin with the averaged actor in place of the actor itself.
         :param action_noise: Added to the actions that are tried; if not given, :meth:`exploration_noise`.
         :param buffer_size: Online transitions that are kept beside the data: 100,000, or what the first call gave.
         :param learning_starts: Environment steps before the first update.
         :param log_interval: Episodes between log lines.
         :return: The model.
-        :raises ValueError: if there is no simulator, no data, more than one environment, or a rate that has fallen to 0.
+        :raises ValueError: if there is no simulator, no data, more than one environment, or a rate of 0.
         """
         options = OnlineOptions(
             total_timesteps, offline_ratio, buffer_size, learning_starts, train_freq, gradient_steps, log_interval
         )
         rates = {"learning_rate": learning_rate, "qf_learning_rate": qf_learning_rate}
         go_online(self, env, options, rates, progress_bar)
+        if averaged:
+            self.actor.load_state_dict(self.policy.deployed_actor.state_dict())
+        self._average_actor()
         self.action_noise = self.exploration_noise() if action_noise is None else action_noise
         return OffPolicyAlgorithm.learn(
             self,

@@ -114,7 +114,7 @@ class ModelBasedAlgorithm(GradientAlgorithm):
         self.register_state("termination", self.resolve_termination(dataset), saved=False)
         self.register_state("reward_function", resolve_reward(config.reward), saved=False)
         self.model_buffer.generator = self.streams["sampling"]
-        self.model_buffer.transform_rewards(self.reward_scale, self.reward_shift)
+        self.model_buffer.transform_rewards(self.reward_factor, self.reward_shift)
 
     def resolve_termination(self, dataset: OfflineDataset) -> TerminationFn:
         """What ends imagined episodes, see :func:`~sb3_offline.dynamics.resolve_termination`."""

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import torch as th
@@ -18,6 +18,7 @@ from stable_baselines3.common.utils import safe_mean
 
 from sb3_offline.arguments import POSITIVE, Interval, check_count, check_flag, check_number, check_steps
 from sb3_offline.buffers.buffers import OfflineDatasetBuffer
+from sb3_offline.buffers.returns import unit_scale
 from sb3_offline.buffers.statistics import fill_statistics
 from sb3_offline.buffers.storage import Storage, check_storage, make_dataset_buffer
 from sb3_offline.common.data_backed import DataBacked
@@ -32,6 +33,7 @@ from sb3_offline.execution.precision import Precision
 from sb3_offline.files.model_file import FilePath
 from sb3_offline.networks.networks import Normalizer, vec_normalizer
 from sb3_offline.networks.observations import check_actions, check_observations
+from sb3_offline.networks.policies import OfflinePolicy
 from sb3_offline.training.health import TrainingDivergedError, non_finite_parameter
 from sb3_offline.training.log_sums import LogSums
 from sb3_offline.training.resume import Continuation, open_checkpoint
@@ -59,7 +61,8 @@ class OfflineAlgorithm(DataBacked, Deployable, SafeFiles):
     :param batch_size: Transitions a gradient step.
     :param gamma: Discount factor, in [0, 1).
     :param reward_scale: Learn from ``reward_scale * r + reward_shift``, in logged, imagined and online rewards alike. Data,
-        dynamics and evaluation keep the task's own rewards.
+        dynamics and evaluation keep the task's own rewards. "auto" makes the root mean square of the data's rewards 1, so that
+        weights and temperatures mean the same for every task.
     :param reward_shift: A constant a step: where episodes can terminate it pays for (or against) staying alive.
     :param storage: Where the data lie during training: "device", "memory", "mmap" (a folder of .npy files, read row by row)
         or "auto", see :mod:`sb3_offline.buffers.storage`.
@@ -69,10 +72,12 @@ class OfflineAlgorithm(DataBacked, Deployable, SafeFiles):
     :raises ValueError: if the spaces, the data or an option do not fit.
     """
 
+    default_policy_kwargs: ClassVar[Mapping[str, Any]] = {}  # of our own policies, where policy_kwargs does not say
     vectors_only: ClassVar[str | None] = None  # why images and dict observations cannot be learned from, if so
     precision: Precision = "float32"  # of matrix products; an instance may have another
     storage: Storage = "auto"  # where the data lie during training; an instance has its own
     check_data: bool = True  # whether learn passes the data through the gate (sb3_offline.datasets.checks)
+    fitted_reward_scale: float | None = None  # what reward_scale="auto" came to with the first data
     replay_buffer: OfflineDatasetBuffer  # SB3 declares it optional
     streams: Streams
     log_sums: LogSums
@@ -98,7 +103,7 @@ class OfflineAlgorithm(DataBacked, Deployable, SafeFiles):
         learning_rate: float | Schedule,
         batch_size: int = 256,
         gamma: float = 0.99,
-        reward_scale: float = 1.0,
+        reward_scale: float | Literal["auto"] = 1.0,
         reward_shift: float = 0.0,
         storage: Storage = "auto",
         check_data: bool = True,
@@ -112,11 +117,12 @@ class OfflineAlgorithm(DataBacked, Deployable, SafeFiles):
         **of_the_sb3_algorithm: Any,
     ):
         self.check_arguments(of_the_sb3_algorithm)
-        self.reward_scale = check_number("reward_scale", reward_scale, POSITIVE)
+        self.reward_scale = "auto" if reward_scale == "auto" else check_number("reward_scale", reward_scale, POSITIVE)
         self.reward_shift = check_number("reward_shift", reward_shift)
         self.storage = check_storage(storage)
         self.check_data = check_flag("check_data", check_data)
-        policy_kwargs = check_policy_kwargs(policy_kwargs)
+        own_policy = isinstance(policy, str) or issubclass(policy, OfflinePolicy)
+        policy_kwargs = (dict(self.default_policy_kwargs) if own_policy else {}) | check_policy_kwargs(policy_kwargs)
         env = self._resolve_env(env, dataset, loading=not _init_setup_model)
         if env is not None:  # load() gives none
             check_observations(type(self).__name__, policy, env, policy_kwargs, self.vectors_only)
@@ -188,10 +194,17 @@ class OfflineAlgorithm(DataBacked, Deployable, SafeFiles):
     def prepare(self, dataset: OfflineDataset, progress_bar: bool) -> None:
         """Everything that must be ready before the first gradient step. Children fit their models here."""
         buffer = make_dataset_buffer(self.storage, dataset, self.observation_space, self.action_space, self.device)
-        buffer.transform_rewards(self.reward_scale, self.reward_shift)
+        if self.fitted_reward_scale is None:
+            self.fitted_reward_scale = unit_scale(dataset.rewards)
+        buffer.transform_rewards(self.reward_factor, self.reward_shift)
         buffer.generator = self.streams["sampling"]
         self.replay_buffer = buffer
         self.trained_normalized = self._vec_normalize_env is not None and self._vec_normalize_env.norm_obs
+
+    @property
+    def reward_factor(self) -> float:
+        """What rewards are multiplied by: ``reward_scale``, or what "auto" came to; 1 ahead of the first data."""
+        return (self.fitted_reward_scale or 1.0) if self.reward_scale == "auto" else float(self.reward_scale)
 
     def _check_tensorboard_log(self) -> None:
         try:
@@ -213,7 +226,7 @@ class OfflineAlgorithm(DataBacked, Deployable, SafeFiles):
         """The largest \\|r\\| that a target may hold: of the data, and what the algorithm adds to it."""
         buffer = self.replay_buffer
         rewards = buffer._rows("rewards", th.arange(buffer.size(), device=self.device))
-        return max(float((self.reward_scale * rewards + self.reward_shift).abs().max()), 1e-6)
+        return max(float((self.reward_factor * rewards + self.reward_shift).abs().max()), 1e-6)
 
     def value_bound(self) -> float:
         """The largest \\|Q\\| that the rewards allow, R_max / (1 - gamma)."""

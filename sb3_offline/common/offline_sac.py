@@ -180,14 +180,16 @@ class OfflineSAC(OfflineActorCritic, SAC):
 
     # --- online ---
 
-    def to_sac(self, env: GymEnv | str | None = None, **sac_options: Any) -> SAC:
+    def to_sac(self, env: GymEnv | str | None = None, *, averaged: bool = False, **sac_options: Any) -> SAC:
         """
-        SB3's ``SAC`` with these networks, optimisers and temperature: it predicts the same, and goes on with plain SAC.
+        SB3's ``SAC`` with these networks, optimisers and temperature, which goes on with plain SAC. It acts by the actor
+        itself, and so predicts the same unless an ``averaging_rate`` was used.
 
         Its file needs this package only if ``layer_norm`` or the like was used. SAC knows no ``reward_scale``, no conservative
         term and no ``qf_learning_rate``: it starts with the actor's rate.
 
         :param env: The environment; the model's own if not given.
+        :param averaged: Take the averaged actor, by which this model predicts, in place of the actor itself.
         :param sac_options: Arguments of ``SAC``, in place of this model's (``learning_rate``, ``buffer_size``, ...).
         """
-        return to_sac(self, env, sac_options)
+        return to_sac(self, env, averaged, sac_options)

@@ -19,6 +19,7 @@ from sb3_offline.datasets import SpacesOnlyEnv
 from sb3_offline.datasets.checks import pass_gate
 from sb3_offline.execution.optimizers import plain_optimizer_state
 from sb3_offline.networks.policies import POLICIES, OfflinePolicy
+from sb3_offline.training.schedules import rate_afterwards
 
 
 @dataclass
@@ -92,12 +93,12 @@ def go_online(
 
 
 def _set_rates(model: GradientAlgorithm, given: Mapping[str, float | Schedule | None]) -> None:
-    """Schedules count offline steps, and have run out: online, each goes on at its last value."""
-    last = {rate: float(model.schedule(rate)(0.0)) for rate in model.rates}
+    """Schedules count offline steps, and have run out: online, each goes on at its last value, or its first if that is 0."""
+    last = {rate: rate_afterwards(model.schedule(rate)) for rate in model.rates}
     for rate in model.rates:
         if given.get(rate) is None and last[rate] == 0:
             call = ", ".join(f"{name}=..." for name in given)
-            raise ValueError(f"A schedule has fallen to 0: give learn_online({call}).")
+            raise ValueError(f"A learning rate is 0: give learn_online({call}).")
     for rate in model.rates:
         value = given.get(rate)
         setattr(model, rate, last[rate] if value is None else value)
@@ -113,12 +114,13 @@ def _set_env(model: GradientAlgorithm, env: GymEnv) -> None:
         after.obs_rms, after.training = before.obs_rms, False
 
 
-def to_sac(model: Any, env: GymEnv | str | None, sac_options: Mapping[str, Any]) -> SAC:
+def to_sac(model: Any, env: GymEnv | str | None, averaged: bool, sac_options: Mapping[str, Any]) -> SAC:
     """See :meth:`sb3_offline.common.offline_sac.OfflineSAC.to_sac`."""
     if getattr(model, "actor_regularizer", "entropy") == "svpg":
         raise ValueError("to_sac() moves one actor; actor_regularizer='svpg' trains several that make one policy.")
-    if "learning_rate" not in sac_options and model.lr_schedule(0.0) == 0:
-        raise ValueError("The learning rate's schedule has fallen to 0: give to_sac(learning_rate=...).")
+    rate = rate_afterwards(model.lr_schedule)
+    if "learning_rate" not in sac_options and rate == 0:
+        raise ValueError("The learning rate is 0: give to_sac(learning_rate=...).")
     if env is None and model.env is None:
         raise ValueError("This model was loaded without an environment: give to_sac(env=...).")
     uses_own = any(model.policy_kwargs.get(name) for name in OfflinePolicy.own)
@@ -127,14 +129,16 @@ def to_sac(model: Any, env: GymEnv | str | None, sac_options: Mapping[str, Any])
     left_out = ("use_sde", *OfflinePolicy.own) if plain else ("use_sde",)
     names = ("batch_size", "tau", "gamma", "ent_coef", "target_entropy", "tensorboard_log", "verbose", "seed", "device")
     options: dict[str, Any] = {
-        "learning_rate": float(model.lr_schedule(0.0)),
+        "learning_rate": rate,
         "policy_kwargs": {name: value for name, value in model.policy_kwargs.items() if name not in left_out},
         **{name: getattr(model, name) for name in names},
     }
     policy: Any = aliases[model.policy_class] if plain else model.policy_class
     sac = SAC(policy, env or model.env, **(options | dict(sac_options)))
-    known = sac.policy.state_dict()  # without a target actor
+    known = sac.policy.state_dict()  # without a target actor, and an average
     sac.policy.load_state_dict({name: value for name, value in model.policy.state_dict().items() if name in known})
+    if averaged:
+        sac.actor.load_state_dict(model.policy.deployed_actor.state_dict())
     optimizers: list[tuple[Any, Any]] = [
         (sac.actor.optimizer, model.actor.optimizer),
         (sac.critic.optimizer, model.critic.optimizer),

@@ -107,7 +107,7 @@ class CQL(ConservativePenalty, OfflineSAC):
     def prepare(self, dataset: OfflineDataset, progress_bar: bool) -> None:
         super().prepare(dataset, progress_bar)
         if self.calibrated:
-            rewards = self.reward_scale * dataset.rewards.astype(np.float64) + self.reward_shift
+            rewards = self.reward_factor * dataset.rewards.astype(np.float64) + self.reward_shift
             returns = returns_to_go(rewards, dataset.terminations, dataset.episode_ends, self.gamma)
             self.replay_buffer.returns = th.as_tensor(returns, dtype=th.float32, device=self.device)
 

@@ -59,7 +59,8 @@ class DeterministicPolicy(th.nn.Module):
         if not isinstance(self.policy, SACPolicy):
             return self.policy._predict(inputs, deterministic=True)
         # the mode, as _predict's, without the checks of torch.distributions, which cannot be traced
-        mean, _, _ = self.policy.actor.get_action_dist_params(inputs)
+        actor = getattr(self.policy, "deployed_actor", self.policy.actor)
+        mean, _, _ = actor.get_action_dist_params(inputs)
         return th.tanh(mean)
 
 

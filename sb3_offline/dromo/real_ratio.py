@@ -47,7 +47,7 @@ def next_real_ratio(model: ModelBasedSAC) -> float:
         actions = unscale_actions(data.actions, low, high)
         sample = model.dynamics.sample(data.observations, actions, generator)
         ended = model.termination(data.observations, actions, sample.next_observations)
-        rewards = model.reward_scale * sample.rewards + model.reward_shift
+        rewards = model.reward_factor * sample.rewards + model.reward_shift
         return data._replace(next_observations=sample.next_observations, rewards=rewards, dones=ended.float())
 
     y_model = th.stack([target(imagined()) for _ in range(N_DRAWS)])

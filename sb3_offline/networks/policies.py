@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -64,6 +65,8 @@ class OfflinePolicy(BasePolicy):
 
     own = ("layer_norm", "ortho_init", "normalize_observations")
     features: type[BaseFeaturesExtractor] = FlattenExtractor  # unless another one is asked for
+    actor: Any
+    averaged_actor: Any
     critic_kwargs: dict[str, Any]
     activation_fn: type[nn.Module]
 
@@ -86,6 +89,8 @@ class OfflinePolicy(BasePolicy):
             kwargs["features_extractor_class"] = NormalizeExtractor
         kwargs.setdefault("features_extractor_class", self.features)
         super().__init__(observation_space, action_space, lr_schedule, **kwargs)
+        # a copy of the actor whose weights are an average over training, if the algorithm keeps one
+        self.averaged_actor = None
 
     def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> Any:
         actor = super().make_actor(features_extractor)  # type: ignore[misc]
@@ -118,6 +123,26 @@ class OfflinePolicy(BasePolicy):
                 orthogonal(nn.ModuleList(hidden), 2**0.5)
                 orthogonal(last, 1.0)
         return critic
+
+    @property
+    def deployed_actor(self) -> Any:
+        """The actor by which the policy acts."""
+        return self.actor if self.averaged_actor is None else self.averaged_actor
+
+    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
+        return self.deployed_actor._predict(observation, deterministic)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """
+        As torch's, but an average that is not kept here is passed over, and one that the state lacks begins at the actor:
+        SB3's own classes go on from the actor itself.
+        """
+        prefix = "averaged_actor."
+        state = {name: value for name, value in state_dict.items() if not name.startswith(prefix)}
+        if self.averaged_actor is not None:
+            names = (name for name in self.averaged_actor.state_dict())
+            state |= {prefix + name: state_dict.get(prefix + name, state_dict[f"actor.{name}"]) for name in names}
+        return super().load_state_dict(state, strict, assign)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return super()._get_constructor_parameters() | {name: getattr(self, name) for name in self.own}

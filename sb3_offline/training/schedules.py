@@ -82,6 +82,11 @@ def check_rate(name: str, rate: object) -> float | Schedule:
     raise ValueError(f"{name} must be a schedule, or a number that is not negative, got {rate!r}.{hint}")
 
 
+def rate_afterwards(schedule: Schedule) -> float:
+    """The rate of a training that goes on when its schedule has run out: its last value, or where that is 0 its first."""
+    return float(schedule(0.0)) or float(schedule(1.0))
+
+
 def parse_schedule(text: str) -> Schedule | None:
     """``cosine_1e-4`` or ``held_1e-4``, as YAML files write our schedules beside RL-Zoo's; None for other text."""
     name, _, initial = text.partition("_")
