@@ -54,7 +54,7 @@ def go_online(
     Make a model ready for SB3's own loop: the environment, the buffer of both kinds of rows, the rates.
 
     :param rates: those of the model's learning rates that are given
-    :raises ValueError: if there is no simulator, no data, more than one environment, or a rate that has fallen to 0
+    :raises ValueError: if there is no simulator, no data, more than one environment, or a rate of 0
     """
     name = type(model).__name__
     if isinstance(model.observation_space, spaces.Dict):

@@ -104,7 +104,7 @@ class MOPO(ModelBasedSAC):
             if self.target_uncertainty is None:
                 percentile = self.target_percentile
                 self.penalty_target.copy_(u.mean() if percentile is None else u.quantile(percentile / 100))
-            reward_scale = self.reward_scale * float(np.std(dataset.rewards)) or 1.0
+            reward_scale = self.reward_factor * float(np.std(dataset.rewards)) or 1.0
             step = DualStep.of(reward_scale, float(u.std()) or 1.0, self.penalty_learning_rate, self.max_penalty_weight)
             self.register_state("dual_step", step, saved=False)
 

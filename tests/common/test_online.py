@@ -18,6 +18,7 @@ from sb3_offline import COMBO, CQL, load_dataset
 from sb3_offline.buffers.buffers import OfflineDatasetBuffer
 from sb3_offline.buffers.online_buffer import OfflineOnlineBuffer
 from sb3_offline.networks.policies import OfflineSACPolicy
+from sb3_offline.training.schedules import HoldThenDecay
 from tests.conftest import FAST, FAST_MODEL_BASED
 
 Arrays = dict[str, np.ndarray]
@@ -177,8 +178,11 @@ def test_schedules_end_where_offline_training_ended(pendulum_arrays: Arrays) -> 
     assert model.critic.optimizer.param_groups[0]["lr"] == pytest.approx(2e-3)
     model.learn_online(12, learning_starts=10, learning_rate=5e-4)
     assert model.actor.optimizer.param_groups[0]["lr"] == pytest.approx(5e-4)
-    with pytest.raises(ValueError, match="fallen to 0"):
-        make(pendulum_arrays, learning_rate=lambda progress: progress).learn_online(5)
+    fallen = make(pendulum_arrays, learning_rate=HoldThenDecay(3e-4), qf_learning_rate=2e-3)  # to 0: it begins anew
+    fallen.learn_online(12, learning_starts=10)
+    assert fallen.actor.optimizer.param_groups[0]["lr"] == pytest.approx(3e-4)
+    with pytest.raises(ValueError, match="A learning rate is 0"):
+        make(pendulum_arrays, learning_rate=0.0).learn_online(5)
 
 
 def test_model_based_goes_on_with_its_rollouts(pendulum_arrays: Arrays) -> None:
