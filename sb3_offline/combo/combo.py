@@ -6,14 +6,18 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch as th
+from stable_baselines3.common.type_aliases import Schedule
 
 from sb3_offline.common.model_based_sac import ModelBasedSAC
 from sb3_offline.cql.conservative import Conservatism
 from sb3_offline.cql.cql import CQL, CQLNoise
 from sb3_offline.datasets import OfflineDataset
 from sb3_offline.networks.networks import Batch, Logs, SACNetworks
+from sb3_offline.training.schedules import HoldThenDecay
 
 PenaltyStates = Literal["model", "mix"]
+
+ACTOR_RATE, CRITIC_RATE = HoldThenDecay(1e-4), HoldThenDecay(3e-4)
 
 
 class COMBO(ModelBasedSAC, CQL):
@@ -21,12 +25,18 @@ class COMBO(ModelBasedSAC, CQL):
     CQL whose pessimism falls on what the model imagines: beta (E_rho Q - E_D Q) beside 1/2 E_{d_f}(Q - y)^2 (Eq 8 of the
     DROMO paper, Eq 2 of COMBO). rho is the model buffer's states with fresh actions of the current policy, D the real rows.
 
-    :param conservative_weight: beta, 0.5 if neither it nor ``target_gap`` is given; half of a published weight.
+    The defaults are the recipe that was found on hopper and halfcheetah medium-replay (see the benchmarks' page): rewards of
+    unit size, a soft maximum over all states, critics with LayerNorm, a slow actor, both rates falling to 0 in the second half
+    of ``learn``, and an average of the actor's weights.
+
+    :param conservative_weight: beta, 1.5 if neither it nor ``target_gap`` is given; half of a published weight.
     :param target_gap: Learn beta, within [1e-6, 1e3], by dual descent so that E_rho Q - E_D Q stays below this.
     :param conservative: "expectation" is Eq 8 as it stands; "logsumexp" is COMBO's practical variant.
     :param penalty_states: rho's states: "model", the rows that the model imagined (Eq 8), or "mix", all rows of d_f.
+    :param n_action_samples: As in :class:`~sb3_offline.CQL`: actions drawn for each of uniform, pi(s) and pi(s').
     """
 
+    default_policy_kwargs: ClassVar = {"layer_norm": True}
     max_reward: th.Tensor
     weight_bounds: ClassVar[tuple[float, float]] = (1e-6, 1e3)
 
@@ -35,19 +45,39 @@ class COMBO(ModelBasedSAC, CQL):
         *args: Any,
         conservative_weight: float | None = None,
         target_gap: float | None = None,
-        conservative: Conservatism = "expectation",
-        penalty_states: PenaltyStates = "model",
+        conservative: Conservatism = "logsumexp",
+        penalty_states: PenaltyStates = "mix",
+        n_action_samples: int = 3,
+        learning_rate: float | Schedule = ACTOR_RATE,
+        qf_learning_rate: float | Schedule = CRITIC_RATE,
+        averaging_rate: float = 0.001,
+        ent_coef: str | float = 0.007,
+        reward_scale: float | Literal["auto"] = "auto",
+        rollout_freq: int = 250,
+        rollout_batch_size: int = 5000,
         **kwargs: Any,
     ):
         if kwargs.get("calibrated", False):
             raise ValueError(f"calibrated needs the returns of the states: {type(self).__name__}'s imagined states have none.")
         if conservative_weight is None and target_gap is None:
-            conservative_weight = 0.5
+            conservative_weight = 1.5
         if penalty_states not in ("model", "mix"):
             raise ValueError(f"penalty_states must be 'model' or 'mix', got {penalty_states!r}.")
         self.penalty_states = penalty_states
         super().__init__(
-            *args, conservative_weight=conservative_weight, target_gap=target_gap, conservative=conservative, **kwargs
+            *args,
+            conservative_weight=conservative_weight,
+            target_gap=target_gap,
+            conservative=conservative,
+            n_action_samples=n_action_samples,
+            learning_rate=learning_rate,
+            qf_learning_rate=qf_learning_rate,
+            averaging_rate=averaging_rate,
+            ent_coef=ent_coef,
+            reward_scale=reward_scale,
+            rollout_freq=rollout_freq,
+            rollout_batch_size=rollout_batch_size,
+            **kwargs,
         )
 
     def _setup_model(self) -> None:
