@@ -34,7 +34,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_offline.common.offline_algorithm import OfflineAlgorithm
 from sb3_offline.datasets import OfflineDataset, open_dataset
-from sb3_offline.evaluation.demo import DEMO_OPTIONS
+from sb3_offline.evaluation.demo import DEMO_OPTIONS, EQUATIONS
 from sb3_offline.registry import find_algorithm, names
 from sb3_offline.training.resume import sibling
 from sb3_offline.training.schedules import parse_schedule
@@ -151,7 +151,8 @@ def evaluations(path: Path) -> list[dict[str, Any]]:
 def demo_options(algorithm: type) -> dict[str, Any]:
     """The demo's options, as far as the algorithm takes them."""
     known = inspect.signature(algorithm).parameters
-    return {name: value for name, value in DEMO_OPTIONS.items() if name in known}
+    options = (EQUATIONS if "penalty_states" in known else {}) | DEMO_OPTIONS
+    return {name: value for name, value in options.items() if name in known}
 
 
 def begin(path: Path, program: str, out: Path, config: dict[str, Any]) -> Path:

@@ -26,6 +26,10 @@ FAST_MODEL_BASED = FAST | {
 FAST_DROMO = FAST_MODEL_BASED | {"behavior_kwargs": {"hidden_sizes": (32,), "n_steps": 100}, "n_action_samples": 4}
 
 
+#: Eq 8 as it stands, where COMBO's and DROMO's defaults are a recipe.
+EQ_8 = {"conservative": "expectation", "penalty_states": "model", "reward_scale": 1.0}
+
+
 def fast_options(algorithm: type) -> dict[str, Any]:
     """Options that make an algorithm quick."""
     return {

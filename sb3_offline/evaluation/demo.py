@@ -25,7 +25,9 @@ from sb3_offline.training.schedules import HoldThenDecay
 # Found on the packaged Pendulum data: small networks are enough, and train in minutes on two cores
 DEMO_STEPS = 15_000
 DEMO_OPTIONS: dict[str, Any] = {
-    "policy_kwargs": {"net_arch": [64, 64]},
+    "policy_kwargs": {"net_arch": [64, 64], "layer_norm": False},
+    "averaging_rate": 0.0,
+    "reward_scale": 1.0,
     "learning_rate": HoldThenDecay(1e-3, 1e-4),
     "qf_learning_rate": HoldThenDecay(1e-3, 1e-4),
     "tau": 0.01,
@@ -40,6 +42,15 @@ DEMO_OPTIONS: dict[str, Any] = {
         "max_epochs": 30,
     },
     "behavior_kwargs": {"hidden_sizes": (64, 64), "n_steps": 2000},
+}
+
+#: Eq 8 and Eq 13 as they stand, of the algorithms that have ``penalty_states``.
+EQUATIONS: dict[str, Any] = {
+    "conservative": "expectation",
+    "penalty_states": "model",
+    "n_action_samples": 10,
+    "rollout_freq": 1000,
+    "rollout_batch_size": 10_000,
 }
 
 
@@ -72,7 +83,8 @@ def run_demo(dataset: str, steps: int | None, eval_freq: int, seed: int, output:
     check_writable(output)
     th.set_num_threads(1)  # with networks this small, threads only wait for each other
     console = Console()
-    model = DROMO("MlpPolicy", dataset=dataset, tensorboard_log=str(output / "tensorboard"), seed=seed, **DEMO_OPTIONS)
+    options = EQUATIONS | DEMO_OPTIONS
+    model = DROMO("MlpPolicy", dataset=dataset, tensorboard_log=str(output / "tensorboard"), seed=seed, **options)
     data = model.load_dataset()
     info = data.info
     console.print(f"DROMO on {info.dataset_id}: {len(data):,} logged transitions, no simulator used for training.")

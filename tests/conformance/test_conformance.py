@@ -13,6 +13,7 @@ from sb3_offline.cql.cql import CQLNoise
 from sb3_offline.dromo.dromo import DROMONoise
 from sb3_offline.tabular import combo_update, cql_h_update, cql_update, data_weight, dromo_update, strict_dromo_update
 from tests.conformance.tables import SEED_DATA, TableNetworks, enumerate_policy, full_batch, minimise
+from tests.conftest import EQ_8
 
 TOLERANCE = 1e-4
 
@@ -25,7 +26,8 @@ def float64() -> Any:
 
 
 def make(algorithm: type, **options: Any) -> Any:
-    return algorithm("MlpPolicy", dataset=SEED_DATA, device="cpu", seed=0, **options)
+    equations = EQ_8 if issubclass(algorithm, COMBO) else {}
+    return algorithm("MlpPolicy", dataset=SEED_DATA, device="cpu", seed=0, **(equations | options))
 
 
 class Problem:

@@ -40,7 +40,7 @@ def test_bound_by_hand(pendulum_arrays: Arrays) -> None:
     largest = float(np.abs(2.0 * pendulum_arrays["rewards"] + 1.0).max())
     model = make(pendulum_arrays, gamma=0.9, reward_scale=2.0, reward_shift=1.0).learn(1)
     assert model.value_bound() == pytest.approx(largest / 0.1, rel=1e-5)
-    options = FAST_MODEL_BASED | {"real_ratio": 0.2, "conservative_weight": 3.0, "gamma": 0.9}
+    options = FAST_MODEL_BASED | {"reward_scale": 1.0, "real_ratio": 0.2, "conservative_weight": 3.0, "gamma": 0.9}
     combo = COMBO("MlpPolicy", env="Pendulum-v1", dataset=pendulum_arrays, **options).learn(1)
     assert combo.value_bound() == pytest.approx((float(np.abs(pendulum_arrays["rewards"]).max()) + 15.0) / 0.1, rel=1e-5)
 

@@ -212,7 +212,7 @@ def test_an_algorithm_of_ones_own_has_the_constructors_defaults() -> None:
     ("change", "error", "message"),
     [
         ({"conservativ_weight": 1.0}, TypeError, "Did you mean 'conservative_weight'"),
-        ({"zzqqxx": 1}, TypeError, r"takes no 'zzqqxx'\. It takes: batch_size, (?!.*_init_setup_model)"),
+        ({"zzqqxx": 1}, TypeError, r"takes no 'zzqqxx'\. It takes: averaging_rate, batch_size, (?!.*_init_setup_model)"),
         ({"_init_setup_model": False}, TypeError, "takes no '_init_setup_model'"),
         ({"n_timestep": 1}, TypeError, "Did you mean 'n_timesteps'"),
         ({"n_timesteps": None}, ValueError, "has no 'n_timesteps'"),
