@@ -25,11 +25,7 @@ from sb3_offline import load_dataset
 from sb3_offline.datasets import OfflineDataset
 from sb3_offline.dynamics import DynamicsConfig, EnsembleDynamics, EpochStats, measures
 from sb3_offline.dynamics.world import Columns, build_dynamics, fit_world, split_episodes
-
-try:
-    from sb3_offline.training.rng import Streams
-except ImportError:
-    from sb3_offline.common.rng import Streams
+from sb3_offline.training.rng import Streams
 
 TEST_FRACTION = 0.1
 HORIZONS = (1, 5, 10, 25)

@@ -236,7 +236,8 @@ class OfflineActorCritic(GradientAlgorithm):
         rates = {"learning_rate": learning_rate, "qf_learning_rate": qf_learning_rate}
         go_online(self, env, options, rates, progress_bar)
         if averaged:
-            self.actor.load_state_dict(self.policy.deployed_actor.state_dict())
+            policy: Any = self.policy
+            self.actor.load_state_dict(policy.deployed_actor.state_dict())
         self._average_actor()
         self.action_noise = self.exploration_noise() if action_noise is None else action_noise
         return OffPolicyAlgorithm.learn(

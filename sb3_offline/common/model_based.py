@@ -147,7 +147,7 @@ class ModelBasedAlgorithm(GradientAlgorithm):
                 bound += f", or until {config.patience} of them bring no improvement"
             print(f"{type(self).__name__}: fitting the dynamics model to {len(dataset):,} transitions: {bound}.")
         with deferred_interrupts("this epoch of the dynamics fit") as interrupt:
-            checkpoint = FitCheckpoint(entry and entry.checkpoint, interrupt)
+            checkpoint = FitCheckpoint(None if entry is None else entry.checkpoint, interrupt)
             fit_world(
                 self.dynamics,
                 dataset,

@@ -110,9 +110,11 @@ def lyapunov(rng: np.random.Generator, n: int) -> LyapunovStep:
         broken += _linear_part(near, direction, rate) > -c + SLACK
         values, vectors = np.linalg.eigh(critic.excitation(best))
         lost += np.linalg.eigvalsh(near)[0] < 0.5 * values[0]
-        cubic.append(np.divide(*(_remainder(critic, size * direction, safe / 2) for size in (1e-2, 5e-3))))
+        whole, half = (_remainder(critic, size * direction, safe / 2) for size in (1e-2, 5e-3))
+        cubic.append(whole / half)
         constant = pivoted.lyapunov_step(pivoted.best, safe / 2)
-        linear.append(np.divide(*(_remainder(pivoted, size * direction, safe / 2) - constant for size in (1e-4, 5e-5))))
+        whole, half = (_remainder(pivoted, size * direction, safe / 2) - constant for size in (1e-4, 5e-5))
+        linear.append(whole / half)
         at_best.append(constant)
         size, top = 1e-6, vectors[:, -1]
         rates = (factor * 2 / values[-1] for factor in (0.99, 1.01))

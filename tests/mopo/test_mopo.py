@@ -121,8 +121,9 @@ def test_calibration_widens_the_penalty(pendulum_arrays: Arrays) -> None:
 
 def test_without_weight_it_is_sac_on_the_same_batches(pendulum_arrays: Arrays) -> None:
     """lambda = 0 rolls out, samples and rewards as COMBO does."""
+    equal = FAST_MODEL_BASED | {"reward_scale": 1.0}
     mopo = make(pendulum_arrays, penalty_weight=0.0, real_ratio=0.5, entropy_backup=False).learn(1)
-    combo = COMBO("MlpPolicy", env="Pendulum-v1", dataset=pendulum_arrays, conservative_weight=0.0, **FAST_MODEL_BASED)
+    combo = COMBO("MlpPolicy", env="Pendulum-v1", dataset=pendulum_arrays, conservative_weight=0.0, **equal)
     combo.learn(1)
     assert th.equal(mopo.model_buffer.observations, combo.model_buffer.observations)
     ours, theirs = mopo.sample_batch(), combo.sample_batch()

@@ -348,7 +348,7 @@ def test_policies_that_do_not_fit_the_observations() -> None:
         ("CnnPolicy", small, "at least 36 x 36"),
         ("MultiInputPolicy", vector, "'MultiInputPolicy' takes a Dict space"),
         ("MlpPolicy", Spaces(TWO), "use 'MultiInputPolicy'"),
-        ("MultiInputPolicy", Spaces(spaces.Dict(deep=TWO)), r"\['deep'\] of .* nested"),
+        ("MultiInputPolicy", Spaces(spaces.Dict(deep=TWO)), r"\['deep'\] live in .* nested"),
     ):
         with pytest.raises(ValueError, match=message):
             CQL(policy, env)

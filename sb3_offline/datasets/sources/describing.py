@@ -173,7 +173,7 @@ def joint_task(infos: Sequence[DatasetInfo], task: Task) -> Task:
     if not all("derived_spaces" in info.card for info in infos):
         return task
     kinds = ("observation", "action")
-    joint = {f"{kind}_space": _hull([getattr(info, f"{kind}_space") for info in infos]) for kind in kinds}
+    joint: dict[str, Any] = {f"{kind}_space": _hull([getattr(info, f"{kind}_space") for info in infos]) for kind in kinds}
     return replace(task, **{name: space for name, space in joint.items() if getattr(task, name) is None and space is not None})
 
 

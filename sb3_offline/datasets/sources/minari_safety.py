@@ -71,7 +71,7 @@ def _check_spaces(path: Path) -> None:
 
 def _check_boxes(value: Any, path: str) -> None:
     if isinstance(value, dict):
-        if value.get("type") == "Box" and math.prod(value.get("shape", [])) > max(np.size(value.get("low")), 1):
+        if value.get("type") == "Box" and math.prod(value.get("shape", [])) > max(np.size(value.get("low", 0)), 1):
             raise DatasetError(f"{path}: a space of shape {value['shape']} has fewer bounds than that: it is damaged.")
         for item in value.values():
             _check_boxes(item, path)

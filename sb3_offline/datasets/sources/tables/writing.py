@@ -24,7 +24,7 @@ def write_parquet(dataset: OfflineDataset, path: Path) -> None:
 
     writer: Any = None
     for rows in blocks(len(dataset)):
-        columns = {}
+        columns: dict[str, Any] = {}
         for name in ARRAY_NAMES:
             columns |= _columns_of(name, np.asarray(getattr(dataset, name)[rows]))
         table = pa.table(columns)
