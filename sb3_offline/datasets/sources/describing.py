@@ -6,7 +6,7 @@ import difflib
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import cast
+from typing import Any, cast
 
 import gymnasium as gym
 import numpy as np
