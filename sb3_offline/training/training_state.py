@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -54,8 +54,8 @@ def restore(model: Trained, state: State) -> None:
         _refill(buffer, state["buffers"][name])
     model.log_sums.sums = {name: value.to(model.device) for name, value in state["log_sums"].items()}
     # version 0.1.0 counted every term at every step
-    every_step: dict[str, int] = dict.fromkeys(state["log_sums"], state.get("log_count", 0))
-    counts = state.get("log_counts", every_step)
+    every_step = dict.fromkeys(state["log_sums"], state.get("log_count", 0))
+    counts: Mapping[str, Any] = state.get("log_counts", every_step)
     model.log_sums.counts = {name: int(counts[name]) for name in state["log_sums"]}
     model.streams.restore(state["streams"])
     _restore_global_rng(state["global_rng"], model.device)

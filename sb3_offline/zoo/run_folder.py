@@ -69,6 +69,9 @@ class RunLoader(yaml.SafeLoader):
         state = self.construct_mapping(node, deep=True) if isinstance(node, yaml.MappingNode) else {}
         return str((state.get("state") or {}).get("_gym_id"))
 
+    def _tuple(self, node: yaml.SequenceNode) -> tuple[Any, ...]:
+        return tuple(self.construct_sequence(node, deep=True))
+
     def _class(self, suffix: str, node: yaml.Node) -> Any:
         """A network or optimiser; only its name, because nothing that plays a model asks for more."""
         return suffix if is_known_class(suffix) else self._foreign(f"name:{suffix}", node)
@@ -78,7 +81,7 @@ class RunLoader(yaml.SafeLoader):
         raise FileRefused(f"{getattr(self, 'name', 'the file')} makes {tag}, and that can run any code. {_TRUST}")
 
 
-RunLoader.add_constructor(f"{_PYTHON}tuple", lambda loader, node: tuple(loader.construct_sequence(node, deep=True)))
+RunLoader.add_constructor(f"{_PYTHON}tuple", RunLoader._tuple)
 RunLoader.add_constructor(f"{_PYTHON}object/apply:collections.OrderedDict", RunLoader._ordered)
 RunLoader.add_constructor(f"{_PYTHON}object/new:huggingface_sb3.naming_schemes.EnvironmentName", RunLoader._environment)
 RunLoader.add_multi_constructor(f"{_PYTHON}name:", RunLoader._class)
