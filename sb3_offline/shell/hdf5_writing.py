@@ -55,9 +55,11 @@ def write_hdf5(dataset: OfflineDataset, file: BinaryIO) -> None:
     """
     patient = _PatientFile(file)
     try:
-        with h5py.File(patient, "w") as written:
+        with h5py.File(patient, "w", libver=("v110", "latest")) as written:  # its headers have checksums
             for name in ARRAY_NAMES:
-                written.create_dataset(_FOREIGN.get(name, name), data=getattr(dataset, name), compression="gzip")
+                written.create_dataset(
+                    _FOREIGN.get(name, name), data=getattr(dataset, name), compression="gzip", fletcher32=True
+                )
             for key, value in dataset.info.metadata().items():
                 plain = value if isinstance(value, (int, float, str)) else json.dumps(value, default=str)
                 written[f"metadata/{key}"] = plain

@@ -17,6 +17,7 @@ from sb3_offline.datasets.errors import DatasetError
 from sb3_offline.datasets.mapped import FollowingObservations, blocks, check_mapped
 from sb3_offline.datasets.offline_dataset import ARRAY_NAMES, DatasetInfo, OfflineDataset
 from sb3_offline.datasets.sources.files import file_mode
+from sb3_offline.datasets.sources.folder_checksums import verify_checksums, write_checksums
 from sb3_offline.datasets.sources.progress import Layout, Progress, clear_progress, read_progress, write_progress
 from sb3_offline.datasets.sources.raw import RawSource, collect_metadata, raw_from_metadata
 from sb3_offline.files.atomic import named_target, write_atomically
@@ -48,7 +49,13 @@ def open_folder(path: Path) -> RawSource:
     else:
         text = "{}"
     metadata = collect_metadata(path.name, {"metadata": text})
-    return raw_from_metadata(path.name, dict, metadata, build=lambda info: check_mapped(_map(path, info), info))
+
+    def build(info: DatasetInfo) -> OfflineDataset:
+        checked = check_mapped(_map(path, info), info)  # its errors name rows, so they come first
+        verify_checksums(path)
+        return checked
+
+    return raw_from_metadata(path.name, dict, metadata, build=build)
 
 
 def _map(path: Path, info: DatasetInfo) -> OfflineDataset:
@@ -196,6 +203,7 @@ class MappedWriter:
             for column in self._columns.values():
                 column.finish()
             write_atomically(self.folder / _METADATA, lambda file: file.write(metadata))
+            write_checksums(self.folder, {column.path.with_suffix("").stem: column.path for column in self._columns.values()})
         clear_progress(self.folder)
         for column in reversed(self._columns.values()):  # observations.npy, which marks the folder, comes last
             column.path.replace(column.path.with_suffix(""))
