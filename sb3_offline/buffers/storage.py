@@ -12,6 +12,7 @@ import torch as th
 from gymnasium import spaces
 
 from sb3_offline.buffers.buffers import OfflineDatasetBuffer, scale_actions
+from sb3_offline.buffers.goal_buffer import GoalDatasetBuffer
 from sb3_offline.buffers.rows import HostRows
 from sb3_offline.datasets import OfflineDataset
 from sb3_offline.datasets.mapped import is_mapped
@@ -70,6 +71,12 @@ def make_dataset_buffer(
 
     :raises ValueError: "mmap" for data that are not memory-mapped
     """
+    if dataset.info.goals is not None:
+        if storage not in ("auto", "device"):
+            raise ValueError(f"storage={storage!r} is not for data whose goals are replaced; take 'device'.")
+        goal_buffer = GoalDatasetBuffer(len(dataset), observation_space, action_space, device)
+        goal_buffer.load(dataset)
+        return goal_buffer
     if storage == "auto":
         storage = "device" if _bytes(dataset) <= 0.5 * free_bytes(device) else "mmap" if is_mapped(dataset) else "memory"
     if storage == "mmap" and not is_mapped(dataset):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import gymnasium as gym
@@ -74,7 +75,7 @@ class DataBacked(OffPolicyAlgorithm):
             action_space=None if env is None else env.action_space,
             env_spec=None if env is None else task_of(env),
         ).info
-        self.dataset_info = info
+        self.dataset_info = replace(info, goals=None)  # a function, which belongs to the data and is not saved
         return self._env_of(info) if env is None else env
 
     def _check_wrappers(self, env: VecEnv) -> None:
@@ -154,7 +155,7 @@ class DataBacked(OffPolicyAlgorithm):
         dataset = open_dataset(
             source, observation_space=self.observation_space, action_space=self.action_space, env_spec=task
         ).load()
-        self.dataset_info = dataset.info
+        self.dataset_info = replace(dataset.info, goals=None)
         if self.env is not None:
             warn_of_wrappers(self.env, dataset.info.dataset_id, dataset.env_spec)
         return dataset

@@ -11,6 +11,7 @@ import torch as th
 from stable_baselines3.common.type_aliases import ReplayBufferSamples, Schedule
 from stable_baselines3.common.utils import FloatSchedule
 
+from sb3_offline.buffers.goal_buffer import GoalDatasetBuffer
 from sb3_offline.buffers.online_buffer import OfflineOnlineBuffer
 from sb3_offline.buffers.storage import HostDatasetBuffer
 from sb3_offline.common.offline_algorithm import OfflineAlgorithm
@@ -139,6 +140,8 @@ class GradientAlgorithm(OfflineAlgorithm):
         """Why this update can be neither compiled nor captured, if so."""
         if isinstance(self.replay_buffer, HostDatasetBuffer):
             return "the batches are read from host memory or files (storage)"
+        if isinstance(self.replay_buffer, GoalDatasetBuffer):
+            return "the rewards of replaced goals are computed on the host"
         if isinstance(self.replay_buffer, OfflineOnlineBuffer):
             return "rows keep arriving from the environment"
         return None

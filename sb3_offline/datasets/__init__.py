@@ -4,6 +4,7 @@ from sb3_offline.catalogue import register_envs
 from sb3_offline.datasets.data_envs import make_env
 from sb3_offline.datasets.envs import SpacesOnlyEnv
 from sb3_offline.datasets.errors import DatasetError, DatasetWarning
+from sb3_offline.datasets.goals import relabel_goals
 from sb3_offline.datasets.offline_dataset import DatasetInfo, OfflineDataset
 from sb3_offline.datasets.sources import DatasetSource, Source, load_dataset, open_dataset
 from sb3_offline.datasets.sources.folder import MappedWriter, save_mapped
@@ -21,5 +22,6 @@ __all__ = [
     "make_env",
     "open_dataset",
     "register_envs",
+    "relabel_goals",
     "save_mapped",
 ]

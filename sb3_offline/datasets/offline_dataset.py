@@ -13,6 +13,7 @@ from gymnasium.envs.registration import EnvSpec
 
 from sb3_offline.datasets.envs import env_from_spec
 from sb3_offline.datasets.errors import DatasetError
+from sb3_offline.datasets.goal_relabelling import GoalRelabelling
 from sb3_offline.datasets.space_facts import facts_of
 from sb3_offline.files.encoding import described, register_kind
 
@@ -37,7 +38,7 @@ class DatasetInfo:
 
     ``dataset_id`` is an id, a file's name, or a word such as ``"arrays"``; ``env_spec`` is the task's own
     (e.g. Hopper-v5) or None; the reference scores are the mean returns that mean 0 and 100; ``card`` is free-form
-    and says how the data were made.
+    and says how the data were made; ``goals`` says how batches are drawn, see :func:`~sb3_offline.datasets.relabel_goals`.
     """
 
     dataset_id: str
@@ -47,6 +48,7 @@ class DatasetInfo:
     reference_min_score: float | None = None
     reference_max_score: float | None = None
     card: dict[str, Any] = field(default_factory=dict)
+    goals: GoalRelabelling | None = None
 
     @property
     def successors_inferred(self) -> bool:

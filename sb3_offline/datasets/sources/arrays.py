@@ -64,6 +64,7 @@ def open_offline_dataset(dataset: OfflineDataset) -> RawSource:
         reference_max_score=info.reference_max_score,
         card=dict(info.card),
         build=partial(check_mapped, dataset) if is_mapped(dataset) else None,
+        goals=info.goals,
     )
 
 

@@ -69,7 +69,7 @@ def info_of(raw: RawSource, task: Task) -> DatasetInfo:
     if known is not None and (low is None or high is None):
         low, high = known.minimum, known.maximum
         card["reference_scores"] = known.note
-    return DatasetInfo(printable(raw.dataset_id), observation_space, action_space, spec, low, high, card)
+    return DatasetInfo(printable(raw.dataset_id), observation_space, action_space, spec, low, high, card, raw.goals)
 
 
 def _without_contradicted_guess(raw: RawSource, task: Task) -> RawSource:

@@ -184,6 +184,8 @@ def _joint_info(infos: Sequence[DatasetInfo]) -> DatasetInfo:
     if len({info.env_spec.id if info.env_spec else None for info in infos}) > 1:
         card["env_note"] = "the parts name different environments, so none is named for the whole"
         joint = replace(joint, env_spec=None)
+    if any(info.goals != first.goals for info in infos):
+        raise DatasetError("Only some of the sources have goals to replace, or in other ways: join them, then relabel_goals.")
     if len({(info.reference_min_score, info.reference_max_score) for info in infos}) > 1:
         card["reference_note"] = "the parts have different reference scores, so there are none for the whole"
         joint = replace(joint, reference_min_score=None, reference_max_score=None)

@@ -15,6 +15,7 @@ from gymnasium.envs.registration import EnvSpec
 
 from sb3_offline.datasets.checks.keys import BY_KEY, meaning_of
 from sb3_offline.datasets.errors import DatasetError
+from sb3_offline.datasets.goal_relabelling import GoalRelabelling
 from sb3_offline.datasets.offline_dataset import DatasetInfo, OfflineDataset
 from sb3_offline.datasets.space_facts import space_from
 from sb3_offline.files.refusal import printable
@@ -47,6 +48,7 @@ class RawSource:
     build: Callable[[DatasetInfo], OfflineDataset] | None = None
     derive: Callable[[str], spaces.Space] | None = None
     blocks: Callable[[DatasetInfo, Path], Iterator[Arrays]] | None = None
+    goals: GoalRelabelling | None = None
 
 
 def raw_from_metadata(
