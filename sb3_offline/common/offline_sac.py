@@ -11,12 +11,12 @@ from stable_baselines3 import SAC
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
-from sb3_offline.arguments import check_entropy, check_flag
+from sb3_offline.arguments import check_count, check_entropy, check_flag
 from sb3_offline.common.actor_critic import OfflineActorCritic
 from sb3_offline.common.online import to_sac
 from sb3_offline.execution.optimizers import minimize
 from sb3_offline.execution.updates import Call
-from sb3_offline.linearization.normalized_td import normalized_td_steps
+from sb3_offline.linearization.normalized_td import normalized_td_steps, safe_learning_rate
 from sb3_offline.linearization.td_linearization import Transitions
 from sb3_offline.networks.networks import Batch, Logs, SACNetworks
 from sb3_offline.networks.policies import POLICIES
@@ -43,7 +43,8 @@ class OfflineSAC(OfflineActorCritic, SAC):
     :param target_entropy: Target of the learned temperature; "auto" is minus the number of action dimensions.
     :param entropy_backup: Subtract the entropy term from the critics' target too (SAC's form).
     :param critic_update: "adam", or "normalized_td": w <- w - lambda sum_j d_j e_j / (1 + d_j^T d_j)^2 over the batch, with
-        lambda = ``qf_learning_rate`` and the critic's own bootstrap (see :mod:`sb3_offline.linearization.normalized_td`).
+        lambda = ``qf_learning_rate``, 8 / ``batch_size`` if it is not given, and the critic's own bootstrap (see
+        :mod:`sb3_offline.linearization.normalized_td`).
     :param semi_gradient: In "normalized_td", d = grad Q(s, a) instead of the gradient of the whole TD residual.
     """
 
@@ -62,6 +63,9 @@ class OfflineSAC(OfflineActorCritic, SAC):
     ):
         if critic_update not in ("adam", "normalized_td"):
             raise ValueError(f"critic_update must be 'adam' or 'normalized_td', got {critic_update!r}.")
+        if critic_update == "normalized_td":  # Adam's rates are no measure for it
+            batch_size = check_count("batch_size", kwargs.get("batch_size", 256), least=2)
+            kwargs.setdefault("qf_learning_rate", safe_learning_rate(batch_size))
         if semi_gradient and critic_update == "adam":
             raise ValueError("semi_gradient belongs to critic_update='normalized_td'; Adam's TD step is one already.")
         precision = kwargs.get("precision", "float32")

@@ -31,6 +31,16 @@ class NormalizedTDStep:
     squared_norms: th.Tensor
 
 
+def safe_learning_rate(n_transitions: int) -> float:
+    """
+    8/M, the bound of the linear theory: E = sum_j d_j d_jᵀ/(1 + d_jᵀd_j)² has lam_max <= M/4 at every w, and the linear part
+    is non-expansive up to 2/lam_max.
+
+    :param n_transitions: M, of one step's window
+    """
+    return 8.0 / n_transitions
+
+
 def normalized_td_step(
     q: QFunction,
     batch: Transitions,

@@ -102,6 +102,15 @@ def test_target_entropy_is_minus_the_number_of_actions(pendulum_arrays: dict[str
     assert model.target_entropy == -3.0
 
 
+def test_normalized_td_has_a_rate_of_its_own(pendulum_arrays: dict[str, np.ndarray]) -> None:
+    """8/M (.125 for 64), the bound of the linear theory, not Adam's 3e-4."""
+    normalized = make(pendulum_arrays, critic_update="normalized_td", batch_size=64)
+    assert normalized.qf_learning_rate == 8 / 64
+    assert make(pendulum_arrays, batch_size=64).qf_learning_rate == 3e-4
+    assert make(pendulum_arrays, critic_update="normalized_td", qf_learning_rate=0.5).qf_learning_rate == 0.5
+    assert make(pendulum_arrays, critic_update="normalized_td", batch_size=128).qf_learning_rate == 8 / 128
+
+
 def test_normalized_td_pays_the_entropy_too(pendulum_arrays: dict[str, np.ndarray]) -> None:
     """Its residual is Q - r - gamma (Q' - alpha log pi), each critic with its own Q'."""
     model = make(pendulum_arrays, critic_update="normalized_td", entropy_backup=True, ent_coef=0.5, gamma=0.9).learn(1)
