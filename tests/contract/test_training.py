@@ -1,0 +1,200 @@
+"""Every algorithm learns, repeats itself by its seed, goes on after an interruption, and is called back as SB3's are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import (
+    BaseCallback,
+    CallbackList,
+    CheckpointCallback,
+    ConvertCallback,
+    EvalCallback,
+    EveryNTimesteps,
+    LogEveryNTimesteps,
+    StopTrainingOnNoModelImprovement,
+    StopTrainingOnRewardThreshold,
+)
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from benchmarks.kill_and_resume import digest
+from tests.contract.subjects import BEYOND_VECTORS, Subject, assert_equal_parameters, same, weights
+
+pytestmark = pytest.mark.filterwarnings("ignore::sb3_offline.datasets.DatasetWarning")
+
+
+def test_it_learns(subject: Subject) -> None:
+    model = subject.make()
+    assert isinstance(model, OffPolicyAlgorithm)
+    before = weights(model)
+    assert model.learn(5) is model
+    assert (model.num_timesteps, model._n_updates) == (5, 5)
+    assert any(not th.equal(before[name], value) for name, value in weights(model).items())
+    assert all(value.isfinite().all() for value in weights(model).values())
+    actions, _ = model.predict(subject.arrays["observations"][:7], deterministic=True)
+    assert all(model.action_space.contains(action) for action in actions)
+    assert len({action.tobytes() for action in actions}) > 1 or subject.actions is gym.spaces.Discrete
+
+
+def test_same_seed_same_weights_and_another_seed_others(subject: Subject) -> None:
+    first = subject.make(seed=3).learn(6)
+    th.rand(5), np.random.rand(3)  # noqa: NPY002  (the global generators must not matter)
+    assert same(first, subject.make(seed=3).learn(6))
+    assert not same(first, subject.make(seed=4).learn(6))
+
+
+class Save(BaseCallback):
+    """Saves at a step, and ends training after another, as a crash does."""
+
+    def __init__(self, path: Path, step: int, stop: int):
+        super().__init__()
+        self.path, self.step, self.stop = path, step, stop
+
+    def _on_step(self) -> bool:
+        if self.num_timesteps == self.step:
+            self.model.save(self.path)
+        return self.num_timesteps < self.stop
+
+
+def test_resumed_is_uninterrupted(subject: Subject, tmp_path: Path) -> None:
+    """Interrupted at step 7 of 11, between two rollouts and two log lines: networks, optimisers, random streams, logs."""
+    whole = subject.make().learn(11, log_interval=5)
+    subject.make().learn(11, Save(tmp_path / "at_7", 7, stop=8), log_interval=5)
+    resumed = subject.cls.resume(tmp_path, env=subject.task, dataset=subject.arrays)
+    assert resumed.num_timesteps == 7
+    resumed.learn(log_interval=5)
+    assert resumed.num_timesteps == 11
+    assert digest(resumed) == digest(whole)
+    assert digest(resumed) != digest(subject.make().learn(1))  # the digest sees something
+
+
+def test_every_callback_of_sb3(subject: Subject, tmp_path: Path) -> None:
+    steps: list[int] = []
+    seen: list[str] = []
+
+    class Tick(BaseCallback):
+        def _on_training_start(self) -> None:
+            seen.append("start")
+
+        def _on_rollout_start(self) -> None:
+            seen.append("rollout start")
+
+        def _on_rollout_end(self) -> None:
+            seen.append("rollout end")
+
+        def _on_training_end(self) -> None:
+            seen.append("end")
+
+        def _on_step(self) -> bool:
+            steps.append(self.num_timesteps)
+            return True
+
+    env = Monitor(gym.make(subject.task, max_episode_steps=3))
+    evaluation = EvalCallback(
+        env,
+        callback_on_new_best=StopTrainingOnRewardThreshold(1e9),
+        callback_after_eval=StopTrainingOnNoModelImprovement(5),
+        eval_freq=4,
+        n_eval_episodes=1,
+        log_path=str(tmp_path),
+        best_model_save_path=str(tmp_path),
+        verbose=0,
+    )
+    every = EveryNTimesteps(3, Tick())
+    functions = [ConvertCallback(lambda local_variables, _: local_variables["self"].num_timesteps < 8)]
+    callbacks = CallbackList(
+        [Tick(), evaluation, CheckpointCallback(4, str(tmp_path)), every, LogEveryNTimesteps(2), *functions]
+    )
+    model = subject.make().learn(10, callback=callbacks, progress_bar=True)
+    assert model.num_timesteps == 8  # the function stopped it
+    assert steps == sorted([*range(1, 9), 3, 6])
+    assert (seen[0], seen[-1]) == ("start", "end")
+    assert ("rollout start" in seen) == ("rollout end" in seen)
+    if subject.is_model_based:
+        assert seen.count("rollout start") == 2 * 3  # ahead of updates 0, 3 and 6, for each of the two
+    assert np.load(tmp_path / "evaluations.npz")["timesteps"].tolist() == [4, 8]
+    names = {path.name for path in tmp_path.glob("*.zip")}
+    assert names == {"best_model.zip", "rl_model_4_steps.zip", "rl_model_8_steps.zip"}
+
+
+def test_everything_comes_back(subject: Subject, tmp_path: Path) -> None:
+    model = subject.make().learn(3)
+    model.save(tmp_path / "model")
+    assert subject.cls.load.__func__ is not BaseAlgorithm.load.__func__  # nobody brings SB3's own back, which unpickles
+    loaded = subject.cls.load(tmp_path / "model", device="cpu")
+    assert_equal_parameters(model, loaded)
+    for name in ("gamma", "batch_size", "observation_space", "action_space", "policy_class", "dataset_info"):
+        assert getattr(loaded, name) == getattr(model, name), name
+    rows = subject.arrays["observations"][:5]
+    expected, found = (m.predict(rows, deterministic=True)[0] for m in (model, loaded))
+    np.testing.assert_array_equal(expected, found)
+    loaded.set_env(gym.make(subject.task))
+    loaded.dataset = subject.arrays
+    assert loaded.learn(2, reset_num_timesteps=False).num_timesteps == 5
+    assert not same(loaded, model)
+
+
+def test_normalised_observations(subject: Subject, tmp_path: Path) -> None:
+    """The statistics are those of the data, and an env that normalises rewards is refused."""
+
+    def wrapped(**options: Any) -> VecNormalize:
+        return VecNormalize(DummyVecEnv([lambda: gym.make(subject.task)]), **options)
+
+    with pytest.raises(ValueError, match="norm_reward=True"):
+        subject.make(wrapped())
+    env = wrapped(norm_reward=False)
+    model = subject.make(env).learn(3)
+    rows = subject.arrays["observations"]
+    np.testing.assert_allclose(env.obs_rms.mean, rows.mean(axis=0), atol=1e-3)  # type: ignore[union-attr]
+    np.testing.assert_allclose(env.obs_rms.var, rows.var(axis=0), rtol=1e-2)  # type: ignore[union-attr]
+    assert not same(model, subject.make().learn(3))
+    model.save(tmp_path / "model")
+    with pytest.raises(ValueError, match="normalised observations"):
+        subject.cls.load(tmp_path / "model", env=gym.make(subject.task), dataset=subject.arrays, device="cpu").learn(1)
+
+
+@pytest.mark.parametrize("kind", BEYOND_VECTORS)
+def test_images_and_dicts(subject: Subject, kind: str, tmp_path: Path) -> None:
+    """Learned from, saved, loaded and resumed; or refused, with the algorithms that can."""
+    space, policy, policy_kwargs = BEYOND_VECTORS[kind]
+    env, data = subject.on(space)
+    if subject.cls.vectors_only is not None:
+        with pytest.raises(
+            ValueError, match=f"{subject.cls.__name__} takes no .*{subject.cls.vectors_only}.* there are .*CQL"
+        ):
+            subject.make(env, data, policy, policy_kwargs=policy_kwargs)
+        return
+    model = subject.make(env, data, policy, policy_kwargs=policy_kwargs).learn(4, Save(tmp_path / "at_2", 2, stop=9))
+    model.save(tmp_path / "model")
+    loaded = subject.cls.load(tmp_path / "model", env=env, device="cpu")
+    rows = {key: part[:5] for key, part in data["observations"].items()} if kind == "dicts" else data["observations"][:5]
+    expected, found = (m.predict(rows, deterministic=True)[0] for m in (model, loaded))
+    np.testing.assert_array_equal(expected, found)
+    assert all(env.action_space.contains(action) for action in found)
+    resumed = subject.cls.resume(tmp_path / "at_2.resume", env=env, dataset=data).learn()
+    assert same(model, resumed)
+
+
+def test_what_tensorboard_shows(subject: Subject, tmp_path: Path) -> None:
+    subject.make(tensorboard_log=str(tmp_path)).learn(6, log_interval=3)
+    folder = tmp_path / f"{subject.cls.__name__}_1"
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    tags = events.Tags()["scalars"]
+    losses = [tag for tag in tags if tag.startswith("train/") and tag.endswith("loss")]
+    assert losses
+    assert {"time/fps", "train/learning_rate"} <= {*tags}
+    if subject.is_model_based:
+        assert {"dynamics/holdout_error", "model_rollout/reward_mean"} <= {*tags}
+    for tag in [*losses, "train/learning_rate"]:
+        assert [event.step for event in events.Scalars(tag)] == [3, 6]
+        assert np.isfinite([event.value for event in events.Scalars(tag)]).all()
