@@ -7,8 +7,10 @@ import sys
 import unicodedata
 from collections.abc import Callable, Sequence
 
-#: What users cause. RL-Zoo checks its options by assertions.
-USER_ERRORS = (ValueError, TypeError, OSError, ImportError, AssertionError)
+import gymnasium as gym
+
+#: What users cause. RL-Zoo checks its options by assertions; gymnasium names what a renderer needs (pygame).
+USER_ERRORS = (ValueError, TypeError, OSError, ImportError, AssertionError, gym.error.Error)
 
 
 def run(name: str, command: Callable[[Sequence[str]], None], words: Sequence[str]) -> int:

@@ -20,26 +20,12 @@ EXAMPLES = {
     "offline_from_replay_buffer.py": ["--online-steps", "300", "--offline-steps", "30"],
     "your_own_data.py": ["--steps", "30"],
 }
-PAGES = (
-    "README.md",
-    "docs/quickstart.md",
-    "docs/from_logs_to_policy.md",
-    "docs/from_sac.md",
-    "docs/online_after_offline.md",
-    "docs/cql.md",
-    "docs/combo.md",
-    "docs/dromo.md",
-    "docs/discrete_cql.md",
-    "docs/discrete_model_based.md",
-    "docs/mopo.md",
-    "docs/offline_sac.md",
-    "docs/preqn.md",
-    "docs/deployment.md",
-    "docs/when_things_go_wrong.md",
-    "docs/large_data.md",
-    "docs/images_and_dicts.md",
-    "docs/performance.md",
-)
+#: Every page that shows Python.
+PAGES = [
+    str(page.relative_to(ROOT))
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+    if "```python" in page.read_text(encoding="utf-8")
+]
 # What makes a page's code quick without changing what it shows
 QUICK = {
     "5_000": "20",

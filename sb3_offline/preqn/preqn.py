@@ -11,8 +11,9 @@ from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import MaybeCallback, ReplayBufferSamples, Schedule
 
-from sb3_offline.arguments import Interval, check_number
+from sb3_offline.arguments import INSIDE_UNIT, Interval, check_number
 from sb3_offline.common.offline_algorithm import OfflineAlgorithm
+from sb3_offline.common.signature import check_policy_kwargs
 from sb3_offline.execution.optimizers import minimize
 from sb3_offline.linearization.q_function import QFunction
 from sb3_offline.linearization.td_linearization import Transitions
@@ -53,12 +54,13 @@ class PreQN(OfflineAlgorithm, TD3):
         policy_kwargs: dict[str, Any] | None = None,
         **kwargs: Any,
     ):
-        self.step_size, self.step_decay, self.max_backtracks = step_size, step_decay, max_backtracks
+        self.step_size, self.max_backtracks = step_size, max_backtracks
+        self.step_decay = check_number("step_decay", step_decay, INSIDE_UNIT)
         self.cosine, self.align_to = cosine, align_to
         self.rcond = check_number("rcond", rcond, Interval(0.0, 1.0, open_high=True))
         self._line_search()  # refuses bad values now
         kwargs |= {"learning_rate": learning_rate, "batch_size": batch_size}
-        super().__init__(*args, policy_kwargs={"n_critics": 1, **(policy_kwargs or {})}, **kwargs)
+        super().__init__(*args, policy_kwargs={"n_critics": 1, **check_policy_kwargs(policy_kwargs)}, **kwargs)
 
     def _line_search(self) -> LineSearch:
         return LineSearch(self.step_size, self.step_decay, self.max_backtracks, self.cosine, self.align_to)

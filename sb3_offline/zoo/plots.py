@@ -21,12 +21,15 @@ def plots(words: Sequence[str]) -> None:
     :raises ValueError: for another kind of plot
     """
     kind = words[0] if words else ""
+    if kind in ("-h", "--help"):
+        print("usage: python -m sb3_offline.zoo.plots {all,from-file} OPTIONS; --help after either lists its options")
+        return
     if kind == "train":
         raise ValueError("'train' cannot apply: it draws the returns of collected episodes, and nothing is collected.")
     if kind not in ("all", "from-file"):
         raise ValueError(f"which plots? 'all' (from log folders) or 'from-file' (from what 'all -o' wrote), not {kind!r}.")
     words, trust = take_trust(words)
-    if kind == "from-file" and not trust:
+    if kind == "from-file" and not trust and not {"-h", "--help"} & {*words}:
         raise ValueError(
             "from-file reads what 'all -o' wrote, a pickle, which can run any code. If you trust who wrote it, say --trust."
         )

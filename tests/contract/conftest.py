@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sb3_offline import registry
-from tests.contract.subjects import EXAMPLE, Subject, register_example
+from tests.contract.subjects import EXAMPLE, EXAMPLE_FILE, Subject, register_example
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -15,7 +15,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """
     if "subject" not in metafunc.fixturenames:
         return
-    names = [*registry.names(), *([] if metafunc.definition.get_closest_marker("packaged") else [EXAMPLE])]
+    names = registry.names()
+    if EXAMPLE_FILE.is_file() and not metafunc.definition.get_closest_marker("packaged"):
+        names.append(EXAMPLE)
     slow = set()
     if metafunc.definition.get_closest_marker("one_a_family"):
         families = [(Subject(name).family, name) for name in names if name != EXAMPLE]

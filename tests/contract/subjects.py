@@ -18,7 +18,7 @@ from sb3_offline import registry
 from tests.conftest import record
 
 ROOT = Path(__file__).parent.parent.parent
-EXAMPLE = "my_td3_bc"
+EXAMPLE, EXAMPLE_FILE = "my_td3_bc", ROOT / "examples" / "my_algorithm.py"
 
 #: Whatever of these a constructor takes makes it quick.
 QUICK: dict[str, Any] = {
@@ -27,7 +27,7 @@ QUICK: dict[str, Any] = {
     "seed": 0,
     "device": "cpu",
     "n_action_samples": 2,
-    "dynamics_kwargs": {"hidden_sizes": (8,), "n_members": 2, "n_elites": 1, "max_epochs": 1, "weight_decay": 1e-5},
+    "dynamics_kwargs": {"hidden_sizes": (8,), "n_members": 2, "n_elites": 1, "max_epochs": 1, "batch_size": 64},
     "dynamics_cache": False,
     "rollout_batch_size": 32,
     "rollout_freq": 3,
@@ -50,8 +50,7 @@ def arrays_of(task: str) -> dict[str, np.ndarray]:
 
 def register_example() -> None:
     """Run the example's file, as ``--import`` does; it registers its class."""
-    path = ROOT / "examples" / "my_algorithm.py"
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    spec = importlib.util.spec_from_file_location(EXAMPLE_FILE.stem, EXAMPLE_FILE)
     spec.loader.exec_module(importlib.util.module_from_spec(spec))  # type: ignore[union-attr,arg-type]
 
 
