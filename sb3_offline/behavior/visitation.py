@@ -151,7 +151,7 @@ def simhash_bits(n_rows: int) -> int:
 
 
 def make_visitation(
-    mode: VisitationMode = "simhash",
+    mode: VisitationMode = "knn",
     *,
     count_scale: CountScale = "reference",
     n_ref: float = 1.0,

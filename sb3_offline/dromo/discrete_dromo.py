@@ -44,7 +44,7 @@ class DiscreteDROMO(DiscreteCOMBO):
 
     :param robust_weight: alpha; the mean weight on the spread, as n(s) is rescaled to a mean n^{-1/2} of 1. 0 is COMBO.
     :param strict: Eq 17, the standard deviation of Q over the batch of d_f, instead of Eq 13.
-    :param visitation: How n(s) is counted: "simhash" (default), "knn", "constant", or "exact" for one-hot states.
+    :param visitation: How n(s) is counted: "knn" (default), "simhash", "constant", or "exact" for one-hot states.
     :param count_scale: "reference" rescales n(s); "raw" leaves n = \\|D\\| d(s) as the paper writes it.
     :param rollout_policy: As in :class:`DiscreteCOMBO`; the paper's Algorithm 1 rolls out the target policy.
     :param behavior_kwargs: Of pi_beta: ``hidden_sizes``; of its fit: ``n_steps``, ``batch_size``.
@@ -66,7 +66,7 @@ class DiscreteDROMO(DiscreteCOMBO):
         if strict and visitation not in (None, "constant"):
             raise ValueError(f"strict (Eq 17) has one n for all states; visitation={visitation!r} belongs to Eq 13.")
         warn_if_unused(behavior_kwargs, robust_weight)
-        self.visitation_mode: VisitationMode = visitation or ("constant" if strict else "simhash")
+        self.visitation_mode: VisitationMode = visitation or ("constant" if strict else "knn")
         self.count_scale = count_scale
         split_behavior_kwargs(behavior_kwargs, ("hidden_sizes",))  # refuses bad options now
         self.behavior_kwargs = dict(behavior_kwargs or {})

@@ -55,7 +55,7 @@ class DROMO(COMBO):
     :param wasserstein_radius: eps of "wasserstein", in standard deviations of the observations and units of [-1, 1] of the
         actions. 0 is COMBO.
     :param strict: Eq 17, the standard deviation of Q over the batch of d_f, instead of Eq 13.
-    :param visitation: How n(s) is counted: "simhash" (default), "knn", "constant", or "exact" for Discrete or one-hot states.
+    :param visitation: How n(s) is counted: "knn" (default), "simhash", "constant", or "exact" for Discrete or one-hot states.
     :param count_scale: "reference" rescales n(s); "raw" leaves n = \\|D\\| d(s) as the paper writes it.
     :param lipschitz_weight: Weight of E_{d_f} (\\|grad_{(s, a)} Q\\| - kappa)_+^2, in the units of ``wasserstein_radius``.
     :param lipschitz_bound: kappa.
@@ -103,7 +103,7 @@ class DROMO(COMBO):
         self.chi2_radius = chi2_radius
         self.wasserstein_radius = wasserstein_radius
         self.strict = check_flag("strict", strict)
-        self.visitation_mode: VisitationMode = visitation or ("constant" if strict else "simhash")
+        self.visitation_mode: VisitationMode = visitation or ("constant" if strict else "knn")
         self.count_scale = count_scale
         self.lipschitz_weight = lipschitz_weight
         self.lipschitz_bound = lipschitz_bound

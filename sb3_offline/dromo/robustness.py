@@ -43,6 +43,23 @@ def stratified_variance(q_behavior: th.Tensor, q_policy: th.Tensor, f: float, n_
     return variance
 
 
+def drawn_states(n_states: int, n_drawn: int, generator: th.Generator) -> th.Tensor:
+    """
+    Which states of a batch a term is estimated at: ``n_drawn`` of them, uniformly and without replacement.
+
+    The mean over these of anything that is computed state by state has the batch's mean as its expectation, and the variance
+    (1 / n_drawn - 1 / n_states) times the batch's. (Fewer actions a state would not do: a root of a variance estimated from
+    fewer samples is smaller on average, by Jensen.)
+
+    :return: (n_drawn,) int64, rising, on the generator's device
+    :raises ValueError: if there are not so many states
+    """
+    if not 1 <= n_drawn <= n_states:
+        raise ValueError(f"{n_drawn} states cannot be drawn from {n_states}.")
+    order = th.randperm(n_states, generator=generator, device=generator.device)
+    return order[:n_drawn].sort().values
+
+
 def stratified_weights(q_behavior: th.Tensor, q_policy: th.Tensor, f: float, n_particles: int = 1) -> th.Tensor:
     """p, the weights of the joined samples in pi^f, f / N_b each, then (1 - f) / N_p (each particle alike): (N_b + N_p,)."""
     (_, behavior), *policies = strata(q_behavior, q_policy, f, n_particles)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch as th
 
+from sb3_offline.behavior.neighbors import NeighborCounts
 from sb3_offline.behavior.visitation import (
     ConstantCounts,
     ExactCounts,
@@ -210,7 +211,7 @@ def test_an_unfitted_state_round_trips_and_cannot_be_asked() -> None:
 
 
 def test_factory() -> None:
-    assert type(make_visitation()) is SimHashCounts
+    assert type(make_visitation()) is NeighborCounts
     assert type(make_visitation("constant", count_scale="raw")) is ConstantCounts
     exact = make_visitation("exact", n_states=4, n_ref=2.0)
     assert type(exact) is ExactCounts

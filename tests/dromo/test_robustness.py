@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch as th
 
-from sb3_offline.dromo.robustness import chi2_worst_weights, stratified_weights
+from sb3_offline.dromo.robustness import chi2_worst_weights, drawn_states, stratified_variance, stratified_weights
 from sb3_offline.tabular.ambiguity import chi2_worst_case
 
 
@@ -78,3 +78,27 @@ def test_equal_values_keep_their_weights_whatever_rounding_does() -> None:
     p = th.tensor([0.06] * 5 + [0.14] * 5)
     q = chi2_worst_weights(th.ones(10), p, 1e-8)
     th.testing.assert_close(q, p)
+
+
+def test_the_term_at_drawn_states_has_the_mean_and_the_variance_of_sampling_without_replacement() -> None:
+    """Eq 13 at 16 of 64 states: the mean of 4000 draws within four standard errors, which are known, of the term at all 64."""
+    generator = th.Generator().manual_seed(0)
+    q_behavior, q_policy = (scale * th.randn(64, 10, generator=generator) for scale in (1.0, 3.0))
+    n = th.rand(64, generator=generator) * 5 + 0.1
+    term = ((stratified_variance(q_behavior, q_policy, 0.3)) / n).sqrt()
+    drawn = th.stack([term[drawn_states(64, 16, generator)].mean() for _ in range(4000)])
+    variance = (1 / 16 - 1 / 64) * float(term.var())
+    assert float(drawn.mean()) == pytest.approx(float(term.mean()), abs=4 * (variance / 4000) ** 0.5)
+    assert float(drawn.var()) == pytest.approx(variance, rel=0.1)
+
+
+def test_drawn_states_are_distinct_rows_of_the_batch() -> None:
+    generator = th.Generator().manual_seed(0)
+    rows = drawn_states(256, 64, generator)
+    assert rows.tolist() == sorted(set(rows.tolist()))
+    assert len(rows) == 64
+    assert rows.min() >= 0
+    assert rows.max() < 256
+    assert drawn_states(5, 5, generator).tolist() == [0, 1, 2, 3, 4]
+    with pytest.raises(ValueError, match="6 states cannot be drawn from 5"):
+        drawn_states(5, 6, generator)
