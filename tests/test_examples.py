@@ -18,6 +18,7 @@ ROOT = Path(__file__).parent.parent
 PYPROJECT = ROOT / "pyproject.toml"
 EXAMPLES = {
     "offline_from_replay_buffer.py": ["--online-steps", "300", "--offline-steps", "30"],
+    "my_algorithm.py": ["--steps", "20", "--episodes", "1"],
     "your_own_data.py": ["--steps", "30"],
 }
 #: Every page that shows Python.
