@@ -10,12 +10,12 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from sb3_offline.common.offline_td3 import OfflineTD3, TD3Noise
 from stable_baselines3.common.callbacks import CheckpointCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 
 import sb3_offline
+from sb3_offline.common.offline_td3 import OfflineTD3, TD3Noise
 from sb3_offline.networks.networks import Batch, Logs, TD3Networks
 
 
