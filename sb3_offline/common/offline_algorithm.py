@@ -36,6 +36,7 @@ from sb3_offline.networks.observations import check_actions, check_observations
 from sb3_offline.networks.policies import OfflinePolicy
 from sb3_offline.training.health import TrainingDivergedError, non_finite_parameter
 from sb3_offline.training.log_sums import LogSums
+from sb3_offline.training.logged_values import show_sums
 from sb3_offline.training.resume import Continuation, open_checkpoint
 from sb3_offline.training.rng import Streams
 from sb3_offline.training.run import Run
@@ -137,8 +138,6 @@ class OfflineAlgorithm(DataBacked, Deployable, SafeFiles):
             learning_rate=check_rate("learning_rate", learning_rate),
             batch_size=check_count("batch_size", batch_size, least=2),
             gamma=check_number("gamma", gamma, Interval(0.0, 1.0, open_high=True)),
-            buffer_size=1,
-            learning_starts=0,
             stats_window_size=stats_window_size,
             tensorboard_log=tensorboard_log,
             policy_kwargs=policy_kwargs,
@@ -161,6 +160,12 @@ class OfflineAlgorithm(DataBacked, Deployable, SafeFiles):
         self.register_state("log_sums", LogSums(), saved=False)
         if self.has_ood_detector:  # load() fills it
             self.register_state("ood_detector", self.make_ood_detector())
+
+    def set_random_seed(self, seed: int | None = None) -> None:
+        """As in SB3; every random stream of this package begins anew from the seed, too."""
+        super().set_random_seed(seed)
+        if seed is not None and hasattr(self, "streams"):  # the constructor seeds before there are any
+            self.streams.reseed(check_count("seed", seed, least=0))
 
     def register_state(
         self,
@@ -290,6 +295,7 @@ class OfflineAlgorithm(DataBacked, Deployable, SafeFiles):
             tb_log_name or type(self).__name__,
             progress_bar,
         )
+        show_sums(self.logger, self.log_sums)
         open_run(self, dataset.info.dataset_id)
         self.prepare(dataset, progress_bar)
 
@@ -302,6 +308,7 @@ class OfflineAlgorithm(DataBacked, Deployable, SafeFiles):
             while self.num_timesteps < total_timesteps:
                 self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
                 self.before_update(callback)
+                self.policy.set_training_mode(True)  # a callback may have predicted
                 self.update()
                 self.num_timesteps += 1
                 callback.update_locals(locals())
@@ -314,14 +321,16 @@ class OfflineAlgorithm(DataBacked, Deployable, SafeFiles):
                 if estimate is not None and estimate.print_once():
                     estimate = None
             run.check_health()
+            if log_interval is not None and self.log_sums.sums:
+                self.dump_logs()  # of the steps since the last line; a short run has no other
         callback.on_training_end()
         return self
 
     def train(self, gradient_steps: int, batch_size: int = 256) -> None:
         """SB3's own entry point: ``gradient_steps`` updates."""
-        self.policy.set_training_mode(True)
         for _ in range(gradient_steps):
             self.before_update(CallbackList([]))
+            self.policy.set_training_mode(True)
             self.update()
 
     # --- logging ---

@@ -9,6 +9,7 @@ from typing import Any
 import gymnasium as gym
 from gymnasium import spaces
 from stable_baselines3 import SAC
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
 from sb3_offline.arguments import Interval, check_count, check_number, check_steps
@@ -89,7 +90,8 @@ def go_online(
     model._convert_train_freq()
     model._last_obs = None  # offline training never stepped the environment: begin with a fresh episode
     if model.seed is not None:
-        model.set_random_seed(model.seed + model.num_timesteps)  # SB3 draws actions from torch's global generator
+        # SB3 draws actions from torch's global generator; the model's own streams go on
+        OffPolicyAlgorithm.set_random_seed(model, model.seed + model.num_timesteps)
 
 
 def _set_rates(model: GradientAlgorithm, given: Mapping[str, float | Schedule | None]) -> None:

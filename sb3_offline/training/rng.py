@@ -50,6 +50,12 @@ class Streams:
         for name, position in state["generators"].items():
             self[name].set_state(position)
 
+    def reseed(self, seed: int) -> None:
+        """Begin every stream anew from another seed; the generators stay the same objects."""
+        self.seed, self.offset = seed, 0
+        for name, generator in self._generators.items():
+            generator.manual_seed(self._derive(name))
+
     def _derive(self, name: str) -> int:
         entropy = [self.seed, zlib.crc32(name.encode()), self.offset]
         return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> 1)
