@@ -9,7 +9,7 @@ import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.preprocessing import get_action_dim, get_flattened_obs_dim
 
-from sb3_offline.arguments import check_flag
+from sb3_offline.arguments import check_count, check_flag
 from sb3_offline.behavior.behavior_fit import fit_behavior_policy
 from sb3_offline.behavior.behavior_policy import BehaviorPolicy, observation_moments
 from sb3_offline.behavior.visitation import VisitationMode, make_visitation
@@ -31,6 +31,7 @@ from sb3_offline.dromo.real_ratio import next_real_ratio
 from sb3_offline.dromo.robustness import (
     Robustness,
     chi2_worst_weights,
+    drawn_states,
     smoothing,
     spread_logs,
     stratified_variance,
@@ -55,6 +56,7 @@ class DROMO(COMBO):
     :param wasserstein_radius: eps of "wasserstein", in standard deviations of the observations and units of [-1, 1] of the
         actions. 0 is COMBO.
     :param strict: Eq 17, the standard deviation of Q over the batch of d_f, instead of Eq 13.
+    :param robust_states: Estimate the term at so many states of the batch, drawn anew for each update; None takes all.
     :param visitation: How n(s) is counted: "knn" (default), "simhash", "constant", or "exact" for Discrete or one-hot states.
     :param count_scale: "reference" rescales n(s); "raw" leaves n = \\|D\\| d(s) as the paper writes it.
     :param lipschitz_weight: Weight of E_{d_f} (\\|grad_{(s, a)} Q\\| - kappa)_+^2, in the units of ``wasserstein_radius``.
@@ -76,6 +78,7 @@ class DROMO(COMBO):
         chi2_radius: float | None = None,
         wasserstein_radius: float | None = None,
         strict: bool = False,
+        robust_states: int | None = 64,
         visitation: VisitationMode | None = None,
         count_scale: CountScale = "reference",
         lipschitz_weight: float = 0.0,
@@ -103,6 +106,7 @@ class DROMO(COMBO):
         self.chi2_radius = chi2_radius
         self.wasserstein_radius = wasserstein_radius
         self.strict = check_flag("strict", strict)
+        self.robust_states = None if robust_states is None else check_count("robust_states", robust_states)
         self.visitation_mode: VisitationMode = visitation or ("constant" if strict else "knn")
         self.count_scale = count_scale
         self.lipschitz_weight = lipschitz_weight
@@ -200,9 +204,13 @@ class DROMO(COMBO):
         noise = super().draw_noise(batch)
         if not self.draws_mixture:
             return noise
-        n_states, n_actions = len(batch.rewards), self.n_action_samples
+        states, n_states, n_actions = None, len(batch.rewards), self.n_action_samples
+        if self.robust_states is not None and self.robust_states < n_states:
+            states = drawn_states(n_states, self.robust_states, self.streams["robust"])
+            n_states = self.robust_states
         return DROMONoise(
             **vars(noise),
+            states=states,
             behavior=self.behavior_policy.draw_noise(n_states, n_actions, self.streams["robust"]),
             robust_policy=self.normals(n_states, n_actions, batch.actions.shape[1], stream="robust"),
         )
@@ -224,9 +232,10 @@ class DROMO(COMBO):
         if self.strict:
             variance = q.var(dim=1, keepdim=True)  # (n_critics, 1)
         else:
-            variance = self.mixture_variance(self.mixture_values(nets, batch, noise))  # (n_critics, B)
+            variance = self.mixture_variance(self.mixture_values(nets, batch, noise))  # (n_critics, S)
         spread = (variance + eps.square()).sqrt()  # sigma
-        radius = self.robust_size * nets.visits(batch.observations).rsqrt()  # alpha / sqrt(n(s)): (B,)
+        observations, q = (batch.observations, q) if self.strict else robust_rows(batch.observations, q, noise)
+        radius = self.robust_size * nets.visits(observations).rsqrt()  # alpha / sqrt(n(s)): (S,)
         active = radius >= spread  # where the term flattens Q across actions
         return (radius * spread).mean(dim=1).sum(), spread_logs(spread, q, active)
 
@@ -234,8 +243,9 @@ class DROMO(COMBO):
         """beta E_{s ~ d_f} (sup_{chi^2(q || pi^f) <= r(s)} E_q Q - E_{pi^f} Q), r(s) = radius / n(s)."""
         strata = self.mixture_values(nets, batch, noise)
         values, p = th.cat(strata, dim=-1), stratified_weights(*strata, self.real_ratio, self.n_particles)
-        worst = chi2_worst_weights(values.detach(), p, self.robust_size / nets.visits(batch.observations))
-        excess = ((worst - p) * values).sum(dim=-1)  # (n_critics, B)
+        observations, q = robust_rows(batch.observations, q, noise)
+        worst = chi2_worst_weights(values.detach(), p, self.robust_size / nets.visits(observations))
+        excess = ((worst - p) * values).sum(dim=-1)  # (n_critics, S)
         spread = self.mixture_variance(strata).detach().sqrt()
         logs = spread_logs(spread, q, (worst == 0).any(dim=-1))  # where the ball leaves some action out
         return (self.current_conservative_weight() * excess.mean(dim=1)).sum(), logs
@@ -248,18 +258,19 @@ class DROMO(COMBO):
         return (self.current_conservative_weight() * self.robust_size * slope).sum(), {"q_slope": slope.mean()}
 
     def mixture_values(self, nets: DROMONetworks, batch: Batch, noise: DROMONoise) -> tuple[th.Tensor, th.Tensor]:
-        """Q at the states of d_f and actions of pi_beta, and of pi, actions detached: (n_critics, B, N) each."""
+        """Q at the term's S states and actions of pi_beta, and of pi, actions detached: (n_critics, S, N) each."""
+        observations = batch.observations if noise.states is None else batch.observations[noise.states]
         with th.no_grad():
-            behavior = nets.sample_behavior(batch.observations, noise.behavior)
+            behavior = nets.sample_behavior(observations, noise.behavior)
             if self.n_particles == 1:
-                policy, _ = nets.sample(batch.observations, noise.robust_policy)
+                policy, _ = nets.sample(observations, noise.robust_policy)
             else:  # pi is their mixture, whose variance is also that between them
-                policy = nets.sample_particles(batch.observations, noise.robust_policy)
-        q = nets.q(batch.observations, th.cat([behavior, policy], dim=1))
+                policy = nets.sample_particles(observations, noise.robust_policy)
+        q = nets.q(observations, th.cat([behavior, policy], dim=1))
         return q[..., : behavior.shape[1]], q[..., behavior.shape[1] :]
 
     def mixture_variance(self, strata: tuple[th.Tensor, th.Tensor]) -> th.Tensor:
-        """Var_{pi^f}(Q(s, .)), of :meth:`mixture_values`: (n_critics, B)."""
+        """Var_{pi^f}(Q(s, .)), of :meth:`mixture_values`: (n_critics, S)."""
         return stratified_variance(*strata, self.real_ratio, self.n_particles)
 
     @property
@@ -284,3 +295,8 @@ class DROMO(COMBO):
         if self.auto_real_ratio and self.rollout_is_due:
             self.real_ratio = next_real_ratio(self)
             self.logger.record("train/real_ratio", self.real_ratio)
+
+
+def robust_rows(observations: th.Tensor, q: th.Tensor, noise: DROMONoise) -> tuple[th.Tensor, th.Tensor]:
+    """The states (S, obs) at which the robust term is estimated, and Q (n_critics, S) of their own actions."""
+    return (observations, q) if noise.states is None else (observations[noise.states], q[:, noise.states])

@@ -17,10 +17,14 @@ from sb3_offline.networks.networks import Normalizer, SACNetworks, squashed_gaus
 
 @dataclass(frozen=True)
 class DROMONoise(CQLNoise):
-    """Also the actions of the robust term, at all B states: of pi_beta, and normals (B, N, action_dim) for pi."""
+    """
+    Also the actions of the robust term: of pi_beta, and normals (S, N, action_dim) for pi, at all B states of the batch, or at
+    those that ``states`` (S,) names.
+    """
 
     behavior: BehaviorNoise
     robust_policy: th.Tensor
+    states: th.Tensor | None = None
 
 
 class DROMONetworks(SACNetworks):

@@ -56,8 +56,8 @@ def drawn_states(n_states: int, n_drawn: int, generator: th.Generator) -> th.Ten
     """
     if not 1 <= n_drawn <= n_states:
         raise ValueError(f"{n_drawn} states cannot be drawn from {n_states}.")
-    order = th.randperm(n_states, generator=generator, device=generator.device)
-    return order[:n_drawn].sort().values
+    keys = th.rand(n_states, generator=generator, device=generator.device)  # as randperm, but a CUDA graph can hold it
+    return keys.argsort()[:n_drawn].sort().values
 
 
 def stratified_weights(q_behavior: th.Tensor, q_policy: th.Tensor, f: float, n_particles: int = 1) -> th.Tensor:
