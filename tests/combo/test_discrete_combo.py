@@ -95,7 +95,7 @@ def test_behaviour_policy_is_fitted_to_the_data(cartpole_arrays: Arrays) -> None
     observations = th.as_tensor(cartpole_arrays["observations"])
     likelihoods = []
     for arrays in (leaning, cartpole_arrays):
-        model = make(DiscreteDROMO, arrays, behavior_kwargs={"hidden_sizes": (32,), "n_steps": 500}).learn(1)
+        model = make(DiscreteDROMO, arrays, behavior_kwargs={"hidden_sizes": (32,), "n_steps": 1000}).learn(1)
         log_prob = model.behavior_policy(observations)
         np.testing.assert_allclose(log_prob.exp().sum(dim=1).detach().numpy(), 1.0, rtol=1e-5)
         likelihoods.append(float(log_prob.gather(1, th.as_tensor(arrays["actions"])[:, None]).detach().mean()))

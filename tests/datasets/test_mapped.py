@@ -196,7 +196,11 @@ def test_metadata_that_are_no_json(dataset: OfflineDataset, tmp_path: Path) -> N
 
 def test_the_info_alone_says_what_is_written() -> None:
     info = DatasetInfo("x", **SPACES, card={"a": 1}, reference_max_score=3.0)
-    assert info.metadata() == {"a": 1, "reference_max_score": 3.0}
+    written = info.metadata()
+    action = written.pop("action_space")  # of data that name no task, the spaces are written, too
+    assert (action["kind"], action["low"], action["high"]) == ("Box", -2.0, 2.0)
+    assert written.pop("observation_space")["kind"] == "Box"
+    assert written == {"a": 1, "reference_max_score": 3.0}
 
 
 def test_convert_writes_a_folder_and_replaces_only_such_a_one(dataset: OfflineDataset, tmp_path: Path) -> None:
