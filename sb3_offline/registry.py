@@ -38,6 +38,7 @@ BUILT_IN = {
     "mopo": "sb3_offline.mopo.mopo:MOPO",
     "offline_sac": "sb3_offline.common.offline_sac:OfflineSAC",
     "preqn": "sb3_offline.preqn.preqn:PreQN",
+    "td3bc": "sb3_offline.td3bc.td3bc:TD3BC",
 }
 
 _BASE = ("sb3_offline.common.offline_algorithm", "OfflineAlgorithm")

@@ -1,0 +1,52 @@
+"""TD3+BC (Fujimoto & Gu 2021, arXiv 2106.06860): TD3 whose actor stays near the logged actions."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+
+from sb3_offline.arguments import NOT_NEGATIVE, check_number
+from sb3_offline.common.offline_td3 import OfflineTD3, TD3Noise
+from sb3_offline.networks.networks import Batch, Logs, TD3Networks
+from sb3_offline.networks.policies import OfflinePolicy
+
+
+class TD3BC(OfflineTD3):
+    """
+    TD3 whose actor ascends lambda Q(s, mu(s)) - (mu(s) - a)^2, lambda = alpha / mean \\|Q\\| (TD3+BC, Eqs 3 and 5).
+
+    Its critics descend (Q - y)^2 without the 1/2 of most algorithms here, as the paper's do. Observations are standardised by
+    the data, as in the paper, wherever they are vectors of floats that ``VecNormalize`` does not normalise already;
+    ``policy_kwargs=dict(normalize_observations=False)`` leaves them as they are.
+
+    :param alpha: Weight of Q beside imitation: 0 is regression on the logged actions, and much of it TD3.
+    """
+
+    td_weight: ClassVar[float] = 1.0
+
+    def __init__(self, *args: Any, alpha: float = 2.5, **kwargs: Any):
+        self.alpha = check_number("alpha", alpha, NOT_NEGATIVE)
+        super().__init__(*args, **kwargs)
+
+    def _setup_model(self) -> None:
+        if issubclass(self.policy_class, OfflinePolicy):
+            self.policy_kwargs.setdefault("normalize_observations", self._can_standardize())
+        super()._setup_model()
+
+    def _can_standardize(self) -> bool:
+        space, normalizer = self.observation_space, self._vec_normalize_env
+        floats = isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating)
+        taken = "features_extractor_class" in self.policy_kwargs or (normalizer is not None and normalizer.norm_obs)
+        return floats and not taken and self.policy_class is self.policy_aliases["MlpPolicy"]
+
+    def actor_loss(self, nets: TD3Networks, batch: Batch, noise: TD3Noise) -> tuple[th.Tensor, Logs]:
+        """-lambda E Q_1(s, mu(s)) + E (mu(s) - a)^2, the square a mean over rows and dimensions; lambda has no gradient."""
+        actions = nets.action(batch.observations)  # (B, 1, action_dim)
+        q = nets.q_frozen(batch.observations, actions)[0]
+        weight = self.alpha / q.detach().abs().mean()
+        imitation = (actions.squeeze(1) - batch.actions).square().mean()
+        loss = -weight * q.mean() + imitation
+        return loss, {"actor_loss": loss, "imitation_loss": imitation, "q_weight": weight}

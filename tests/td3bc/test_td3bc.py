@@ -1,0 +1,87 @@
+"""TD3+BC: its loss by hand, its two ends (regression and TD3), and how observations are standardised."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+
+from sb3_offline import TD3BC
+from sb3_offline.common.offline_td3 import OfflineTD3
+from sb3_offline.networks.networks import Batch
+from tests.conftest import FAST
+
+Arrays = dict[str, np.ndarray]
+
+
+def make(arrays: Arrays, env: Any = "Pendulum-v1", cls: type[Any] = TD3BC, **options: Any) -> Any:
+    return cls("MlpPolicy", env, dataset=arrays, **FAST | {"check_data": False} | options)
+
+
+def test_the_actors_loss_by_hand(pendulum_arrays: Arrays) -> None:
+    """Q = (1, -3): mean|Q| = 2, lambda = 2.5 / 2 = 1.25, -lambda mean Q = 1.25; squares .25 and .25, their mean .25."""
+    model = make(pendulum_arrays)
+    mu = th.tensor([[[0.5]], [[-0.5]]])
+    q = th.tensor([[[1.0], [-3.0]], [[9.0], [9.0]]])  # the second critic is not asked
+    nets: Any = SimpleNamespace(action=lambda _: mu, q_frozen=lambda *_: q)
+    batch = Batch(None, th.tensor([[1.0], [0.0]]), None, th.zeros(2), th.zeros(2), 2)
+    loss, logs = model.actor_loss(nets, batch, None)
+    assert (float(loss), float(logs["q_weight"]), float(logs["imitation_loss"])) == pytest.approx((1.5, 1.25, 0.25))
+
+
+def gradient(model: Any, batch: Batch) -> th.Tensor:
+    loss, _ = model.actor_loss(model.networks(), batch, None)
+    return th.cat([part.flatten() for part in th.autograd.grad(loss, list(model.actor.parameters()))])
+
+
+def test_between_regression_and_td3(pendulum_arrays: Arrays) -> None:
+    model = make(pendulum_arrays).learn(3)
+    batch = model.sample_batch()
+    mean_squares = (model.actor(batch.observations) - batch.actions).square().mean()
+    regression = th.cat([part.flatten() for part in th.autograd.grad(mean_squares, list(model.actor.parameters()))])
+    loss, _ = OfflineTD3.actor_loss(model, model.networks(), batch, None)  # type: ignore[arg-type]
+    td3 = th.cat([part.flatten() for part in th.autograd.grad(loss, list(model.actor.parameters()))])
+    model.alpha = 0.0
+    th.testing.assert_close(gradient(model, batch), regression)
+    model.alpha = 1e6
+    assert float(th.cosine_similarity(gradient(model, batch), td3, dim=0)) > 0.99999
+    assert float(th.cosine_similarity(regression, td3, dim=0)) < 0.99
+
+
+def test_the_critics_loss_has_no_half(pendulum_arrays: Arrays) -> None:
+    model = make(pendulum_arrays).learn(1)
+    batch = model.sample_batch()
+    nets, noise = model.networks(), model.draw_noise(batch)
+    loss, _ = model.critic_loss(nets, batch, noise)
+    y = model.td_target(nets, batch, noise).unsqueeze(1)
+    q = model.critic(batch.observations, batch.actions)
+    th.testing.assert_close(loss, sum(((values - y) ** 2).mean() for values in q))
+
+
+def test_observations_are_standardised_by_the_data(pendulum_arrays: Arrays) -> None:
+    model = make(pendulum_arrays).learn(1)
+    rows = pendulum_arrays["observations"].astype(np.float64)
+    for network in (model.actor, model.actor_target, model.critic, model.critic_target):
+        np.testing.assert_allclose(network.features_extractor.mean, rows.mean(axis=0), atol=1e-4)
+        np.testing.assert_allclose(network.features_extractor.std, rows.std(axis=0), rtol=1e-4)
+    plain = make(pendulum_arrays, policy_kwargs={"net_arch": [8], "normalize_observations": False}).learn(1)
+    assert not hasattr(plain.actor.features_extractor, "mean")
+    env = VecNormalize(DummyVecEnv([lambda: gym.make("Pendulum-v1")]), norm_reward=False)
+    assert not hasattr(make(pendulum_arrays, env).learn(1).actor.features_extractor, "mean")  # not twice
+
+
+def test_it_goes_on_online(pendulum_arrays: Arrays) -> None:
+    model = make(pendulum_arrays).learn(5)
+    model.learn_online(30, learning_starts=10)
+    assert model._n_updates == 5 + 20
+
+
+@pytest.mark.parametrize("alpha", [-1.0, float("nan"), "x"])
+def test_a_weight_that_cannot_be_is_refused(alpha: Any, pendulum_arrays: Arrays) -> None:
+    with pytest.raises((TypeError, ValueError), match="alpha must"):
+        make(pendulum_arrays, alpha=alpha)
