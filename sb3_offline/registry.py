@@ -35,6 +35,7 @@ BUILT_IN = {
     "discrete_cql": "sb3_offline.cql.discrete_cql:DiscreteCQL",
     "discrete_dromo": "sb3_offline.dromo.discrete_dromo:DiscreteDROMO",
     "dromo": "sb3_offline.dromo.dromo:DROMO",
+    "iql": "sb3_offline.iql.iql:IQL",
     "mopo": "sb3_offline.mopo.mopo:MOPO",
     "offline_sac": "sb3_offline.common.offline_sac:OfflineSAC",
     "preqn": "sb3_offline.preqn.preqn:PreQN",

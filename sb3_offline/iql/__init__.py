@@ -1,0 +1,5 @@
+"""Implicit Q-learning. Imports common and below."""
+
+from sb3_offline.iql.iql import IQL
+
+__all__ = ["IQL"]

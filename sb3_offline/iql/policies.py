@@ -1,0 +1,88 @@
+"""A Gaussian policy with a network for V(s) beside actor and critics."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.policies import BaseModel, BasePolicy
+from stable_baselines3.common.torch_layers import CombinedExtractor, NatureCNN, create_mlp
+from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from torch import nn
+
+from sb3_offline.networks.networks import GaussianNetworks
+from sb3_offline.networks.observations import Observations
+from sb3_offline.networks.policies import GaussianPolicy, orthogonal
+
+
+class ValueNetwork(BaseModel):
+    """
+    V(s).
+
+    :param net_arch: Widths of the hidden layers.
+    :param features_dim: Of the features extractor.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        net_arch: list[int],
+        features_dim: int,
+        activation_fn: type[nn.Module] = nn.ReLU,
+        **kwargs: Any,
+    ):
+        super().__init__(observation_space, action_space, **kwargs)
+        self.v_network = nn.Sequential(*create_mlp(features_dim, 1, net_arch, activation_fn))
+
+    def forward(self, obs: PyTorchObs) -> th.Tensor:
+        """V, (B,)."""
+        return self.v_network(self.extract_features(obs, self.features_extractor)).squeeze(-1)
+
+
+class ValuePolicy(GaussianPolicy):
+    """:class:`~sb3_offline.networks.policies.GaussianPolicy` and ``value_net``, with as many hidden layers as a critic."""
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        super()._build(lr_schedule)
+        own = {name: self.critic_kwargs[name] for name in ("observation_space", "action_space", "net_arch", "activation_fn")}
+        own["normalize_images"] = self.normalize_images
+        self.value_net = ValueNetwork(**self._update_features_extractor(own, None)).to(self.device)
+        if self.ortho_init:
+            *hidden, last = self.value_net.v_network.children()
+            orthogonal(nn.ModuleList(hidden), 2**0.5)
+            orthogonal(last, 1.0)
+        optimizer: Any = self.optimizer_class
+        self.value_net.optimizer = optimizer(self.value_net.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)
+
+    def set_training_mode(self, mode: bool) -> None:
+        super().set_training_mode(mode)
+        self.value_net.set_training_mode(mode)
+
+
+class ValueCnnPolicy(ValuePolicy):
+    """For images."""
+
+    features = NatureCNN
+
+
+class ValueMultiInputPolicy(ValuePolicy):
+    """For dict observations."""
+
+    features = CombinedExtractor
+
+
+VALUE_POLICIES: dict[str, type[BasePolicy]] = {
+    "MlpPolicy": ValuePolicy,
+    "CnnPolicy": ValueCnnPolicy,
+    "MultiInputPolicy": ValueMultiInputPolicy,
+}
+
+
+class ValueNetworks(GaussianNetworks):
+    """With V."""
+
+    def value(self, observations: Observations) -> th.Tensor:
+        """V(s), (B,)."""
+        return self.policy.value_net(self.normalize(observations)).float()
