@@ -29,6 +29,7 @@ GROUP = "sb3_offline.algorithms"
 
 #: The package's own. A name is that of the module, of the YAML file in ``zoo_configs`` and of the page in the docs.
 BUILT_IN = {
+    "awac": "sb3_offline.awac.awac:AWAC",
     "combo": "sb3_offline.combo.combo:COMBO",
     "cql": "sb3_offline.cql.cql:CQL",
     "discrete_combo": "sb3_offline.combo.discrete_combo:DiscreteCOMBO",

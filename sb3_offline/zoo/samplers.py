@@ -24,11 +24,13 @@ SPACES: dict[str, Callable[[optuna.Trial, str], Any]] = {
     "robust_weight": lambda trial, name: trial.suggest_float(name, 0.01, 3.0, log=True),
     # MOPO's lambda; Yu et al. 2020 search {0.5, 1, 2, 5}
     "penalty_weight": lambda trial, name: trial.suggest_float(name, 0.1, 10.0, log=True),
-    # TD3+BC's weight of Q; Fujimoto & Gu 2021 try 1, 2, 2.5, 3 and 4
+    # TD3+BC's weight of Q; around the published 2.5
     "alpha": lambda trial, name: trial.suggest_float(name, 0.5, 10.0, log=True),
     # IQL; Kostrikov et al. 2021 take .7 and .9, and 3 and 10
     "expectile": lambda trial, name: trial.suggest_float(name, 0.5, 0.95),
     "beta": lambda trial, name: trial.suggest_float(name, 0.5, 10.0, log=True),
+    # AWAC; around the published 1
+    "temperature": lambda trial, name: trial.suggest_float(name, 0.1, 10.0, log=True),
     # PreQN's line search (Achiam et al. 2019)
     "step_size": lambda trial, name: trial.suggest_float(name, 1e-3, 1.0, log=True),
     "cosine": lambda trial, name: trial.suggest_float(name, 0.9, 0.99),
