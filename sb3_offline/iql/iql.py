@@ -58,8 +58,9 @@ class IQL(OfflineActorCritic):
         if not issubclass(self.policy_class, ValuePolicy):
             raise ValueError(f"IQL's policy has a value_net: {self.policy_class.__name__} must be a child of ValuePolicy.")
         super()._setup_model()
-        value_net = self.policy.value_net  # type: ignore[union-attr]
-        self.register_state("value_net", value_net, optimizer=value_net.optimizer, rate="qf_learning_rate", saved=False)
+        policy: Any = self.policy
+        optimizer = policy.value_net.optimizer
+        self.register_state("value_net", policy.value_net, optimizer=optimizer, rate="qf_learning_rate", saved=False)
 
     def networks(self) -> ValueNetworks:
         """The view of the networks that the losses get."""

@@ -7,7 +7,7 @@ from typing import Any
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import BaseModel, BasePolicy
-from stable_baselines3.common.torch_layers import CombinedExtractor, NatureCNN, create_mlp
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, NatureCNN, create_mlp
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 
@@ -23,6 +23,8 @@ class ValueNetwork(BaseModel):
     :param net_arch: Widths of the hidden layers.
     :param features_dim: Of the features extractor.
     """
+
+    features_extractor: BaseFeaturesExtractor
 
     def __init__(
         self,
