@@ -23,6 +23,7 @@ STATISTICS, PICKLED_STATISTICS = "vecnormalize.json", "vecnormalize.pkl"
 
 _SETTINGS = ("norm_obs", "norm_reward", "clip_obs", "clip_reward", "gamma", "epsilon", "norm_obs_keys")
 _MOMENTS = ("obs_rms", "ret_rms")
+_MOMENTS_OF_OBS = ("mean", "var", "count")
 
 
 def fill_statistics(normalizer: VecNormalize | None, dataset: OfflineDataset) -> None:
@@ -65,6 +66,46 @@ def load_statistics(folder: Path, venv: VecEnv, trust: bool = False) -> VecNorma
             f"{pickled} is pickled, and reading it can run any code. If you trust who wrote it, say trust=True (--trust)."
         )
     normalizer.training = normalizer.norm_reward = False
+    return normalizer
+
+
+def statistics_of(normalizer: VecNormalize) -> dict[str, Any]:
+    """How observations are normalised, as plain numbers: what a model's file keeps."""
+    moments: Any = normalizer.obs_rms
+    state = {name: np.asarray(getattr(moments, name), dtype=np.float64).tolist() for name in _MOMENTS_OF_OBS}
+    return {**state, "epsilon": float(normalizer.epsilon), "clip_obs": float(normalizer.clip_obs)}
+
+
+def check_statistics(state: Any, shape: tuple[int, ...]) -> None:
+    """
+    :param state: see :func:`statistics_of`
+    :param shape: of an observation
+    :raises ValueError: if they are none of such observations
+    """
+    names = (*_MOMENTS_OF_OBS, "epsilon", "clip_obs")
+    try:
+        arrays = {name: np.asarray(state[name], dtype=np.float64) for name in names}
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"observation_statistics lack {', '.join(names)} in numbers.") from error
+    fits = all(arrays[name].shape == (shape if name in ("mean", "var") else ()) for name in names)
+    if not fits or not all(np.isfinite(array).all() for array in arrays.values()) or (arrays["var"] < 0).any():
+        raise ValueError(f"observation_statistics are none of observations of shape {shape}.")
+
+
+def take_statistics(normalizer: VecNormalize, state: dict[str, Any]) -> None:
+    """A normaliser that has seen nothing yet normalises as a model's file says; one with statistics keeps its own."""
+    present: Any = normalizer.obs_rms
+    if normalizer.norm_obs and present.count < 2:  # fresh, or reset once
+        moments: Any = RunningMeanStd(shape=np.shape(state["mean"]))
+        moments.mean, moments.var, moments.count = np.array(state["mean"]), np.array(state["var"]), state["count"]
+        normalizer.obs_rms, normalizer.epsilon, normalizer.clip_obs = moments, state["epsilon"], state["clip_obs"]
+        normalizer.training = False
+
+
+def normalized_env(venv: VecEnv, state: dict[str, Any]) -> VecNormalize:
+    """An env whose observations are normalised as a model's file says; rewards stay raw, statistics as they are."""
+    normalizer = VecNormalize(venv, training=False, norm_reward=False)
+    take_statistics(normalizer, state)
     return normalizer
 
 

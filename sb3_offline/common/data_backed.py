@@ -10,8 +10,9 @@ import gymnasium as gym
 from gymnasium import spaces
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import GymEnv
-from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize, unwrap_vec_normalize
 
+from sb3_offline.buffers.statistics import normalized_env, statistics_of, take_statistics
 from sb3_offline.datasets import DatasetInfo, OfflineDataset, SpacesOnlyEnv, open_dataset
 from sb3_offline.datasets.checks.spaces import check_space, way_on
 from sb3_offline.datasets.envs import task_of
@@ -37,6 +38,7 @@ class DataBacked(OffPolicyAlgorithm):
     dataset: Source | None = None  # how to load the data again; kept by save() when it is an id or a path
     dataset_info: DatasetInfo | None = None
     trained_normalized: bool | None = None  # whether VecNormalize's observations were learned from; None before learn
+    observation_statistics: dict[str, Any] | None = None  # by which they were normalised: saved with the model
 
     def _resolve_env(self, env: GymEnv | str | None, dataset: Source | None, loading: bool) -> GymEnv:
         """
@@ -81,7 +83,11 @@ class DataBacked(OffPolicyAlgorithm):
     def _check_wrappers(self, env: VecEnv) -> None:
         """:raises ValueError: for more than one environment, or statistics that mean nothing offline"""
         if env.num_envs != 1:
-            raise ValueError(f"{type(self).__name__} got {env.num_envs} environments. Give one.")
+            name = type(self).__name__
+            way_on = (
+                " After learn(), model.to_sac(env) goes on in several, as SB3's own SAC." if hasattr(self, "to_sac") else ""
+            )
+            raise ValueError(f"{name} got {env.num_envs} environments. Give one.{way_on}")
         normalizer = unwrap_vec_normalize(env)
         if normalizer is not None and normalizer.norm_reward:
             raise ValueError(
@@ -105,14 +111,19 @@ class DataBacked(OffPolicyAlgorithm):
         """
         if isinstance(env, VecEnv):
             self._check_wrappers(env)
-        self._check_normalization(unwrap_vec_normalize(env) if isinstance(env, VecEnv) else None)
+        self._match_normalization(unwrap_vec_normalize(env) if isinstance(env, VecEnv) else None)
         super().set_env(env, force_reset)
         if carries_data(env):
             self.dataset = self.dataset_info = None
         elif self.dataset_info is not None:
             warn_of_wrappers(env, self.dataset_info.dataset_id, self.dataset_info.env_spec)
 
-    def _check_normalization(self, normalizer: VecNormalize | None) -> None:
+    def _match_normalization(self, normalizer: VecNormalize | None) -> None:
+        """
+        A fresh normaliser takes the statistics of the training.
+
+        :raises ValueError: if only one of the env and the training normalises
+        """
         normalizes = normalizer is not None and normalizer.norm_obs
         if self.trained_normalized not in (None, normalizes):
             raise ValueError(
@@ -120,6 +131,13 @@ class DataBacked(OffPolicyAlgorithm):
                 f"{'normalised' if self.trained_normalized else 'raw'} observations. "
                 "policy_kwargs=dict(normalize_observations=True) needs no wrapper."
             )
+        if normalizer is not None and self.observation_statistics is not None:
+            take_statistics(normalizer, self.observation_statistics)
+
+    def _keep_statistics(self) -> None:
+        """Those of the env, where it normalises: a file needs no other to act on raw observations."""
+        if self._vec_normalize_env is not None and self._vec_normalize_env.norm_obs:
+            self.observation_statistics = statistics_of(self._vec_normalize_env)
 
     @classmethod
     def _open_id(cls, name: str) -> tuple[gym.Env, dict[str, Any]]:
@@ -137,6 +155,12 @@ class DataBacked(OffPolicyAlgorithm):
             except Exception as error:
                 print(f"{cls.__name__}: training without a simulator ({info.env_spec.id} cannot be made: {error})")
         return SpacesOnlyEnv(info.observation_space, info.action_space)
+
+    def _trained_env(self, info: DatasetInfo) -> GymEnv:
+        """The dataset's task, its observations normalised if those of the training were."""
+        env = self._env_of(info)
+        state = self.observation_statistics
+        return env if state is None else normalized_env(DummyVecEnv([lambda: env]), state)
 
     def load_dataset(self) -> OfflineDataset:
         """

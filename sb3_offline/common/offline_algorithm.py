@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 import time
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
@@ -11,6 +13,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 import numpy as np
 import torch as th
 from stable_baselines3.common.callbacks import CallbackList
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
@@ -19,7 +22,7 @@ from stable_baselines3.common.utils import safe_mean
 from sb3_offline.arguments import POSITIVE, Interval, check_count, check_flag, check_number, check_steps
 from sb3_offline.buffers.buffers import OfflineDatasetBuffer
 from sb3_offline.buffers.returns import unit_scale
-from sb3_offline.buffers.statistics import fill_statistics
+from sb3_offline.buffers.statistics import check_statistics, fill_statistics
 from sb3_offline.buffers.storage import Storage, check_storage, make_dataset_buffer
 from sb3_offline.common.data_backed import DataBacked
 from sb3_offline.common.parts import Parts
@@ -31,7 +34,7 @@ from sb3_offline.datasets.sources import Source
 from sb3_offline.deployment import Deployable
 from sb3_offline.execution.precision import Precision
 from sb3_offline.files.model_file import FilePath
-from sb3_offline.networks.networks import Normalizer, vec_normalizer
+from sb3_offline.networks.networks import Normalizer, normalizer_of, vec_normalizer
 from sb3_offline.networks.observations import check_actions, check_observations
 from sb3_offline.networks.policies import OfflinePolicy
 from sb3_offline.training.health import TrainingDivergedError, non_finite_parameter
@@ -47,6 +50,9 @@ from sb3_offline.training.time_estimate import TimeEstimate
 SelfOffline = TypeVar("SelfOffline", bound="OfflineAlgorithm")
 
 DEFAULT_TIMESTEPS = 100_000
+
+#: Arguments of the constructor that say where a model stands, not how it learns.
+_NO_OPTIONS = frozenset({"policy", "env", "dataset", "device", "verbose", "tensorboard_log"})
 
 
 class OfflineAlgorithm(DataBacked, Deployable, SafeFiles):
@@ -149,9 +155,36 @@ class OfflineAlgorithm(DataBacked, Deployable, SafeFiles):
         if _init_setup_model:
             self._setup_model()
 
+    def check_options(self) -> None:
+        """
+        The constructor's own checks, of what the options are now: by a file, ``load``'s arguments, or an assignment.
+
+        :raises ValueError: for an option out of range
+        :raises TypeError: for one of another kind
+        """
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the constructor has given them
+            type(self)(self.policy_class, device=self.device, _init_setup_model=False, **self.given_options())
+
+    def given_options(self) -> dict[str, Any]:
+        """The constructor's options as they are now; a child leaves out those that the constructor would not take together."""
+        names = inspect.signature(type(self)).parameters.keys() - _NO_OPTIONS
+        options = {name: value for name, value in vars(self).items() if name in names and not isinstance(value, th.nn.Module)}
+        if options.get("execution") == "cuda_graph":  # of a machine that has one: it falls back where there is none
+            del options["execution"]
+        return options
+
+    def check_loaded(self) -> None:
+        """:raises ValueError: if a file, or ``load``'s arguments, bring what ``set_env`` refuses"""
+        if self.observation_statistics is not None:
+            check_statistics(self.observation_statistics, self.observation_space.shape or ())
+        if self.env is not None:
+            self._match_normalization(self._vec_normalize_env)
+
     # --- set up ---
 
     def _setup_model(self) -> None:
+        self.check_options()  # load() has put a file's in place of those of the constructor
         self.replay_buffer_class = OfflineDatasetBuffer
         self._parts = Parts()
         with named_policy_kwargs(self):
@@ -205,6 +238,7 @@ class OfflineAlgorithm(DataBacked, Deployable, SafeFiles):
         buffer.generator = self.streams["sampling"]
         self.replay_buffer = buffer
         self.trained_normalized = self._vec_normalize_env is not None and self._vec_normalize_env.norm_obs
+        self._keep_statistics()
 
     @property
     def reward_factor(self) -> float:
@@ -223,6 +257,8 @@ class OfflineAlgorithm(DataBacked, Deployable, SafeFiles):
     @property
     def normalizer(self) -> Normalizer:
         """Maps raw observations (tensors) to what the policy sees."""
+        if self.env is None and self.observation_statistics is not None:  # after load(env=None)
+            return normalizer_of(self.observation_statistics, self.device)
         return vec_normalizer(self._vec_normalize_env, self.device)
 
     # --- what diagnostics ask ---
@@ -275,6 +311,7 @@ class OfflineAlgorithm(DataBacked, Deployable, SafeFiles):
             check_steps(total_timesteps)
         if log_interval is not None:
             check_count("log_interval", log_interval)
+        self.check_options()
         announce = total_timesteps is None or self.verbose > 0
         self._check_tensorboard_log()
         dataset = self.load_dataset()
@@ -285,8 +322,8 @@ class OfflineAlgorithm(DataBacked, Deployable, SafeFiles):
         if self.check_data:
             pass_gate(dataset)
         if self.env is None:  # after load(env=None)
-            self.set_env(self._env_of(dataset.info))
-        self._check_normalization(self._vec_normalize_env)
+            self.set_env(self._trained_env(dataset.info))
+        self._match_normalization(self._vec_normalize_env)
         fill_statistics(self._vec_normalize_env, dataset)
         total_timesteps, callback = self._setup_learn(
             DEFAULT_TIMESTEPS if total_timesteps is None else total_timesteps,
@@ -355,6 +392,11 @@ class OfflineAlgorithm(DataBacked, Deployable, SafeFiles):
 
     # --- save and load ---
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For ``copy.deepcopy`` and ``pickle``: without the run that is under way, its graphs, and open log files."""
+        gone = {"_run": None, "_runner": None, "_logger": Logger(None, [])}
+        return vars(self) | {name: value for name, value in gone.items() if name in vars(self)}
+
     def save(self, path: FilePath, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None) -> None:
         """
         As SB3's, but written whole or not at all. While ``learn`` runs, a ``.resume`` file follows at the end of the gradient
@@ -368,6 +410,7 @@ class OfflineAlgorithm(DataBacked, Deployable, SafeFiles):
         parameter = non_finite_parameter(self)
         if parameter is not None:
             raise TrainingDivergedError(f"Not saved: the parameter {parameter} holds NaN or infinite numbers.")
+        self._keep_statistics()
         super().save(path, exclude, include)
         if self._run is not None and isinstance(path, (str, Path)):
             self._run.saved(zip_path(path))

@@ -65,14 +65,14 @@ def go_online(
     if env is not None:
         _set_env(model, gym.make(env) if isinstance(env, str) else env)
     if model.env is None and model.dataset_info is not None:  # after load(env=None)
-        model.set_env(model._env_of(model.dataset_info))
+        model.set_env(model._trained_env(model.dataset_info))
     if model.env is None or isinstance(model.env.get_attr("unwrapped")[0], SpacesOnlyEnv):
         raise ValueError(f"{name} has no simulator to act in: give learn_online(env=...).")
     if model.replay_buffer.size() == 0:  # loaded from a file
         dataset = model.load_dataset()
         if model.check_data:
             pass_gate(dataset)
-        model._check_normalization(model._vec_normalize_env)
+        model._match_normalization(model._vec_normalize_env)
         fill_statistics(model._vec_normalize_env, dataset)
         model.prepare(dataset, progress_bar)
     _set_rates(model, rates)

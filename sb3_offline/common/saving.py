@@ -128,6 +128,10 @@ class SafeFiles(OffPolicyAlgorithm):
                 content = file.without_variables()
                 model = super().load(content, env, device, given, print_system_info, force_reset, **kwargs)
             file.restore_variables(model, tensors)
+            try:
+                model.check_loaded()  # type: ignore[attr-defined]
+            except (ValueError, TypeError) as error:
+                raise FileRefused(f"{name}: {error}") from error
             return model
         except (ValueError, ImportError, MemoryError, OSError):
             raise

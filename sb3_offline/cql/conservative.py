@@ -51,6 +51,12 @@ class ConservativePenalty(GradientAlgorithm):
     log_conservative_weight: th.Tensor | None = None
     conservative_optimizer: th.optim.Optimizer | None = None
 
+    def given_options(self) -> dict[str, Any]:
+        options = super().given_options()
+        if self.target_gap is not None:  # the weight is where the learned one began
+            options.pop("conservative_weight", None)
+        return options
+
     def _setup_model(self) -> None:
         super()._setup_model()
         if self.target_gap is not None:

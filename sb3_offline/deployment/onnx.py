@@ -137,10 +137,9 @@ def _check(model: OfflineAlgorithm, path: Path, names: list[str]) -> None:
     (actions,) = session.run(None, dict(zip(names, rows, strict=True)))
     by_key = isinstance(model.observation_space, spaces.Dict)
     observation: Any = dict(zip(names, rows, strict=True)) if by_key else rows[0]
-    normalizer = model.get_vec_normalize_env()
-    expected, _ = model.predict(
-        observation if normalizer is None else normalizer.normalize_obs(observation), deterministic=True
-    )
+    if not by_key:
+        observation = model.normalizer(th.as_tensor(observation, device=model.device)).cpu().numpy()
+    expected, _ = model.predict(observation, deterministic=True)
     width = np.ptp([model.action_space.low, model.action_space.high]) if isinstance(model.action_space, spaces.Box) else 1.0
     difference = np.abs(actions - expected).max() / width
     if actions.shape != expected.shape or not difference <= _ATOL:

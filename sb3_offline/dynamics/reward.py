@@ -24,8 +24,7 @@ class UserReward(UserFunction):
 
     role = "reward"
 
-    def __call__(self, observations: th.Tensor, actions: th.Tensor, next_observations: th.Tensor) -> th.Tensor:
-        result = self.call(observations, actions, next_observations)
+    def read(self, result: Any, next_observations: th.Tensor) -> th.Tensor:
         numbers = isinstance(result, th.Tensor) or (isinstance(result, np.ndarray) and result.dtype.kind in "fiu")
         if not numbers or result.dtype == th.bool:
             found = getattr(result, "dtype", type(result).__name__)

@@ -48,8 +48,7 @@ class UserTermination(UserFunction):
 
     role = "termination"
 
-    def __call__(self, observations: th.Tensor, actions: th.Tensor, next_observations: th.Tensor) -> th.Tensor:
-        result = self.call(observations, actions, next_observations)
+    def read(self, result: Any, next_observations: th.Tensor) -> th.Tensor:
         if not isinstance(result, (th.Tensor, np.ndarray)) or result.dtype not in (th.bool, np.dtype(bool)):
             found = getattr(result, "dtype", type(result).__name__)
             raise TypeError(

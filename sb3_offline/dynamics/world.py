@@ -17,7 +17,8 @@ from sb3_offline.dynamics.calibration import MAX_CALIBRATION_ROWS
 from sb3_offline.dynamics.config import DynamicsConfig
 from sb3_offline.dynamics.ensemble import EnsembleDynamics
 from sb3_offline.dynamics.fit_checkpoint import FitCheckpoint
-from sb3_offline.dynamics.termination import known_rule
+from sb3_offline.dynamics.reward import UserReward
+from sb3_offline.dynamics.termination import UserTermination, known_rule
 from sb3_offline.dynamics.termination_fit import MIN_TERMINATIONS, check_counts, fit_termination_head
 from sb3_offline.dynamics.termination_head import TerminationHead, TerminationReport
 from sb3_offline.dynamics.training import EpochStats, FitReport, fit_ensemble
@@ -81,8 +82,10 @@ def fit_world(
     Fit the ensemble, calibrate it on rows of their own, and fit the termination head where it is needed. Each draws from
     its own stream ("dynamics", "calibration", "termination"). The other parameters are those of :func:`fit_ensemble`.
 
-    :raises ValueError: too little data for one of the parts, or data that are not finite
+    :raises ValueError: too little data for one of the parts, or data that are not finite; or a user's function that cannot
+        take or return rows, before anything is fitted
     """
+    try_functions(dataset, config, model.device)
     rows, _ = split_episodes(dataset, test_interval(dataset, config))
     calibration_rows = rows[:0]
     if config.calibration != "none":
@@ -113,6 +116,22 @@ def fit_world(
         model.calibration.fit(config.calibration, residuals)
     fit_termination(model, dataset, config, streams)
     return report
+
+
+@th.no_grad()
+def try_functions(dataset: OfflineDataset, config: DynamicsConfig, device: th.device, n_rows: int = 10) -> None:
+    """
+    Call the user's termination and reward with the first rows of the data: a fit takes too long to find out afterwards.
+
+    :raises ValueError: if one raises, or returns what cannot be
+    :raises TypeError: if one returns another kind of result
+    """
+    columns = Columns.of(dataset, np.flatnonzero(dataset.valid_next)[:n_rows], device)
+    rows = columns.observations, columns.actions, columns.next_observations
+    if callable(config.termination):
+        UserTermination(config.termination)(*rows)
+    if config.reward is not None:
+        UserReward(config.reward)(*rows)
 
 
 def _modelled(dataset: OfflineDataset, rows: np.ndarray, device: th.device) -> tuple[Rows, Rows, Rows, Rows]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, cast
 
 import torch as th
@@ -30,6 +30,7 @@ __all__ = [
     "SACNetworks",
     "TD3Networks",
     "identity",
+    "normalizer_of",
     "squashed_gaussian",
     "squashed_gaussian_log_prob",
     "vec_normalizer",
@@ -180,7 +181,14 @@ def vec_normalizer(env: VecNormalize | None, device: th.device) -> Normalizer:
     if env is None or not env.norm_obs:
         return identity
     statistics = cast(RunningMeanStd, env.obs_rms)  # a dict only for Dict observations, with which it is refused
-    mean = th.as_tensor(statistics.mean, dtype=th.float32, device=device)
-    std = th.sqrt(th.as_tensor(statistics.var, dtype=th.float32, device=device) + env.epsilon)
-    clip = env.clip_obs
+    return normalizer_of(
+        {"mean": statistics.mean, "var": statistics.var, "epsilon": env.epsilon, "clip_obs": env.clip_obs}, device
+    )
+
+
+def normalizer_of(state: Mapping[str, Any], device: th.device) -> Normalizer:
+    """The same from statistics as a model's file keeps them (:func:`sb3_offline.buffers.statistics.statistics_of`)."""
+    mean = th.as_tensor(state["mean"], dtype=th.float32, device=device)
+    std = th.sqrt(th.as_tensor(state["var"], dtype=th.float32, device=device) + state["epsilon"])
+    clip = state["clip_obs"]
     return lambda observations: th.clamp((observations - mean) / std, -clip, clip)

@@ -16,7 +16,7 @@ import stable_baselines3 as sb3
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
-from sb3_offline.buffers.statistics import PICKLED_STATISTICS, STATISTICS, load_statistics
+from sb3_offline.buffers.statistics import PICKLED_STATISTICS, STATISTICS, load_statistics, normalized_env
 from sb3_offline.common.offline_algorithm import OfflineAlgorithm
 from sb3_offline.files.archives import FileRefused
 from sb3_offline.files.model_file import ModelFile
@@ -44,8 +44,9 @@ class SavedModel:
         """The env as the model saw it in training, its rewards raw."""
         venv: VecEnv = DummyVecEnv([lambda: env])
         if self.statistics is not None:
-            venv = load_statistics(self.statistics, venv, self.trust) or venv
-        return venv
+            return load_statistics(self.statistics, venv, self.trust) or venv
+        kept = getattr(self.model, "observation_statistics", None)
+        return venv if kept is None else normalized_env(venv, kept)
 
 
 def load_model(path: Path, algo: str | None = None, trust: bool = False) -> SavedModel:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -186,3 +188,18 @@ def test_a_file_holds_what_sb3_begins_with(tmp_path: Path) -> None:
     sac.learn(150)
     assert sac.replay_buffer.size() == 150
     assert sac._n_updates == 2 + 150 - 100
+
+
+# --- copies ---
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_a_copy_in_a_callback_is_the_model_of_that_step_and_trains_on(copied: Any) -> None:
+    keeps = Does(lambda callback: (copied(callback.model), callback.model.predict(OBSERVATION, deterministic=True)[0]))
+    CQL("MlpPolicy", DATA, **SMALL | {"seed": 0, "verbose": 1}).learn(2, keeps)
+    (first, action), (second, later) = keeps.seen
+    assert np.array_equal(first.predict(OBSERVATION, deterministic=True)[0], action)
+    assert not np.array_equal(action, later)
+    first.learn(1, reset_num_timesteps=False)  # the step that the original took next
+    assert first.num_timesteps == second.num_timesteps == 2
+    assert np.array_equal(first.predict(OBSERVATION, deterministic=True)[0], later)

@@ -1,0 +1,175 @@
+"""What the constructor refuses, no other door lets in: ``load``'s arguments, files, and assignments before ``learn``."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from typer.testing import CliRunner
+
+from sb3_offline import CQL, MOPO, DiscreteCQL
+from sb3_offline.cli import app
+from tests.conftest import FAST_MODEL_BASED, record
+
+DATA = "sb3_offline/Pendulum-medium-v0"
+SMALL: dict[str, Any] = {"policy_kwargs": {"net_arch": [8]}, "batch_size": 8, "seed": 0, "device": "cpu"}
+WRONG = [
+    ("gamma", 5),
+    ("tau", -3),
+    ("batch_size", 0),
+    ("precision", "zzz"),
+    ("execution", "zzz"),
+    ("reward_scale", -1),
+    ("learning_rate", -1.0),
+    ("qf_learning_rate", float("nan")),
+    ("storage", "zzz"),
+    ("check_data", "no"),
+    ("conservative_weight", -1.0),
+    ("averaging_rate", 3.0),
+    ("seed", -1),
+]
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("saved") / "m.zip"
+    CQL("MlpPolicy", DATA, **SMALL).learn(2).save(path)
+    return path
+
+
+def with_option(path: Path, target: Path, name: str, value: Any) -> Path:
+    """The file with another hyperparameter."""
+    with zipfile.ZipFile(path) as archive:
+        members = {member: archive.read(member) for member in archive.namelist()}
+    data = json.loads(members["data"])
+    assert name in data
+    data[name] = value
+    members["data"] = json.dumps(data).encode()
+    with zipfile.ZipFile(target, "w") as archive:
+        for member, content in members.items():
+            archive.writestr(member, content)
+    return target
+
+
+@pytest.mark.parametrize(("name", "value"), WRONG)
+def test_wrong_options_are_refused_at_every_door(name: str, value: Any, saved: Path, tmp_path: Path) -> None:
+    with pytest.raises((ValueError, TypeError), match=f"(?i){name}"):
+        CQL("MlpPolicy", DATA, **SMALL | {name: value})
+    with pytest.raises(ValueError, match=f"(?i){name}"):
+        CQL.load(saved, **{name: value})
+    with pytest.raises(ValueError, match=f"(?i){name}"):
+        CQL.load(saved, custom_objects={name: value})
+    with pytest.raises(ValueError, match=f"(?i){name}"):
+        CQL.load(with_option(saved, tmp_path / "forged.zip", name, value))
+    model = CQL.load(saved)
+    setattr(model, name, value)
+    with pytest.raises((ValueError, TypeError), match=f"(?i){name}"):
+        model.learn(1)
+
+
+def test_options_of_a_child_are_refused_too(tmp_path: Path) -> None:
+    MOPO("MlpPolicy", DATA, **FAST_MODEL_BASED).learn(1).save(tmp_path / "m")
+    for name, value in (("real_ratio", 2.0), ("rollout_length", 0), ("dynamics_kwargs", {"max_epoch": 3})):
+        with pytest.raises(ValueError, match=name if name != "dynamics_kwargs" else "max_epoch"):
+            MOPO.load(tmp_path / "m", **{name: value})
+    data = {"env": "CartPole-v1", "dataset": record("CartPole-v1", 20)}
+    DiscreteCQL("MlpPolicy", **data, **SMALL).learn(1).save(tmp_path / "d")
+    with pytest.raises(ValueError, match="target_update_interval"):
+        DiscreteCQL.load(tmp_path / "d", target_update_interval=0)
+
+
+def test_right_options_pass(saved: Path) -> None:
+    model = CQL.load(saved, gamma=0.5, tau=1.0, precision="bf16", seed=3, learning_rate=lambda progress: 1e-3 * progress)
+    assert (model.gamma, model.tau, model.precision, model.seed) == (0.5, 1.0, "bf16", 3)
+    model.learn(1)
+
+
+# --- normalised observations ---
+
+
+def normalized(env_id: str = DATA) -> VecNormalize:
+    return VecNormalize(DummyVecEnv([lambda: gym.make(env_id)]), norm_reward=False)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[CQL, Path]:
+    model = CQL("MlpPolicy", normalized(), **SMALL).learn(50)
+    path = tmp_path_factory.mktemp("normalized") / "m.zip"
+    model.save(path)
+    return model, path
+
+
+def test_load_refuses_the_env_that_set_env_refuses(trained: tuple[CQL, Path], saved: Path) -> None:
+    with pytest.raises(ValueError, match="normalised observations"):
+        CQL.load(trained[1], env=gym.make("Pendulum-v1"))
+    with pytest.raises(ValueError, match="raw observations"):
+        CQL.load(saved, env=normalized())
+
+
+def test_statistics_travel_with_the_model(trained: tuple[CQL, Path], tmp_path: Path) -> None:
+    """Of 5,000 rows, as NumPy computes them; SB3 adds 1e-4 of a row of mean 0 and variance 1."""
+    model, path = trained
+    rows = model.load_dataset().observations.astype(np.float64)
+    kept = CQL.load(path).observation_statistics
+    assert kept is not None
+    np.testing.assert_allclose(kept["mean"], rows.mean(axis=0), atol=1e-6)
+    np.testing.assert_allclose(kept["var"], rows.var(axis=0), atol=1e-6)
+    fresh = normalized("Pendulum-v1")
+    loaded = CQL.load(path, env=fresh)
+    np.testing.assert_allclose(fresh.obs_rms.mean, rows.mean(axis=0), atol=1e-6)  # type: ignore[union-attr]
+    loaded.save(tmp_path / "again")
+    assert CQL.load(tmp_path / "again").observation_statistics == kept
+
+
+def test_an_env_with_statistics_keeps_its_own(trained: tuple[CQL, Path]) -> None:
+    env = normalized("Pendulum-v1")
+    env.obs_rms.mean, env.obs_rms.count = np.full(3, 7.0), 100.0  # type: ignore[union-attr]
+    CQL.load(trained[1], env=env)
+    assert env.obs_rms.mean.tolist() == [7.0, 7.0, 7.0]  # type: ignore[union-attr]
+
+
+def test_export_takes_raw_observations_after_load(trained: tuple[CQL, Path], tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    model, path = trained
+    raw = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+    normalizer = model.get_vec_normalize_env()
+    assert normalizer is not None
+    expected, _ = model.predict(normalizer.normalize_obs(raw), deterministic=True)
+    for name, exporter in (("kept", model), ("loaded", CQL.load(path))):
+        file = exporter.export_onnx(tmp_path / name)
+        (actions,) = onnxruntime.InferenceSession(str(file)).run(None, {"observation": raw})
+        np.testing.assert_allclose(actions, expected, atol=1e-4)
+
+
+def test_a_loaded_model_trains_on_as_it_did(trained: tuple[CQL, Path]) -> None:
+    """Without an env: its task is made again, and normalised as before."""
+    learner = CQL.load(trained[1], dataset=DATA).learn(2)
+    assert learner._vec_normalize_env is not None
+    assert learner.observation_statistics == CQL.load(trained[1]).observation_statistics
+
+
+def test_the_shell_evaluates_with_the_models_statistics(trained: tuple[CQL, Path]) -> None:
+    model, path = trained
+    result = CliRunner().invoke(app, ["evaluate", str(path), "--episodes", "2", "--seed", "0"])
+    assert result.exit_code == 0, result.output
+    env = normalized("Pendulum-v1")
+    CQL.load(path, env=env)
+    env.seed(0)
+    mean, _ = evaluate_policy(model, env, 2, warn=False)
+    assert f"return {mean:.1f}" in result.output
+
+
+@pytest.mark.parametrize("change", [{"mean": [0.0]}, {"var": [-1.0, 1.0, 1.0]}, {"clip_obs": "x"}, {"epsilon": None}])
+def test_forged_statistics_are_refused(trained: tuple[CQL, Path], change: dict[str, Any], tmp_path: Path) -> None:
+    state = trained[0].observation_statistics
+    assert state is not None
+    forged = with_option(trained[1], tmp_path / "forged.zip", "observation_statistics", state | change)
+    with pytest.raises(ValueError, match="observation_statistics"):
+        CQL.load(forged)
