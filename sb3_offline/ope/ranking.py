@@ -1,0 +1,54 @@
+"""Several policies, judged by the same estimators on the same data, the best first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sb3_offline.datasets import OfflineDataset
+from sb3_offline.ope.estimate import Estimate, Estimator
+from sb3_offline.ope.fqe import FQE
+from sb3_offline.ope.trust import doubts
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """
+    A policy and what was said of it.
+
+    :param name: as it was given
+    :param estimates: by estimator's name, in the order in which they were asked; the first one ranks
+    """
+
+    name: str
+    estimates: dict[str, Estimate]
+
+    @property
+    def estimate(self) -> Estimate:
+        """The one that ranks."""
+        return next(iter(self.estimates.values()))
+
+    @property
+    def doubts(self) -> list[str]:
+        """Of all its estimates, each once."""
+        return list(dict.fromkeys(sentence for estimate in self.estimates.values() for sentence in doubts(estimate)))
+
+
+def rank(
+    models: Mapping[str, Any] | Iterable[Any], dataset: OfflineDataset, estimators: Sequence[Estimator] | None = None
+) -> list[Ranked]:
+    """
+    Estimate every policy, and put the highest value of the first estimator first.
+
+    :param models: policies by name; names are made up (``model 0``, ...) for a plain list
+    :param dataset: logged episodes, best such as no policy was trained on
+    :param estimators: :class:`FQE` if not given
+    :raises ValueError: if there is no policy, or no estimator
+    """
+    named = dict(models) if isinstance(models, Mapping) else {f"model {i}": model for i, model in enumerate(models)}
+    asked = [FQE()] if estimators is None else list(estimators)
+    if not named or not asked:
+        raise ValueError(f"rank needs at least one model and one estimator, got {len(named)} and {len(asked)}.")
+    ranked = [Ranked(name, {each.name: each.estimate(model, dataset) for each in asked}) for name, model in named.items()]
+    return sorted(ranked, key=lambda one: one.estimate.value, reverse=True)
