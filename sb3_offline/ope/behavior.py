@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 MAX_ROWS = 10_000  # of the data, at which a policy's actions are scored
 STRANGE = 0.99  # an action that ranks above is unlike the data
+FIT_STEPS = 4000  # at most, of the behaviour policy
 
 _fitted: WeakKeyDictionary[OfflineDataset, Support] = WeakKeyDictionary()
 
@@ -54,20 +55,19 @@ class Support:
     pi_beta, learned by maximum likelihood from a data set, and how likely it finds the data's own actions.
 
     :param dataset: with vectors as states
-    :param seed: of the fit
-    :param fit_options: of :func:`~sb3_offline.behavior.behavior_fit.fit_behavior_policy`
     """
 
-    def __init__(self, dataset: OfflineDataset, seed: int = 0, **fit_options: Any):
+    def __init__(self, dataset: OfflineDataset):
         self.action_space = dataset.action_space
-        generator = th.Generator().manual_seed(seed)
+        generator = th.Generator().manual_seed(0)
         width = int(np.prod(dataset.observation_space.shape))  # type: ignore[arg-type]
         discrete = isinstance(dataset.action_space, spaces.Discrete)
         network = DiscreteBehaviorPolicy if discrete else BehaviorPolicy
         self.policy = network(width, encoded_action_dim(dataset.action_space), generator=generator)
         optimizer = th.optim.Adam(self.policy.parameters(), lr=1e-3)
         states = np.array(dataset.observations, dtype=np.float32).reshape(len(dataset), -1)
-        fit_behavior_policy(self.policy, optimizer, states, self._encode(dataset.actions), generator=generator, **fit_options)
+        actions = self._encode(dataset.actions)
+        fit_behavior_policy(self.policy, optimizer, states, actions, generator=generator, n_steps=FIT_STEPS)
         self.log_probs = self.log_prob(dataset.observations, dataset.actions)
         self._levels = np.sort(-self.log_probs)
         self._rows = np.unique(np.linspace(0, len(dataset) - 1, min(MAX_ROWS, len(dataset))).astype(int))

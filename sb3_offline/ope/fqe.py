@@ -44,17 +44,17 @@ class FQE(Estimator):
     :param net_arch: hidden layers of a critic
     :param learning_rate: of Adam; falls linearly to 0
     :param tau: Polyak coefficient of the targets
-    :param checkpoint: a file that keeps the fit's state every 1000 steps: one that was stopped goes on there, to the same numbers
+    :param checkpoint: a file that keeps the fit's state every 1000 steps: one that was stopped goes on there
     :param progress_bar: show one
     """
 
     name: ClassVar[str] = "FQE"
     n_critics: int = 5
-    n_steps: int = 10_000
+    n_steps: int = 5_000
     batch_size: int | None = 256
-    net_arch: Sequence[int] = (256, 256)
+    net_arch: Sequence[int] = (64, 64)
     learning_rate: float = 1e-3
-    tau: float = 0.005
+    tau: float = 0.01
     device: th.device | str = "auto"
     checkpoint: str | Path | None = None
     progress_bar: bool = field(default=False, repr=False)

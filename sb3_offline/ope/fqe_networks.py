@@ -37,6 +37,8 @@ class FQENetworks(nn.Module):
         n_out = int(action_space.n) if isinstance(action_space, spaces.Discrete) else 1
         self.heads = nn.ModuleList(nn.Sequential(*create_mlp(n_in, n_out, list(net_arch))) for _ in range(n_critics))
         self.target = copy.deepcopy(nn.ModuleList([self.features, self.heads])).requires_grad_(False)
+        self._trained = [*self.features.parameters(), *self.heads.parameters()]
+        self._targets = list(self.target.parameters())
         self.workspace = Workspace()
         self.normalize = identity  # for the update runner
 
@@ -54,10 +56,10 @@ class FQENetworks(nn.Module):
         values = evaluate(list(heads), inputs, workspace=self.workspace)  # type: ignore[arg-type]
         return values.view(self.n_critics, n_rows(observations), -1)
 
-    @property
-    def trained(self) -> nn.ModuleList:
-        """What the targets follow."""
-        return nn.ModuleList([self.features, self.heads])
+    @th.no_grad()
+    def follow(self, tau: float) -> None:
+        """theta' <- tau theta + (1 - tau) theta' for the targets."""
+        th._foreach_lerp_(self._targets, self._trained, tau)
 
 
 def _extractor(space: spaces.Space) -> BaseFeaturesExtractor:

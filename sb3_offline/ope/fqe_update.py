@@ -14,7 +14,7 @@ from sb3_offline.buffers.buffers import scale_actions
 from sb3_offline.buffers.returns import returns_to_go
 from sb3_offline.buffers.storage import make_dataset_buffer
 from sb3_offline.datasets import OfflineDataset
-from sb3_offline.execution.optimizers import minimize, polyak
+from sb3_offline.execution.optimizers import minimize
 from sb3_offline.execution.precision import Precision
 from sb3_offline.execution.updates import Call, Execution, call_plainly
 from sb3_offline.networks.networks import Logs
@@ -124,7 +124,7 @@ class FQEUpdate:
     def gradient_step(self, nets: FQENetworks, batch: FQEBatch, noise: None, call: Call = call_plainly) -> Logs:
         loss, logs = call(self.loss, nets, batch)
         minimize(loss, self.optimizer)
-        polyak(nets.trained, nets.target, self.tau)
+        nets.follow(self.tau)
         return {name: value.detach() for name, value in logs.items()}
 
     def loss(self, nets: FQENetworks, batch: FQEBatch) -> tuple[th.Tensor, Logs]:

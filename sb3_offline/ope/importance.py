@@ -31,9 +31,9 @@ def log_ratios(policy: EvaluatedPolicy, dataset: OfflineDataset) -> np.ndarray:
 @dataclass(kw_only=True)
 class _Importance(Estimator):
     """
-    Weights against the learned behaviour policy; meaningful mostly for discrete actions. Where actions are continuous, they are those of the sampling policy whatever
-    ``deterministic`` says, and in most data of almost no episode: look at ``effective_episodes`` before you believe the value.
-    The return is that of the log's own episodes, cut where they were.
+    Weights against the learned behaviour policy; meaningful mostly for discrete actions. Where actions are continuous, they
+    are those of the sampling policy whatever ``deterministic`` says, and in most data of almost no episode: look at
+    ``effective_episodes`` before you believe the value. The return is that of the log's own episodes, cut where they were.
 
     :param clip: no cumulative weight exceeds it
     """

@@ -34,6 +34,6 @@ def _doubts(estimate: Estimate) -> Iterator[str]:
     if known.get("at_a_bound", 0.0) > MUCH_AT_BOUND:
         yield f"{known['at_a_bound']:.0%} of the values reach what no policy can earn: the fit has run away."
     if known.get("outside_share", 0.0) > OFTEN_OUTSIDE:
-        yield f"{known['outside_share']:.0%} of the imagined states lie out of the log's range, where the learned world guesses."
+        yield f"{known['outside_share']:.0%} of the imagined states leave the log's range, where the learned world guesses."
     if known.get("broken_share", 0.0) > 0:
         yield f"{known['broken_share']:.0%} of the imagined episodes broke off: the learned world is not to be trusted here."
