@@ -13,7 +13,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_offline.datasets import OfflineDataset, load_dataset
-from sb3_offline.zoo.algorithms import algorithms
+from sb3_offline.registry import find_algorithm
 
 GAMMA = 0.99
 _SMALL: dict[str, Any] = {"policy_kwargs": {"net_arch": [64, 64]}}
@@ -89,7 +89,7 @@ def train(task: Task, dataset: OfflineDataset, folder: Path) -> list[Path]:
         files = [Path(f"{prefix}_{step}.zip") for step in task.steps]
         if not all(file.exists() for file in files):
             folder.mkdir(parents=True, exist_ok=True)
-            model = algorithms()[algo]("MlpPolicy", dataset=dataset, seed=seed, **options)
+            model = find_algorithm(algo)("MlpPolicy", dataset=dataset, seed=seed, **options)
             model.learn(task.steps[-1], callback=_Keep(task.steps, prefix), log_interval=None)
         paths += files
     return paths
@@ -134,7 +134,7 @@ def policies(name: str, folder: Path, data: Path | None, episodes: int = 20) -> 
     for path in train(task, dataset, folder / name):
         kept = path.with_suffix(".json")
         if not kept.exists():
-            model = algorithms()[path.stem.rsplit("_", 2)[0]].load(path, device="cpu")
+            model = find_algorithm(path.stem.rsplit("_", 2)[0]).load(path, device="cpu")
             kept.write_text(json.dumps(simulate(model, dataset.make_env(), task.horizon, episodes, seed=1000)))
         found.append((path, json.loads(kept.read_text())))
     return found

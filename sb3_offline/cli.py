@@ -329,6 +329,83 @@ def model_report(
         Console().print(f"Written to {page}", markup=False)
 
 
+JudgingData = Annotated[
+    str, typer.Option("--data", help="Logged episodes that judge; best such as no model was trained on.", show_default=False)
+]
+FitSteps = Annotated[int, typer.Option("--fit-steps", min=1, help="Gradient steps of each policy's evaluation (FQE).")]
+Discount = Annotated[float, typer.Option("--gamma", help="Discount of the return that is estimated.")]
+
+
+@app.command()
+def select(
+    models: Annotated[Path, typer.Argument(help="A folder with saved models (.zip), or one of them.", show_default=False)],
+    data: JudgingData,
+    html: Annotated[Path | None, typer.Option(help="Write a page with a plot, for whoever decides.")] = None,
+    fit_steps: FitSteps = 5000,
+    gamma: Discount = 0.99,
+    seed: Seed = 0,
+    trust: Trust = False,
+    env_id: EnvId = None,
+) -> None:
+    """Which policy? Estimates what each saved model would earn, from logged data alone; the best comes first."""
+    from sb3_offline.datasets import load_dataset
+    from sb3_offline.files.page import write_page
+    from sb3_offline.ope import FQE
+    from sb3_offline.shell.consoles import print_whole
+    from sb3_offline.shell.selection import select as judge
+    from sb3_offline.shell.selection import table
+    from sb3_offline.shell.selection_page import selection_html
+
+    dataset = load_dataset(data, env_id=env_id)
+    selection = judge(models, dataset, FQE(n_steps=fit_steps, gamma=gamma, seed=seed, progress_bar=True), trust)
+    console = print_whole(table(selection))
+    for sentence in selection.sentences():
+        console.print(sentence, markup=False, soft_wrap=True)
+    if html is not None:
+        write_page(html, selection_html(selection))
+        console.print(f"Written to {html}", markup=False, soft_wrap=True)
+
+
+@app.command()
+def certify(
+    model: Model,
+    data: JudgingData,
+    margin: Annotated[float, typer.Option(help="Better by this share of |the log's mean return|.")] = 0.05,
+    confidence: Annotated[float, typer.Option(help="Of the lower bound, above 0.5 and below 1.")] = 0.95,
+    fit_steps: FitSteps = 5000,
+    gamma: Discount = 0.99,
+    seed: Seed = 0,
+    algo: Algo = None,
+    trust: Trust = False,
+    env_id: EnvId = None,
+) -> None:
+    """May it be deployed? Exits with 0 if the policy's lower bound beats the log's behaviour by the margin, else with 1."""
+    from rich.console import Console
+
+    from sb3_offline.datasets import load_dataset
+    from sb3_offline.ope import FQE
+    from sb3_offline.ope import certify as judge
+    from sb3_offline.shell.models import load_model
+    from sb3_offline.shell.selection import judged
+
+    dataset = load_dataset(data, env_id=env_id)
+    estimator = FQE(n_steps=fit_steps, gamma=gamma, seed=seed, progress_bar=True)
+    policy = judged(load_model(model, algo, trust), dataset)
+    result = judge(policy, dataset, margin=margin, confidence=confidence, estimator=estimator)
+    word = "CERTIFIED" if result.granted else "NOT CERTIFIED"
+    Console().print(
+        f"{word}: {confidence:.0%} lower bound {result.estimate.low:.4g} (estimate {result.estimate.value:.4g}), required "
+        f"{result.required:.4g}, the log itself {result.behavior:.4g}; discounted by {result.estimate.gamma:g}.",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
+    for reason in result.reasons:
+        Console().print(f"- {reason}", markup=False, highlight=False, soft_wrap=True)
+    if not result.granted:
+        raise typer.Exit(1)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit status is 0, or 2 with one line that says what is wrong."""
     words = list(sys.argv[1:] if argv is None else argv)

@@ -11,6 +11,7 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 
+from sb3_offline.arguments import INSIDE_UNIT, check_number
 from sb3_offline.datasets.envs import env_from_spec
 from sb3_offline.datasets.errors import DatasetError
 from sb3_offline.datasets.goal_relabelling import GoalRelabelling
@@ -174,8 +175,62 @@ class OfflineDataset:
             raise ValueError(f"fraction must lie in (0, 1], got {fraction}")
         order, lengths = np.random.default_rng(seed).permutation(self.n_episodes), self.episode_lengths()
         n_drawn = 1 + np.searchsorted(lengths[order].cumsum(), fraction * len(self))
-        rows = np.repeat(np.isin(np.arange(self.n_episodes), order[:n_drawn]), lengths)
-        return replace(self, **{name: getattr(self, name)[rows] for name in ARRAY_NAMES})
+        return self.take_episodes(order[:n_drawn])
+
+    def take_episodes(self, episodes: np.ndarray) -> OfflineDataset:
+        """A copy of some whole episodes, in logged order.
+
+        :param episodes: (k,) their numbers, from 0; one that is named twice is there once
+        :raises ValueError: for none, or a number that is no episode's
+        """
+        chosen = np.asarray(episodes)
+        if chosen.size == 0 or chosen.min() < 0 or chosen.max() >= self.n_episodes:
+            raise ValueError(
+                f"episodes are numbered from 0 to {self.n_episodes - 1}, and one at least is needed; got {chosen}."
+            )
+        rows = np.repeat(np.isin(np.arange(self.n_episodes), chosen), self.episode_lengths())
+        ended = np.zeros(len(self), dtype=bool)
+        ended[self.episode_ends] = True  # the log's last row, which need not say so, may have others behind it now
+        truncations = (self.truncations | (ended & ~self.terminations))[rows]
+        return replace(self, **({name: getattr(self, name)[rows] for name in ARRAY_NAMES} | {"truncations": truncations}))
+
+    def split(self, fraction: float = 0.1, seed: int = 0) -> tuple[OfflineDataset, OfflineDataset]:
+        """Keep whole episodes apart, good and bad ones in proportion: sorted by return, one of each run of 1/fraction
+        neighbours is held out, drawn at random.
+
+        :param fraction: share of the episodes that is held out, in (0, 1); one at least is, and one is left
+        :param seed: of the draw
+        :return: what to train on, and what is held out; both in logged order
+        :raises ValueError: for a fraction out of range, or fewer than two episodes
+        """
+        check_number("fraction", fraction, INSIDE_UNIT)
+        n = self.n_episodes
+        if n < 2:
+            raise ValueError(f"split keeps whole episodes apart, and {self.info.dataset_id} holds {n}: bring more.")
+        n_out = min(max(round(fraction * n), 1), n - 1)
+        rng, by_return = np.random.default_rng(seed), np.argsort(self.episode_returns(), kind="stable")
+        held_out = np.array([rng.choice(neighbours) for neighbours in np.array_split(by_return, n_out)])
+        return self.take_episodes(np.setdiff1d(np.arange(n), held_out)), self.take_episodes(held_out)
+
+    def __getitem__(self, rows: slice) -> OfflineDataset:
+        """Rows that follow each other, without a copy where there need be none: ``dataset[:10_000]``. An episode that is cut
+        at the last row counts as truncated there.
+
+        :raises TypeError: for what is no slice
+        :raises ValueError: for a slice that holds no row, or leaves out rows in between
+        """
+        if not isinstance(rows, slice):
+            raise TypeError(
+                f"a data set is indexed by a slice of rows, dataset[100:200], got {rows!r}; take_episodes takes episodes."
+            )
+        start, stop, step = rows.indices(len(self))
+        if step != 1 or start >= stop:
+            raise ValueError(f"the slice must hold rows that follow each other, at least one of {len(self)}; got {rows}.")
+        columns = {name: getattr(self, name)[start:stop] for name in ARRAY_NAMES}
+        if not columns["terminations"][-1]:
+            columns["truncations"] = columns["truncations"].copy()
+            columns["truncations"][-1] = True
+        return replace(self, **columns)
 
     def make_env(self, **kwargs: Any) -> gym.Env:
         """The task's environment; see :meth:`DatasetInfo.make_env`."""

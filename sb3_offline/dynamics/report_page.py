@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import html
 import io
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,18 +13,11 @@ from stable_baselines3.common.logger import Logger
 from sb3_offline.dynamics.report_figures import ERROR_LIMIT, ReportFigures
 from sb3_offline.dynamics.report_words import dangers, rows
 from sb3_offline.files.atomic import write_atomically
+from sb3_offline.files.page import facts_table, page, verdict, write_page
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-_STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
-table { border-collapse: collapse; width: 100%; } td { padding: .4rem .6rem; border-top: 1px solid #ddd; vertical-align: top; }
-td:first-child { width: 16rem; color: #555; } img { width: 100%; } li { margin: .3rem 0; }
-.length { font-size: 1.3rem; } .danger { background: #fff4e5; border-left: 4px solid #e69500; padding: .5rem 1rem; }
-.fine { background: #eef8ee; border-left: 4px solid #3a9d3a; padding: .5rem 1rem; }
-"""
 
 
 def draw(report: ReportFigures) -> Figure:
@@ -54,22 +46,14 @@ def write_png(report: ReportFigures, path: Path) -> None:
 def write_html(report: ReportFigures, path: Path) -> None:
     picture = io.BytesIO()
     draw(report).savefig(picture, format="png", dpi=130)
-    words = dangers(report)
-    items = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in words)
-    verdict = f'<ul class="danger">{items}</ul>' if words else '<p class="fine">Nothing looks dangerous.</p>'
-    body = "".join(
-        f"<tr><td>{html.escape(question)}</td><td>{html.escape(answer)}</td></tr>"
-        for question, answer in rows(report)
-        if question != "danger"
+    figures = facts_table((question, answer) for question, answer in rows(report) if question != "danger")
+    body = (
+        f'<p class="length">Suggested <code>rollout_length</code>: <b>{report.rollout_length}</b></p>'
+        f"{verdict(dangers(report), 'Nothing looks dangerous.')}"
+        '<img alt="Six panels; the table below has their main figures" '
+        f'src="data:image/png;base64,{base64.b64encode(picture.getvalue()).decode()}">{figures}'
     )
-    title = html.escape(f"Can I trust my model? {report.dataset_id}")
-    page = (
-        f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{title}</title><style>{_STYLE}</style></head>"
-        f"<body><h1>{title}</h1><p class='length'>Suggested <code>rollout_length</code>: <b>{report.rollout_length}</b></p>"
-        f"{verdict}<img alt='Six panels; the table below has their main figures' "
-        f"src='data:image/png;base64,{base64.b64encode(picture.getvalue()).decode()}'><table>{body}</table></body></html>"
-    )
-    write_atomically(path, lambda file: file.write(page.encode()))
+    write_page(path, page(f"Can I trust my model? {report.dataset_id}", body))
 
 
 def log(report: ReportFigures, logger: Logger, step: int) -> None:

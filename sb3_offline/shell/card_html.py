@@ -8,46 +8,35 @@ from html import escape
 import numpy as np
 
 from sb3_offline.datasets.checks.statistics import DimensionStatistics
+from sb3_offline.files.page import facts_table, figures_table, page
 from sb3_offline.shell.card import DataCard, Histogram
 from sb3_offline.shell.card_text import facts
 
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
-h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
-table { border-collapse: collapse; } td, th { padding: .15rem .8rem .15rem 0; text-align: right; }
-td:first-child, th:first-child { text-align: left; } .facts td { text-align: left; }
-.plots { display: flex; flex-wrap: wrap; gap: 1rem; } figure { margin: 0; } figcaption { font-size: .85rem; }
-.warning, .error { background: #fff3cd; border-left: 4px solid #d39e00; padding: .4rem .8rem; margin: .4rem 0; }
-.error { background: #f8d7da; border-color: #b02a37; }
-svg { background: #f7f7f7; } rect { fill: #4c72b0; } circle { fill: #4c72b0; fill-opacity: .4; } text { font-size: 10px; }
-"""
+_STYLE = "rect { fill: var(--blue); } circle { fill: var(--blue); fill-opacity: .4; }"
 _W, _H, _PAD = 280, 150, 18
 
 
 def card_html(card: DataCard) -> str:
     """The whole page. Text from the data is escaped."""
-    name = escape(card.summary["dataset"])
-    rows = "".join(f"<tr><td>{escape(key)}</td><td>{escape(value)}</td></tr>" for key, value in facts(card))
     found = "".join(f'<p class="{f.severity}">{f.severity.capitalize()}: {escape(str(f))}</p>' for f in card.findings)
     statistics = card.statistics
     plots = [_figure(title, _bars(histogram)) for title, histogram in card.histograms.items()]
     plots.append(_figure("return by episode, in the order of the log", _scatter(np.arange(len(card.returns)), card.returns)))
     if len(card.plane):
         plots.append(_figure("states: first two principal components", _scatter(card.plane[:, 0], card.plane[:, 1])))
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{name}</title><style>{_STYLE}</style></head><body>
-<h1>{name}</h1><p>{escape(card.description)}</p>
-<table class="facts">{rows}</table>
+    body = f"""<p>{escape(card.description)}</p>
+{facts_table(facts(card))}
 <h2>Errors and warnings</h2>{found or "<p>None.</p>"}
 <h2>Plots</h2><div class="plots">{"".join(plots)}</div>
 <h2>Observations</h2>{_table(statistics.observations)}
-<h2>Actions</h2>{_table(statistics.actions, {"at a bound": statistics.saturation, "range covered": statistics.coverage})}
-</body></html>
-"""
+<h2>Actions</h2>{_table(statistics.actions, {"at a bound": statistics.saturation, "range covered": statistics.coverage})}"""
+    return page(str(card.summary["dataset"]), body, _STYLE)
 
 
 def _figure(title: str, body: str) -> str:
-    return f'<figure><svg width="{_W}" height="{_H}" role="img">{body}</svg><figcaption>{escape(title)}</figcaption></figure>'
+    name = escape(title)
+    picture = f'<svg viewBox="0 0 {_W} {_H}" width="{_W}" height="{_H}" role="img" aria-label="{name}">{body}</svg>'
+    return f"<figure>{picture}<figcaption>{name}</figcaption></figure>"
 
 
 def _bars(histogram: Histogram) -> str:
@@ -85,6 +74,5 @@ def _table(columns: DimensionStatistics, shares: Mapping[str, np.ndarray] | None
     rows = []
     for i, figures in enumerate(zip(columns.mean, columns.std, columns.low, columns.high, strict=True)):
         cells = [str(i), *(f"{value:.4g}" for value in figures), *(f"{values[i]:.0%}" for values in shares.values())]
-        rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
-    head = "".join(f"<th>{name}</th>" for name in ("", "mean", "std", "min", "max", *shares))
-    return f"<table><tr>{head}</tr>{''.join(rows)}</table>"
+        rows.append(cells)
+    return figures_table(("", "mean", "std", "min", "max", *shares), rows)

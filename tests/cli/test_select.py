@@ -1,0 +1,111 @@
+"""``select`` and ``certify``: from a folder of models and a log to a table, a page and an exit status."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sb3_offline import CQL
+from sb3_offline.cli import main
+from tests.conftest import FAST, record
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A log, two models that learned nothing yet, and a file that is none."""
+    folder = tmp_path_factory.mktemp("select")
+    arrays = record("Pendulum-v1", 25)
+    np.savez_compressed(folder / "log.npz", **arrays, env_id="Pendulum-v1")  # type: ignore[arg-type]
+    for seed in (0, 1):
+        model = CQL("MlpPolicy", "Pendulum-v1", dataset=arrays, **(FAST | {"seed": seed}))
+        model.save(folder / "runs" / f"run <{seed}>" / "cql.zip")
+    (folder / "runs" / "notes.zip").write_text("no model")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch, models: Path) -> None:
+    monkeypatch.setattr("sb3_offline.ope.behavior.FIT_STEPS", 250)
+    monkeypatch.chdir(models)
+
+
+def test_select_prints_a_table_and_writes_a_page(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["select", "runs", "--data", "log.npz", "--fit-steps", "30", "--html", "page.html"]) == 0
+    said = capsys.readouterr()
+    assert "run <0>/cql.zip" in said.out
+    assert "CQL" in said.out
+    assert "notes.zip is passed over" in said.err
+    page = Path("page.html").read_text(encoding="utf-8")
+    assert "run &lt;1&gt;/cql.zip" in page
+    assert "<svg" in page
+    assert "http" not in page  # nothing from the network
+    assert page.count("<tr>") == 3  # the head, and two models
+
+
+def test_certify_says_no_and_why(capsys: pytest.CaptureFixture[str]) -> None:
+    """An untrained policy is not better than random actions by nine times their size."""
+    command = ["certify", "runs/run <0>/cql.zip", "--data", "log.npz", "--fit-steps", "30", "--margin", "9"]
+    assert main(command) == 1
+    said = capsys.readouterr().out
+    assert said.startswith("NOT CERTIFIED")
+    assert "required" in said.splitlines()[1]
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["select", "nowhere", "--data", "log.npz"], "no saved model"),
+        (["certify", "runs/run <0>/cql.zip", "--data", "log.npz", "--confidence", "0.5"], "confidence"),
+        (["certify", "runs/run <0>/cql.zip", "--data", "log.npz", "--margin", "-1"], "margin"),
+        (["certify", "runs/notes.zip", "--data", "log.npz"], "notes.zip"),
+    ],
+)
+def test_mistakes_are_named(words: list[str], named: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 2
+    assert named in capsys.readouterr().err
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+QUIET = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars"]
+QUIET += [
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--enable-logging=stderr",
+    "--v=0",
+]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no browser here")
+@pytest.mark.parametrize("width", [390, 1100])
+def test_pages_open_in_a_browser(width: int, tmp_path: Path) -> None:
+    """Every page of the family: no console error, and nothing is wider than the screen. Screenshots stay in tmp_path."""
+    assert main(["inspect", "log.npz", "--html", "card.html"]) in (0, 2)
+    assert main(["select", "runs", "--data", "log.npz", "--fit-steps", "30", "--html", "select.html"]) == 0
+    assert main(["model-report", "log.npz", "--max-epochs", "1", "--horizon", "5", "--page", "report.html"]) == 0
+    for name in ("card", "select", "report"):
+        probe = tmp_path / f"{name}.html"
+        script = "<script>console.log('WIDTH ' + document.documentElement.scrollWidth + ' of ' + innerWidth)</script>"
+        frame = Path(f"{name}.html").read_text(encoding="utf-8").replace("</body>", f"{script}</body>")
+        probe.write_text(frame, encoding="utf-8")
+        shot = tmp_path / f"{name}_{width}.png"
+        frame_page = tmp_path / f"{name}_frame.html"  # a window cannot be as narrow as a phone: a frame can
+        frame_page.write_text(
+            f'<body style="margin:0"><iframe src="{probe.name}" width="{width}" height="2000" frameborder="0">'
+        )
+        command = [str(CHROMIUM), *QUIET, f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={max(width, 500)},2000"]
+        done = subprocess.run(
+            [*command, f"--screenshot={shot}", frame_page.as_uri()], capture_output=True, text=True, timeout=120, check=True
+        )
+        console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+        assert [line for line in console if "WIDTH" not in line] == []
+        (measured,) = [line for line in console if "WIDTH" in line]
+        wide, available = (int(number) for number in measured.partition("WIDTH ")[2].partition('"')[0].split(" of "))
+        assert available == width
+        assert wide <= width
+        assert shot.stat().st_size > 5000
