@@ -4,9 +4,10 @@ Which estimator ranks policies as the simulator does?
     python -m benchmarks.ope cartpole pendulum --policies runs/ope --fit-steps 2000
 
 Each task has twenty checkpoints (:mod:`benchmarks.ope_policies`). The truth is the mean return of 20 simulated episodes,
-discounted as the estimate is. One line of JSON for each policy and estimator goes to ``results/ope/TASK.jsonl``, at last a line with the
-figures: Spearman's rank correlation, regret@1 and @3 as shares of the range of truths, coverage of the 95% interval, seconds a
-policy. Nothing was chosen by these returns: estimators run with their defaults, FQE with fewer steps where that is said.
+discounted as the estimate is. One line of JSON for each policy and estimator goes to ``results/ope/TASK.jsonl``; the last one
+has the figures: Spearman's rank correlation, regret@1 and @3 as shares of the range of truths, coverage of the 95% interval,
+seconds a policy. Nothing was chosen by these returns: estimators run with their defaults, FQE with fewer steps where that is
+said.
 """
 
 from __future__ import annotations

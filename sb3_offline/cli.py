@@ -108,6 +108,7 @@ def train(context: typer.Context) -> None:
     -P                  show a progress bar
     --seed, --device    as in SB3
     -optimize           search hyperparameters (--n-trials, --storage, ...)
+    --objective NAME    of the search: simulator, or without one fqe, model or validation
 
     All other options of RL-Zoo are passed on; python -m sb3_offline.zoo.train --help lists them.
     """

@@ -28,6 +28,7 @@ from sb3_offline.common.data_backed import DataBacked
 from sb3_offline.common.parts import Parts
 from sb3_offline.common.saving import SafeFiles, zip_path
 from sb3_offline.common.signature import check_arguments, check_policy_kwargs, merge_signature, named_policy_kwargs
+from sb3_offline.common.validation import HeldOutValues, Validation, hold_out
 from sb3_offline.datasets import OfflineDataset
 from sb3_offline.datasets.checks import pass_gate
 from sb3_offline.datasets.sources import Source
@@ -89,6 +90,7 @@ class OfflineAlgorithm(DataBacked, Deployable, SafeFiles):
     streams: Streams
     log_sums: LogSums
     _parts: Parts
+    validation: Validation | None = None  # of the last learn(validation=...)
     _run: Run | None = None  # while learn() runs
     _continuation: Continuation | None = None  # what the next learn() goes on from
 
@@ -279,6 +281,14 @@ class OfflineAlgorithm(DataBacked, Deployable, SafeFiles):
         """One gradient step on one batch."""
         raise NotImplementedError
 
+    def held_out_values(self, rows: Validation) -> HeldOutValues:
+        """
+        What the networks make of held-out rows.
+
+        :raises ValueError: for an algorithm that does not say
+        """
+        raise ValueError(f"{type(self).__name__} has no validation: leave it out.")
+
     def before_update(self, callback: Any) -> None:
         """Called ahead of every gradient step; model-based algorithms refresh their rollouts here."""
 
@@ -290,6 +300,7 @@ class OfflineAlgorithm(DataBacked, Deployable, SafeFiles):
         tb_log_name: str | None = None,
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
+        validation: Source | float | None = None,
     ) -> SelfOffline:
         """
         Train on the dataset. One timestep is one gradient step; nothing is collected. A model of :meth:`resume` finishes the
@@ -301,6 +312,8 @@ class OfflineAlgorithm(DataBacked, Deployable, SafeFiles):
         :param tb_log_name: Name of the TensorBoard run; the class's name if not given.
         :param reset_num_timesteps: ``False`` continues the count of an earlier call.
         :param progress_bar: Show a progress bar, also while models are fitted.
+        :param validation: Hold out this share of the episodes from every fit, or take these data, and log what they say at
+            each log line (``validation/*``, see :class:`~sb3_offline.common.validation.Validation`). A resumed run needs it too.
         :return: The trained model.
         :raises ValueError: if there is no data, it does not fit this model, it cannot be right (unless ``check_data`` is
             False), or it is not that of the resumed run.
@@ -314,7 +327,7 @@ class OfflineAlgorithm(DataBacked, Deployable, SafeFiles):
         self.check_options()
         announce = total_timesteps is None or self.verbose > 0
         self._check_tensorboard_log()
-        dataset = self.load_dataset()
+        dataset, held_out = hold_out(self, self.load_dataset(), validation)
         continuation = self._continuation
         if continuation is not None:
             continuation.check_dataset(dataset)
@@ -335,6 +348,7 @@ class OfflineAlgorithm(DataBacked, Deployable, SafeFiles):
         show_sums(self.logger, self.log_sums)
         open_run(self, dataset.info.dataset_id)
         self.prepare(dataset, progress_bar)
+        self.validation = None if held_out is None else Validation(self, held_out)
 
         # SB3's callbacks read these names from the loop's locals
         dones, infos = np.zeros(1, dtype=bool), [{}]  # type: ignore[var-annotated]
@@ -387,6 +401,8 @@ class OfflineAlgorithm(DataBacked, Deployable, SafeFiles):
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         for name, mean in self.log_sums.means().items():
             self.logger.record(f"train/{name}", mean)
+        for name, value in ({} if self.validation is None else self.validation.figures()).items():
+            self.logger.record(f"validation/{name}", value)
         self.log_sums.reset()
         self.logger.dump(step=self.num_timesteps)
 
@@ -443,7 +459,7 @@ class OfflineAlgorithm(DataBacked, Deployable, SafeFiles):
 
     def _excluded_save_params(self) -> list[str]:
         excluded = [*super()._excluded_save_params(), *self._parts.names, "_parts", "replay_buffer_class"]
-        excluded += ["_run", "_continuation", "lr_schedule"]  # the last is made from learning_rate
+        excluded += ["_run", "_continuation", "validation", "lr_schedule"]  # the last is made from learning_rate
         if not isinstance(self.dataset, (str, Path)):
             excluded.append("dataset")  # arrays stay where they are; an id or a path travels with the model
         return excluded

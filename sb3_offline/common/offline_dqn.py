@@ -15,6 +15,7 @@ from stable_baselines3.dqn.policies import DQNPolicy
 from sb3_offline.arguments import UPDATE_RATE, check_count, check_number
 from sb3_offline.common.gradient_algorithm import GradientAlgorithm
 from sb3_offline.common.signature import check_policy_kwargs
+from sb3_offline.common.validation import HeldOutValues, Validation
 from sb3_offline.datasets.sources import Source
 from sb3_offline.execution.optimizers import minimize
 from sb3_offline.execution.updates import Call, call_plainly
@@ -170,6 +171,17 @@ class OfflineDQN(GradientAlgorithm, DQN):
         raise NotImplementedError(
             f"{type(self).__name__} has no learn_online. SB3's DQN goes on from its file: model.save(path), then "
             "DQN.load(path, env=env, buffer_size=100_000, learning_starts=1000, exploration_initial_eps=0.05).learn(...)."
+        )
+
+    def held_out_values(self, rows: Validation) -> HeldOutValues:
+        nets, taken = self.networks(), rows.actions
+        q, policy = nets.q(rows.observations).mean(dim=0), nets.policy(rows.observations)
+        following = nets.policy(rows.next_observations) * nets.q_target(rows.next_observations)
+        return HeldOutValues(
+            q.gather(1, taken).squeeze(1),
+            (policy * q).sum(dim=1),
+            following.sum(dim=-1).amin(dim=0),
+            policy.gather(1, taken).squeeze(1),
         )
 
     # --- what diagnostics ask ---

@@ -16,7 +16,7 @@ import rl_zoo3.exp_manager
 import rl_zoo3.train
 import yaml
 from huggingface_sb3 import EnvironmentName
-from rl_zoo3.callbacks import SaveVecNormalizeCallback
+from rl_zoo3.callbacks import SaveVecNormalizeCallback, TrialEvalCallback
 from rl_zoo3.exp_manager import ExperimentManager
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import EvalCallback, ProgressBarCallback
@@ -33,6 +33,7 @@ from sb3_offline.registry import find_algorithm
 from sb3_offline.training.schedules import check_rate, parse_schedule
 from sb3_offline.zoo.configs import check_hyperparams, find_recipe
 from sb3_offline.zoo.entries import check_entry
+from sb3_offline.zoo.objectives import HELD_OUT, Judge, TrialEstimateCallback, check_objective, make_judge
 from sb3_offline.zoo.trials import share_dynamics
 
 
@@ -41,8 +42,9 @@ class OfflineExperimentManager(ExperimentManager):
 
     env_name: EnvironmentName
 
-    def __init__(self, *args: Any, **kwargs: Any):
+    def __init__(self, *args: Any, search_objective: str = "simulator", **kwargs: Any):
         super().__init__(*args, **kwargs)
+        self.search_objective = check_objective(search_objective)
         if self.n_timesteps == 0 or self.n_timesteps < -1:
             raise ValueError(f"-n must be at least 1, got {self.n_timesteps}; without it the configuration's number is taken.")
         for option, number in (("--eval-episodes", self.n_eval_episodes), ("--n-eval-envs", self.n_eval_envs)):
@@ -163,14 +165,38 @@ class OfflineExperimentManager(ExperimentManager):
                 super().hyperparameters_optimization()
         finally:
             table[self.algo] = algorithm
+            vars(rl_zoo3.exp_manager)["TrialEvalCallback"] = TrialEvalCallback
 
     def objective(self, trial: optuna.Trial) -> float:
         with self._lock:
             self._hyperparams["dataset"] = self._dataset
+        if self.search_objective == "simulator":
+            return super().objective(trial)
+
+        def watch(_env: VecEnv, trial: optuna.Trial, *, eval_freq: int, **_: Any) -> TrialEstimateCallback:
+            return TrialEstimateCallback(trial, self._judge, eval_freq)
+
+        module = vars(rl_zoo3.exp_manager)
+        with self._lock:  # trials in other threads ask for the same
+            module["TrialEvalCallback"] = watch
         return super().objective(trial)
 
     @functools.cached_property
+    def _judge(self) -> Judge:
+        return make_judge(self.search_objective, self._parts[1])
+
+    @property
     def _dataset(self) -> OfflineDataset:
+        """What trials learn from."""
+        return self._parts[0]
+
+    @functools.cached_property
+    def _parts(self) -> tuple[OfflineDataset, OfflineDataset]:
+        """What trials learn from, and what judges them: the same, where the simulator does."""
+        data = self._all_data()
+        return (data, data) if self.search_objective == "simulator" else data.split(HELD_OUT, seed=max(self.seed, 0))
+
+    def _all_data(self) -> OfflineDataset:
         env = self.create_envs(1, no_log=True)
         try:
             source = self._hyperparams.get("dataset")
@@ -227,9 +253,14 @@ class ProgressBar(ProgressBarCallback):
 
 
 @contextmanager
-def offline_manager() -> Iterator[None]:
-    """Let RL-Zoo's ``train`` use this manager, and our callbacks."""
-    vars(rl_zoo3.train)["ExperimentManager"] = OfflineExperimentManager
+def offline_manager(objective: str = "simulator") -> Iterator[None]:
+    """
+    Let RL-Zoo's ``train`` use this manager, and our callbacks.
+
+    :param objective: of a search, one of :data:`~sb3_offline.zoo.objectives.OBJECTIVES`
+    """
+    manager = functools.partial(OfflineExperimentManager, search_objective=objective)
+    vars(rl_zoo3.train)["ExperimentManager"] = manager
     vars(rl_zoo3.exp_manager)["EvalCallback"] = OfflineEvalCallback
     vars(rl_zoo3.exp_manager)["SaveVecNormalizeCallback"] = SaveStatistics
     vars(rl_zoo3.exp_manager)["ProgressBarCallback"] = ProgressBar

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from sb3_offline.commands import run
-from sb3_offline.zoo.arguments import command_line, take_trust, train_arguments
+from sb3_offline.zoo.arguments import Arguments, command_line, take_trust, train_arguments
 from sb3_offline.zoo.registration import register
 
 
@@ -14,7 +14,7 @@ def train(words: Sequence[str]) -> None:
     """
     Train as RL-Zoo does.
 
-    :param words: RL-Zoo's options, ``--dataset`` with an id or a file, and ``--trust``
+    :param words: RL-Zoo's options, ``--dataset`` with an id or a file, ``--objective`` of a search, and ``--trust``
     :raises ValueError: for whatever cannot apply
     """
     register()
@@ -22,11 +22,14 @@ def train(words: Sequence[str]) -> None:
 
     from sb3_offline.files.trust import trusting
     from sb3_offline.zoo.manager import offline_manager
+    from sb3_offline.zoo.objectives import check_objective
 
     words, trust = take_trust(words)
+    arguments = Arguments(words)
+    objective, words = arguments.pop("--objective") or "simulator", arguments.words
     if "-h" not in words and "--help" not in words:
         words = train_arguments(words, trust)
-    with command_line("sb3_offline.zoo.train", words), offline_manager(), trusting(trust):
+    with command_line("sb3_offline.zoo.train", words), offline_manager(check_objective(objective)), trusting(trust):
         rl_zoo3.train.train()
 
 
