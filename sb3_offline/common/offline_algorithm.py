@@ -313,7 +313,7 @@ class OfflineAlgorithm(DataBacked, Deployable, SafeFiles):
         :param reset_num_timesteps: ``False`` continues the count of an earlier call.
         :param progress_bar: Show a progress bar, also while models are fitted.
         :param validation: Hold out this share of the episodes from every fit, or take these data, and log what they say at
-            each log line (``validation/*``, see :class:`~sb3_offline.common.validation.Validation`). A resumed run needs it too.
+            each log line (``validation/*``, :class:`~sb3_offline.common.validation.Validation`). A resumed run needs it too.
         :return: The trained model.
         :raises ValueError: if there is no data, it does not fit this model, it cannot be right (unless ``check_data`` is
             False), or it is not that of the resumed run.

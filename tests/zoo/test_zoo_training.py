@@ -6,13 +6,14 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch as th
 import yaml
 
-from sb3_offline import COMBO, CQL, load_dataset
+from sb3_offline import COMBO, CQL, OfflineSAC, load_dataset
 from sb3_offline.cli import main
 from sb3_offline.commands import run
 
@@ -283,6 +284,42 @@ def test_trials_share_one_fit_and_refuse_a_useless_one(tmp_path: Path) -> None:
     data.rewards[:] = noise[:, 0]
     with pytest.raises(ValueError, match="explains nothing"):
         share_dynamics(model(0, learning_rate=0.01, max_epochs=1), data, tmp_path, seed=0)
+
+
+def test_objectives_of_a_search_without_a_simulator() -> None:
+    """What is judged is what Optuna hears and prunes by; an unknown objective is refused."""
+    from types import SimpleNamespace
+
+    from sb3_offline.zoo.objectives import TrialEstimateCallback, check_objective, make_judge
+
+    heard: list[tuple[float, int]] = []
+    trial: Any = SimpleNamespace(report=lambda *what: heard.append(what), should_prune=lambda: len(heard) == 3)
+    callback = TrialEstimateCallback(trial, judge=lambda _: 10.0 - len(heard), eval_freq=2)
+    callback.model = SimpleNamespace(num_timesteps=0)  # type: ignore[assignment]
+    steps = [callback.on_step() for _ in range(6)]
+    assert heard == [(10.0, 1), (9.0, 2), (8.0, 3)]
+    assert steps == [True] * 5 + [False]
+    assert callback.is_pruned
+    assert callback.last_mean_reward == 8.0
+    with pytest.raises(ValueError, match="fqe"):
+        check_objective("best")
+    data = load_dataset(ENV)[:600]
+    model = OfflineSAC("MlpPolicy", dataset=data, policy_kwargs={"net_arch": [8]}, seed=0, device="cpu")
+    assert make_judge("validation", data)(model) < 0
+
+
+@pytest.mark.slow
+def test_a_search_by_held_out_episodes(tmp_path: Path) -> None:
+    storage = tmp_path / "journal.log"
+    search = ["-optimize", "--n-trials", "1", "--n-evaluations", "2", "--no-optim-plots", "--objective", "validation"]
+    train(words("cql", tmp_path, 40, *search, "--storage", str(storage), "--study-name", "s"))
+
+    import optuna
+
+    backend = optuna.storages.journal.JournalFileBackend(str(storage))
+    study = optuna.load_study(study_name="s", storage=optuna.storages.JournalStorage(backend))
+    assert study.best_value < 0  # minus the held-out error
+    assert len(study.trials[0].intermediate_values) == 2
 
 
 @pytest.mark.slow
