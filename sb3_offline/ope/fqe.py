@@ -94,7 +94,7 @@ class FQE(Estimator):
         rates = {"learning_rate": self.learning_rate, "tau": self.tau}
         update = FQEUpdate(policy, dataset, counts, streams=streams, **options, **rates)
         identity = self._identity(update, dataset)
-        runner, done = UpdateRunner(update), self._restore(update, identity)  # type: ignore[arg-type]
+        runner, done = UpdateRunner(update), self._restore(update, identity)
         with tqdm(total=self.n_steps, initial=done, desc="FQE", unit="step", disable=not self.progress_bar) as bar:
             for step in range(done, self.n_steps):
                 set_learning_rate(update.optimizer, self.learning_rate * (1 - step / self.n_steps))

@@ -108,6 +108,10 @@ class FQEUpdate:
     def baked_in(self) -> tuple[Any, ...]:
         return (self.buffer.address,)
 
+    @property
+    def phase(self) -> None:
+        """There is one."""
+
     def sample_batch(self) -> FQEBatch:
         n = self.buffer.size()
         whole = self.batch_size is None
