@@ -10,6 +10,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 
+from sb3_offline.behavior.behavior_policy import observation_moments
 from sb3_offline.buffers.buffers import scale_actions
 from sb3_offline.buffers.returns import returns_to_go
 from sb3_offline.buffers.storage import make_dataset_buffer
@@ -18,6 +19,7 @@ from sb3_offline.execution.optimizers import minimize
 from sb3_offline.execution.precision import Precision
 from sb3_offline.execution.updates import Call, Execution, call_plainly
 from sb3_offline.networks.networks import Logs
+from sb3_offline.networks.policies import NormalizeExtractor
 from sb3_offline.ope.fqe_networks import FQENetworks
 from sb3_offline.ope.policy import EvaluatedPolicy
 from sb3_offline.training.rng import Streams
@@ -69,9 +71,11 @@ class FQEUpdate:
         self.buffer.generator = streams["sampling"]
         with streams.scope("fqe_init"):
             self.nets = FQENetworks(*spaces_of, len(counts), net_arch).to(self.device)
-        if hasattr(self.nets.features, "fit"):
+        if isinstance(self.nets.features, NormalizeExtractor):
+            observations: Any = self.buffer.observations
+            moments = observation_moments(observations)
             for features in (self.nets.features, self.nets.target[0]):
-                features.fit(self.buffer.observations)  # type: ignore[operator]
+                features.fit(*moments)  # type: ignore[operator]
         self.optimizer = th.optim.Adam([*self.nets.features.parameters(), *self.nets.heads.parameters()], lr=learning_rate)
         self.counts = th.as_tensor(
             np.repeat(counts, dataset.episode_lengths(), axis=1).T, dtype=th.float32, device=self.device
