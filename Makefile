@@ -15,7 +15,7 @@ demo: $(READY)
 	$(BIN)/python -m sb3_offline demo $(DEMO_ARGS)
 
 test: $(READY)
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -q -m slow

@@ -13,7 +13,6 @@ import json
 import multiprocessing
 import platform
 import shutil
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -187,4 +186,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

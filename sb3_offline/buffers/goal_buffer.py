@@ -46,9 +46,10 @@ class GoalDatasetBuffer(OfflineDatasetBuffer):
         if self.goals.compute_terminated is not None:
             ended = self._computed(self.goals.compute_terminated, following["achieved_goal"], desired).unsqueeze(1)
             dones = th.where(replaced.unsqueeze(1), ended, dones)
+        relabelled: Any = {**observations, "desired_goal": desired}, {**following, "desired_goal": desired}
         return samples._replace(
-            observations={**observations, "desired_goal": desired},
-            next_observations={**following, "desired_goal": desired},
+            observations=relabelled[0],
+            next_observations=relabelled[1],
             rewards=th.where(replaced.unsqueeze(1), rewards, samples.rewards),
             dones=dones,
         )

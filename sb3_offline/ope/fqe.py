@@ -91,7 +91,7 @@ class FQE(Estimator):
         streams = Streams(self.seed, get_device(self.device))
         counts = bootstrap_counts(self.n_critics, dataset.n_episodes, self.seed)
         options: dict[str, Any] = {"gamma": self.gamma, "batch_size": self.batch_size, "net_arch": tuple(self.net_arch)}
-        rates = {"learning_rate": self.learning_rate, "tau": self.tau}
+        rates: dict[str, Any] = {"learning_rate": self.learning_rate, "tau": self.tau}
         update = FQEUpdate(policy, dataset, counts, streams=streams, **options, **rates)
         identity = self._identity(update, dataset)
         runner, done = UpdateRunner(update), self._restore(update, identity)

@@ -53,13 +53,13 @@ class FQENetworks(nn.Module):
         inputs = features(preprocess_obs(observations, self.observation_space))
         if actions is not None:
             inputs = th.cat([inputs, actions], dim=1)
-        values = evaluate(list(heads), inputs, workspace=self.workspace)  # type: ignore[arg-type]
+        values = evaluate(list(heads.children()), inputs, workspace=self.workspace)
         return values.view(self.n_critics, n_rows(observations), -1)
 
     @th.no_grad()
     def follow(self, tau: float) -> None:
         """theta' <- tau theta + (1 - tau) theta' for the targets."""
-        th._foreach_lerp_(self._targets, self._trained, tau)
+        th._foreach_lerp_([*self._targets], [*self._trained], tau)
 
 
 def _extractor(space: spaces.Space) -> BaseFeaturesExtractor:

@@ -137,7 +137,7 @@ HEAD = ("policy", "estimate", "interval", "OOD score", "own Q", "TD error", "alg
 
 def rows(selection: Selection) -> list[tuple[str, ...]]:
     """The table's text, one row a candidate; a dash where there is nothing to say."""
-    found = []
+    found: list[tuple[str, ...]] = []
     for one in selection.candidates:
         estimate = one.ranked.estimate
         ood, td = (estimate.diagnostics.get(name) for name in ("ood_score", "td_error"))
