@@ -128,7 +128,7 @@ def test_a_stopped_fit_goes_on_to_the_same_numbers(tmp_path: Path, monkeypatch: 
 
 def test_a_policy_out_of_the_log_is_doubted() -> None:
     """The log holds actions in [-2, 0]; the policy takes 1."""
-    data = linear_log()
+    data = linear_log(n_episodes=400)  # enough for a behaviour policy
     left = replace(data, actions=-np.abs(data.actions))
     estimate = FQE(net_arch=(16,), n_steps=50).estimate(Half(), left)
     assert estimate.diagnostics["ood_share"] > 0.9
