@@ -32,6 +32,7 @@ table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nu
 th, td { padding: .3rem .9rem .3rem 0; text-align: right; border-top: 1px solid var(--line); vertical-align: top; }
 th { border-top: 0; color: var(--quiet); font-weight: 600; font-size: .875rem; }
 th:first-child, td:first-child, .facts td { text-align: left; }
+.scroll td + td { white-space: nowrap; }
 .facts td:first-child { color: var(--quiet); width: 17rem; }
 figure { margin: 0; }
 img, svg { max-width: 100%; height: auto; }

@@ -8,10 +8,11 @@ from sb3_offline.files.page import figures_table, page, verdict
 from sb3_offline.shell.selection import HEAD, Selection, rows
 
 _STYLE = """
-.interval { stroke: var(--blue); stroke-width: 3; } .value { fill: var(--blue); } .behavior { stroke: var(--orange);
-  stroke-width: 2; stroke-dasharray: 5 4; } svg text.name { fill: var(--ink); font-size: 13px; } .grid { stroke: var(--line); }
+svg { width: 44rem; } svg text.name { fill: var(--ink); font-size: 13px; }
+.interval { stroke: var(--blue); stroke-width: 3; } .value { fill: var(--blue); }
+.behavior { stroke: var(--orange); stroke-width: 2; stroke-dasharray: 5 4; }
 """
-_WIDTH, _ROW, _TOP, _PAD = 640, 40, 26, 14
+_WIDTH, _ROW, _TOP, _PAD = 440, 40, 26, 12
 _MOST = 20  # policies drawn
 
 
