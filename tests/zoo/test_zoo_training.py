@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -205,20 +204,12 @@ def test_the_page_from_logs_to_policy(tmp_path: Path, monkeypatch: pytest.Monkey
     """Its commands with fewer steps, and evaluations as often among them: they write the file that it evaluates."""
     monkeypatch.chdir(tmp_path)
     page = (Path(__file__).parents[2] / "docs" / "from_logs_to_policy.md").read_text(encoding="utf-8")
-    examples = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    exec(examples[0], {})
-    (split,) = [example for example in examples if "log.split" in example]
-    exec(split, {})
-    shutil.copy("log.npz", "held_out.npz")  # of other days, the page says
-    monkeypatch.setattr("sb3_offline.ope.behavior.FIT_STEPS", 50)
-    commands = re.findall(r"^sb3-offline (train .*--algo cql.*|(?:evaluate|select|certify) .*)$", page, re.MULTILINE)
-    more = {"train": ["--eval-episodes", "1"], "evaluate": [], "select": ["--fit-steps", "5"], "certify": ["--fit-steps", "5"]}
-    assert [command.split()[0] for command in commands] == [*more]
+    exec(re.findall(r"```python\n(.*?)```", page, re.DOTALL)[0], {})
+    commands = re.findall(r"^sb3-offline (train .*--algo cql.*|evaluate .*)$", page, re.MULTILINE)
+    assert [command.split()[0] for command in commands] == ["train", "evaluate"]
     for command in commands:
         words = re.sub(r"(?<= )(20|2)000\b", r"\g<1>", command).replace("--episodes 50", "--episodes 2").split()
-        status = main([*words, *more[words[0]]])
-        assert status == 0 or (words[0] == "certify" and status == 1)
-    assert Path("policies.html").exists()
+        assert main([*words, *(["--eval-episodes", "1"] if words[0] == "train" else [])]) == 0
 
 
 @pytest.mark.parametrize(
