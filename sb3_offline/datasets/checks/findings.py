@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -75,8 +75,8 @@ def succession_error(
     :param rows: (n,) bool, those that are meant
     :param among: (n,) bool, those that were looked at
     """
-    where = name_rows(dataset, np.flatnonzero(rows))
-    return Finding("error", check, key, where, int(rows.sum()), int(among.sum()), "rows", what, f"{advice} {_BYPASS}")
+    found = succession_warning(dataset, check, rows, among, what, f"{advice} {_BYPASS}", key)
+    return replace(found, severity="error")
 
 
 def succession_warning(
