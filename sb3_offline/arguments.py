@@ -7,6 +7,10 @@ from dataclasses import dataclass
 from numbers import Integral, Real
 
 
+class OptionError(ValueError):
+    """An option that the constructor would refuse, found elsewhere: in a file, or by ``load``'s arguments."""
+
+
 @dataclass(frozen=True)
 class Interval:
     """Where a number may lie; infinity is in no interval."""

@@ -19,7 +19,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import safe_mean
 
-from sb3_offline.arguments import POSITIVE, Interval, check_count, check_flag, check_number, check_steps
+from sb3_offline.arguments import POSITIVE, Interval, OptionError, check_count, check_flag, check_number, check_steps
 from sb3_offline.buffers.buffers import OfflineDatasetBuffer
 from sb3_offline.buffers.returns import unit_scale
 from sb3_offline.buffers.statistics import check_statistics, fill_statistics
@@ -161,12 +161,15 @@ class OfflineAlgorithm(DataBacked, Deployable, SafeFiles):
         """
         The constructor's own checks, of what the options are now: by a file, ``load``'s arguments, or an assignment.
 
-        :raises ValueError: for an option out of range
+        :raises OptionError: (a ValueError) for an option out of range
         :raises TypeError: for one of another kind
         """
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the constructor has given them
-            type(self)(self.policy_class, device=self.device, _init_setup_model=False, **self.given_options())
+            try:
+                type(self)(self.policy_class, device=self.device, _init_setup_model=False, **self.given_options())
+            except ValueError as error:
+                raise OptionError(str(error)) from error
 
     def given_options(self) -> dict[str, Any]:
         """The constructor's options as they are now; a child leaves out those that the constructor would not take together."""

@@ -18,6 +18,7 @@ from stable_baselines3.common.save_util import open_path
 from stable_baselines3.common.type_aliases import GymEnv, TensorDict
 
 from sb3_offline._version import __version__
+from sb3_offline.arguments import OptionError
 from sb3_offline.buffers.online_buffer import OfflineOnlineBuffer
 from sb3_offline.common.data_backed import carries_data
 from sb3_offline.datasets import open_dataset
@@ -133,14 +134,12 @@ class SafeFiles(OffPolicyAlgorithm):
             except (ValueError, TypeError) as error:
                 raise FileRefused(f"{name}: {error}") from error
             return model
+        except OptionError as error:
+            raise _does_not_make(cls, name, {**kwargs, **(custom_objects or {})}, error) from error
         except (ValueError, ImportError, MemoryError, OSError):
             raise
         except Exception as error:  # of hyperparameters and tensors that do not belong together
-            cause = error.__context__ or error
-            what = " ".join(str(cause).split())[:300]
-            changed = sorted({**kwargs, **(custom_objects or {})})
-            changes = f" with the given {', '.join(changed)}" if changed else ""
-            raise FileRefused(f"{name} does not make a {cls.__name__}{changes}: {type(cause).__name__}: {what}") from error
+            raise _does_not_make(cls, name, {**kwargs, **(custom_objects or {})}, error) from error
 
     def set_parameters(
         self, load_path_or_dict: str | TensorDict, exact_match: bool = True, device: th.device | str = "auto"
@@ -199,3 +198,15 @@ class SafeFiles(OffPolicyAlgorithm):
                 f"{name_of(path)} is no .npz or .hdf5 file. SB3's replay buffers are pickled, and reading one can run "
                 "any code. If you trust who wrote it, say trust=True."
             )
+
+
+def _does_not_make(cls: type, name: str, given: dict[str, Any], error: Exception) -> FileRefused:
+    """
+    :param name: of the file
+    :param given: the hyperparameters in place of the file's
+    :param error: what came of them
+    """
+    cause = error.__context__ or error
+    what = " ".join(str(cause).split())[:300]
+    changes = f" with the given {', '.join(sorted(given))}" if given else ""
+    return FileRefused(f"{name} does not make a {cls.__name__}{changes}: {type(cause).__name__}: {what}")

@@ -163,7 +163,8 @@ class OfflineDataset:
         return np.add.reduceat(self.rewards.astype(np.float64), starts)
 
     def sample_episodes(self, fraction: float, seed: int) -> OfflineDataset:
-        """Whole episodes drawn at random without replacement, in logged order, until they hold a share of the rows.
+        """Whole episodes drawn at random without replacement, in logged order, until they hold a share of the rows; the data
+        themselves, if these are all.
 
         With one seed a smaller share is contained in a larger one.
 
@@ -175,7 +176,7 @@ class OfflineDataset:
             raise ValueError(f"fraction must lie in (0, 1], got {fraction}")
         order, lengths = np.random.default_rng(seed).permutation(self.n_episodes), self.episode_lengths()
         n_drawn = 1 + np.searchsorted(lengths[order].cumsum(), fraction * len(self))
-        return self.take_episodes(order[:n_drawn])
+        return self if n_drawn >= self.n_episodes else self.take_episodes(order[:n_drawn])
 
     def take_episodes(self, episodes: np.ndarray) -> OfflineDataset:
         """A copy of some whole episodes, in logged order.
