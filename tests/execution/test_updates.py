@@ -398,12 +398,16 @@ def test_bf16_differs_and_stays_near(case: str, pendulum_arrays: Arrays) -> None
     assert other.item() != loss.item()
 
 
-def test_states_are_counted_alike_in_every_precision(pendulum_arrays: Arrays) -> None:
-    model = make("DROMO", pendulum_arrays).learn(1)
+@pytest.mark.parametrize("visitation", ["simhash", "knn"])
+def test_states_are_counted_alike_in_every_precision(
+    pendulum_arrays: Arrays, visitation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precisions, "available_precision", lambda precision, _: precision)
+    model = make("DROMO", pendulum_arrays, visitation=visitation).learn(1)
     observations = th.as_tensor(pendulum_arrays["observations"])
-    cells = model.visitation.cells(observations)  # type: ignore[attr-defined]
+    counts = model.visitation(observations)  # type: ignore[attr-defined]
     with precision_scope("bf16", "cpu"):
-        assert th.equal(model.visitation.cells(observations), cells)  # type: ignore[attr-defined]
+        assert th.equal(model.visitation(observations), counts)  # type: ignore[attr-defined]
 
 
 # --- options travel with the model ---
