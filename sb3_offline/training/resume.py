@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import torch as th
 from stable_baselines3.common.type_aliases import GymEnv
+from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
 from sb3_offline._version import __version__
 from sb3_offline.datasets import OfflineDataset
@@ -102,6 +103,10 @@ def open_checkpoint(
             f"{continuation.path} ran on {about['device']}, which is not here: its random streams cannot go on. "
             "load() of the portable .zip trains on, but not exactly."
         )
+    normalizer = unwrap_vec_normalize(env) if isinstance(env, VecEnv) else None
+    if about["normalized"] != (normalizer is not None):
+        wanted = "with env=VecNormalize(...)" if about["normalized"] else "without VecNormalize"
+        raise ValueError(f"{continuation.path} was trained {wanted}: resume it with the same kind of env.")
     portable = io.BytesIO(state["model"].numpy().tobytes())
     try:
         model = cls.load(portable, env=env, device=about["device"], **load_options)
@@ -109,10 +114,6 @@ def open_checkpoint(
         raise FileRefused(f"{continuation.path}: {error} They go to resume() as to load().") from error
     _check_options(continuation, model)
     _warn_of_another_machine(continuation, model.device)
-    normalizer = model.get_vec_normalize_env()
-    if about["normalized"] != (normalizer is not None):
-        wanted = "with env=VecNormalize(...)" if about["normalized"] else "without VecNormalize"
-        raise ValueError(f"{continuation.path} was trained {wanted}: resume it with the same kind of env.")
     if normalizer is not None and state["normalizer"] is not None:
         moments = state["normalizer"]
         put_in_place(lambda: setattr(normalizer, "obs_rms", to_moments(moments, normalizer.obs_rms)), continuation.path)  # type: ignore[arg-type]
