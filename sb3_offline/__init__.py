@@ -26,10 +26,12 @@ if TYPE_CHECKING:  # what type checkers see; a test compares it with what there 
     from sb3_offline.datasets import OfflineDataset, load_dataset, make_env
     from sb3_offline.diagnostics.divergence_guard import DivergenceGuard
     from sb3_offline.dromo import DROMO, DiscreteDROMO
+    from sb3_offline.edac import EDAC
     from sb3_offline.evaluation import OfflineEvalCallback
     from sb3_offline.iql import IQL
     from sb3_offline.mopo import MOPO
     from sb3_offline.preqn import PreQN
+    from sb3_offline.sacn import SACN
     from sb3_offline.td3bc import TD3BC
 
 register_envs()

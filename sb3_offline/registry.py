@@ -36,10 +36,12 @@ BUILT_IN = {
     "discrete_cql": "sb3_offline.cql.discrete_cql:DiscreteCQL",
     "discrete_dromo": "sb3_offline.dromo.discrete_dromo:DiscreteDROMO",
     "dromo": "sb3_offline.dromo.dromo:DROMO",
+    "edac": "sb3_offline.edac.edac:EDAC",
     "iql": "sb3_offline.iql.iql:IQL",
     "mopo": "sb3_offline.mopo.mopo:MOPO",
     "offline_sac": "sb3_offline.common.offline_sac:OfflineSAC",
     "preqn": "sb3_offline.preqn.preqn:PreQN",
+    "sacn": "sb3_offline.sacn.sacn:SACN",
     "td3bc": "sb3_offline.td3bc.td3bc:TD3BC",
 }
 

@@ -20,7 +20,8 @@ def evaluate(
     networks: Sequence[nn.Module], inputs: th.Tensor, *, workspace: Workspace, frozen: bool = False, twice: bool = False
 ) -> th.Tensor:
     """
-    Every network on the same rows: (rows, features) -> (n_networks, rows).
+    Every network on the same rows: (rows, features) -> (n_networks, rows). With ``twice`` each may have rows of its own,
+    (n_networks, rows, features).
 
     On a GPU equal networks of linear layers, elementwise activations and LayerNorms are one batched product a layer. So are
     equal ReLU networks on a CPU, if there are few rows; with many they take turns, each in the workspace's buffers. Whatever
@@ -32,7 +33,8 @@ def evaluate(
     if inputs.is_cuda and workspace.once(_stackable, networks):
         return _stacked(networks, inputs, frozen)
     if inputs.device.type != "cpu" or twice or th.compiler.is_compiling():
-        return th.stack([_as_it_is(network, inputs, frozen) for network in networks])
+        each = inputs.expand(len(networks), -1, -1).unbind()
+        return th.stack([_as_it_is(network, rows, frozen) for network, rows in zip(networks, each, strict=True)])
     plain = [workspace.once(is_relu_network, [network]) for network in networks]
     if all(plain) and len(networks) > 1 and len(inputs) <= FEW_ROWS and workspace.once(_stackable, networks):
         return relu_pass(networks, inputs, workspace, frozen)

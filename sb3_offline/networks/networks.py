@@ -97,6 +97,17 @@ class ActorCriticNetworks:
         """As :meth:`q`, with gradients to the actions only: nothing is spent on those of the critics."""
         return self._evaluate(self.policy.critic, observations, actions, frozen=True)
 
+    def q_slopes(self, observations: Observations, actions: th.Tensor) -> th.Tensor:
+        """
+        grad_a Q of every critic, to be differentiated again: actions (B, N, action_dim) -> (n_critics, B, N, action_dim).
+        """
+
+        def total(own: th.Tensor) -> th.Tensor:  # rows and critics do not touch each other: its gradient holds each one's own
+            return self._evaluate(self.policy.critic, observations, own, twice=True).sum()
+
+        own = actions.expand(len(self.policy.critic.q_networks), *actions.shape)
+        return th.func.grad(total)(own)
+
     def q_target(self, observations: Observations, actions: th.Tensor) -> th.Tensor:
         """Q of every target critic, shaped as :meth:`q`."""
         return self._evaluate(self.policy.critic_target, observations, actions)
@@ -109,11 +120,11 @@ class ActorCriticNetworks:
         frozen: bool = False,
         twice: bool = False,
     ) -> th.Tensor:
-        # features once a state, then repeated beside its N actions
+        # features once a state, then repeated beside its N actions, or those of each critic
         with th.set_grad_enabled(th.is_grad_enabled() and not frozen):
             features = critic.extract_features(self.normalize(observations), critic.features_extractor)
-        n_states, n_actions = actions.shape[:2]
-        inputs = th.cat([features.unsqueeze(1).expand(-1, n_actions, -1), actions], dim=-1).flatten(0, 1)
+        n_states, n_actions = actions.shape[-3:-1]
+        inputs = th.cat([features.unsqueeze(1).expand(*actions.shape[:-1], -1), actions], dim=-1).flatten(-3, -2)
         # no loss asks for the states' gradients but to differentiate them again
         twice = twice or any(part.requires_grad for part in tensors_of(observations))
         values = evaluate(critic.q_networks, inputs, workspace=self.workspace, frozen=frozen, twice=twice)

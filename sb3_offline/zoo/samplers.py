@@ -31,6 +31,10 @@ SPACES: dict[str, Callable[[optuna.Trial, str], Any]] = {
     "beta": lambda trial, name: trial.suggest_float(name, 0.5, 10.0, log=True),
     # AWAC; around the published 1
     "temperature": lambda trial, name: trial.suggest_float(name, 0.1, 10.0, log=True),
+    # EDAC; An et al. 2021 take 1 and 5 in locomotion, 10 to 1000 on Adroit
+    "eta": lambda trial, name: trial.suggest_float(name, 0.1, 100.0, log=True),
+    # SAC-N and EDAC; An et al. 2021 take 10 to 500, whose cost grows with their number
+    "n_critics": lambda trial, name: trial.suggest_categorical(name, [5, 10, 20, 50]),
     # PreQN's line search (Achiam et al. 2019)
     "step_size": lambda trial, name: trial.suggest_float(name, 1e-3, 1.0, log=True),
     "cosine": lambda trial, name: trial.suggest_float(name, 0.9, 0.99),
