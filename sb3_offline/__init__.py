@@ -20,6 +20,7 @@ from sb3_offline.registry import register_algorithm
 
 if TYPE_CHECKING:  # what type checkers see; a test compares it with what there is
     from sb3_offline.awac import AWAC
+    from sb3_offline.bc import BC, DiscreteBC
     from sb3_offline.combo import COMBO, DiscreteCOMBO
     from sb3_offline.common.offline_sac import OfflineSAC
     from sb3_offline.cql import CQL, DiscreteCQL

@@ -30,8 +30,10 @@ GROUP = "sb3_offline.algorithms"
 #: The package's own. A name is that of the module, of the YAML file in ``zoo_configs`` and of the page in the docs.
 BUILT_IN = {
     "awac": "sb3_offline.awac.awac:AWAC",
+    "bc": "sb3_offline.bc.bc:BC",
     "combo": "sb3_offline.combo.combo:COMBO",
     "cql": "sb3_offline.cql.cql:CQL",
+    "discrete_bc": "sb3_offline.bc.discrete_bc:DiscreteBC",
     "discrete_combo": "sb3_offline.combo.discrete_combo:DiscreteCOMBO",
     "discrete_cql": "sb3_offline.cql.discrete_cql:DiscreteCQL",
     "discrete_dromo": "sb3_offline.dromo.discrete_dromo:DiscreteDROMO",

@@ -13,16 +13,14 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 
 from sb3_offline.arguments import UPDATE_RATE, Interval, check_number
-from sb3_offline.behavior.behavior_policy import observation_moments
 from sb3_offline.buffers.online_buffer import OfflineOnlineBuffer
 from sb3_offline.common.gradient_algorithm import GradientAlgorithm
 from sb3_offline.common.online import OnlineOptions, go_online
 from sb3_offline.common.parts import frozen_copy
-from sb3_offline.datasets import OfflineDataset
 from sb3_offline.execution.optimizers import minimize, polyak
 from sb3_offline.execution.updates import Call, call_plainly
 from sb3_offline.networks.networks import ActorCriticNetworks, Batch, GaussianNetworks, Logs
-from sb3_offline.networks.policies import GAUSSIAN_POLICIES, OfflinePolicy, unfitted_normalizers
+from sb3_offline.networks.policies import GAUSSIAN_POLICIES, OfflinePolicy
 
 SelfActorCritic = TypeVar("SelfActorCritic", bound="OfflineActorCritic")
 
@@ -72,9 +70,6 @@ class OfflineActorCritic(GradientAlgorithm):
 
     def _setup_model(self) -> None:
         super()._setup_model()
-        normalizer = self._vec_normalize_env
-        if normalizer is not None and normalizer.norm_obs and getattr(self.policy, "normalize_observations", False):
-            raise ValueError("VecNormalize(norm_obs=True) and normalize_observations normalise twice: drop one of them.")
         policy: Any = self.policy  # holds the networks, and is saved with them
         for name, rate in (("critic", "qf_learning_rate"), ("actor", "learning_rate")):
             network, target = getattr(policy, name), getattr(policy, f"{name}_target", False)
@@ -84,15 +79,6 @@ class OfflineActorCritic(GradientAlgorithm):
         low, high = self.action_space.low, self.action_space.high  # type: ignore[attr-defined]
         bounds = [th.as_tensor(bound, dtype=th.float32, device=self.device) for bound in (low, high)]
         self.register_state("_action_bounds", bounds, saved=False)
-
-    def prepare(self, dataset: OfflineDataset, progress_bar: bool) -> None:
-        super().prepare(dataset, progress_bar)
-        normalizers = unfitted_normalizers(self.policy)
-        if normalizers:
-            observations: Any = self.replay_buffer.observations
-            moments = observation_moments(observations)
-            for normalizer in normalizers:
-                normalizer.fit(*moments)
 
     def networks(self) -> ActorCriticNetworks:
         """The view of the networks that the losses get."""

@@ -7,10 +7,13 @@ from abc import abstractmethod
 from collections.abc import Hashable
 from typing import Any, ClassVar
 
+import numpy as np
 import torch as th
+from gymnasium import spaces
 from stable_baselines3.common.type_aliases import ReplayBufferSamples, Schedule
 from stable_baselines3.common.utils import FloatSchedule
 
+from sb3_offline.behavior.behavior_policy import observation_moments
 from sb3_offline.buffers.goal_buffer import GoalDatasetBuffer
 from sb3_offline.buffers.online_buffer import OfflineOnlineBuffer
 from sb3_offline.buffers.storage import HostDatasetBuffer
@@ -20,6 +23,7 @@ from sb3_offline.execution.optimizers import plain_optimizer_state, polyak, set_
 from sb3_offline.execution.precision import Precision
 from sb3_offline.execution.updates import Call, Execution, UpdateRunner, call_plainly, check_execution
 from sb3_offline.networks.networks import Batch, Logs, identity
+from sb3_offline.networks.policies import ActorPolicy, unfitted_normalizers
 from sb3_offline.training.schedules import ScaledSchedule, check_rate
 
 
@@ -38,6 +42,10 @@ class GradientAlgorithm(OfflineAlgorithm):
     critic_rate: ClassVar[str] = "learning_rate"
     #: Whether a critic's target is made of its own present Q, not of a target network's.
     bootstraps_itself: bool = False
+    #: Whether there is a critic, for diagnostics to look at.
+    has_critic: ClassVar[bool] = True
+    #: Whether vectors are standardised by the data inside the policy, where ``policy_kwargs`` do not say.
+    standardizes: ClassVar[bool] = False
 
     tau: float
     _runner: UpdateRunner | None
@@ -54,9 +62,20 @@ class GradientAlgorithm(OfflineAlgorithm):
         check_execution(execution, precision, self.device, self.capture_obstacle())
 
     def _setup_model(self) -> None:
+        if self.standardizes and issubclass(self.policy_class, ActorPolicy):
+            self.policy_kwargs.setdefault("normalize_observations", self._can_standardize())
         super()._setup_model()
+        normalizer = self._vec_normalize_env
+        if normalizer is not None and normalizer.norm_obs and getattr(self.policy, "normalize_observations", False):
+            raise ValueError("VecNormalize(norm_obs=True) and normalize_observations normalise twice: drop one of them.")
         self.register_state("_runner", None, saved=False)
         self._setup_schedules()
+
+    def _can_standardize(self) -> bool:
+        space, normalizer = self.observation_space, self._vec_normalize_env
+        floats = isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating)
+        taken = "features_extractor_class" in self.policy_kwargs or (normalizer is not None and normalizer.norm_obs)
+        return floats and not taken and self.policy_class is self.policy_aliases["MlpPolicy"]
 
     def _setup_schedules(self) -> None:
         for rate in self.rates[1:]:
@@ -69,6 +88,12 @@ class GradientAlgorithm(OfflineAlgorithm):
     def prepare(self, dataset: OfflineDataset, progress_bar: bool) -> None:
         super().prepare(dataset, progress_bar)
         self._runner = None  # of other data, or other statistics
+        normalizers = unfitted_normalizers(self.policy)
+        if normalizers:
+            observations: Any = self.replay_buffer.observations
+            moments = observation_moments(observations)
+            for normalizer in normalizers:
+                normalizer.fit(*moments)
 
     # --- one update ---
 

@@ -37,7 +37,7 @@ from sb3_offline.execution.precision import Precision
 from sb3_offline.files.model_file import FilePath
 from sb3_offline.networks.networks import Normalizer, normalizer_of, vec_normalizer
 from sb3_offline.networks.observations import check_actions, check_observations
-from sb3_offline.networks.policies import OfflinePolicy
+from sb3_offline.networks.policies import ActorPolicy
 from sb3_offline.training.health import TrainingDivergedError, non_finite_parameter
 from sb3_offline.training.log_sums import LogSums
 from sb3_offline.training.logged_values import show_sums
@@ -130,7 +130,7 @@ class OfflineAlgorithm(DataBacked, Deployable, SafeFiles):
         self.reward_shift = check_number("reward_shift", reward_shift)
         self.storage = check_storage(storage)
         self.check_data = check_flag("check_data", check_data)
-        own_policy = isinstance(policy, str) or issubclass(policy, OfflinePolicy)
+        own_policy = isinstance(policy, str) or issubclass(policy, ActorPolicy)
         policy_kwargs = (dict(self.default_policy_kwargs) if own_policy else {}) | check_policy_kwargs(policy_kwargs)
         env = self._resolve_env(env, dataset, loading=not _init_setup_model)
         if env is not None:  # load() gives none
@@ -283,6 +283,10 @@ class OfflineAlgorithm(DataBacked, Deployable, SafeFiles):
     def update(self) -> None:
         """One gradient step on one batch."""
         raise NotImplementedError
+
+    def held_out_figures(self, rows: Validation) -> dict[str, float]:
+        """What held-out rows say of the model, for the logs."""
+        return rows.of_critic(self.held_out_values(rows))
 
     def held_out_values(self, rows: Validation) -> HeldOutValues:
         """

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
-from typing import Any, ClassVar, NoReturn
+from typing import Any, NoReturn
 
 import torch as th
 import torch.nn.functional as F
-from gymnasium import spaces
 from stable_baselines3 import DQN
-from stable_baselines3.common.type_aliases import GymEnv, Schedule
+from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.dqn.policies import DQNPolicy
 
 from sb3_offline.arguments import UPDATE_RATE, check_count, check_number
-from sb3_offline.common.gradient_algorithm import GradientAlgorithm
+from sb3_offline.common.discrete_actions import DiscreteActions
 from sb3_offline.common.signature import check_policy_kwargs
 from sb3_offline.common.validation import HeldOutValues, Validation
-from sb3_offline.datasets.sources import Source
 from sb3_offline.execution.optimizers import minimize
 from sb3_offline.execution.updates import Call, call_plainly
 from sb3_offline.networks.networks import Batch, Logs, Normalizer
@@ -61,7 +59,7 @@ class DQNNetworks:
         return one_hot(q.argmax(dim=1), q.shape[1])
 
 
-class OfflineDQN(GradientAlgorithm, DQN):
+class OfflineDQN(DiscreteActions, DQN):
     """
     Double DQN (van Hasselt et al. 2016) on a fixed dataset, the parent of the algorithms for discrete actions. What
     it shares with all algorithms is in :class:`~sb3_offline.common.offline_algorithm.OfflineAlgorithm`.
@@ -72,9 +70,6 @@ class OfflineDQN(GradientAlgorithm, DQN):
     :param tau: Polyak coefficient of the target network; 1 copies.
     :param target_update_interval: Gradient steps between steps of the target network.
     """
-
-    supported_spaces: ClassVar = {**GradientAlgorithm.supported_spaces, "action": (spaces.Discrete,)}
-    action_space: spaces.Discrete
 
     def __init__(
         self,
@@ -97,16 +92,6 @@ class OfflineDQN(GradientAlgorithm, DQN):
             if name in CONTINUOUS_ONLY:
                 raise TypeError(f"{cls.__name__} takes no {name!r}: {CONTINUOUS_ONLY[name]}. Leave it out.")
         super().check_arguments(kwargs)
-
-    def _resolve_env(self, env: GymEnv | str | None, dataset: Source | None, loading: bool) -> GymEnv:
-        env = super()._resolve_env(env, dataset, loading)
-        start = getattr(getattr(env, "action_space", None), "start", 0)  # no env while loading
-        if start != 0:
-            raise ValueError(
-                f"{type(self).__name__} needs actions that count from 0, as SB3's DQN does; this task's start at {start}. "
-                "Wrap the env (gymnasium.wrappers.TransformAction) and subtract it from the logged actions."
-            )
-        return env
 
     def _setup_model(self) -> None:
         super()._setup_model()

@@ -19,7 +19,7 @@ from sb3_offline.common.gradient_algorithm import GradientAlgorithm
 from sb3_offline.datasets import SpacesOnlyEnv
 from sb3_offline.datasets.checks import pass_gate
 from sb3_offline.execution.optimizers import plain_optimizer_state
-from sb3_offline.networks.policies import POLICIES, OfflinePolicy
+from sb3_offline.networks.policies import POLICIES, OfflinePolicy, unfitted_normalizers
 from sb3_offline.training.schedules import rate_afterwards
 
 
@@ -125,22 +125,26 @@ def to_sac(model: Any, env: GymEnv | str | None, averaged: bool, sac_options: Ma
         raise ValueError("The learning rate is 0: give to_sac(learning_rate=...).")
     if env is None and model.env is None:
         raise ValueError("This model was loaded without an environment: give to_sac(env=...).")
-    uses_own = any(model.policy_kwargs.get(name) for name in OfflinePolicy.own)
-    aliases = {policy: alias for alias, policy in POLICIES.items()}
-    plain = model.policy_class in aliases and not uses_own
-    left_out = ("use_sde", *OfflinePolicy.own) if plain else ("use_sde",)
+    alias = next((alias for alias, policy in model.policy_aliases.items() if policy is model.policy_class), None)
+    plain = alias is not None and not any(model.policy_kwargs.get(name) for name in OfflinePolicy.own)
+    left_out = ("use_sde", "deterministic", *(OfflinePolicy.own if plain else ()))
     names = ("batch_size", "tau", "gamma", "ent_coef", "target_entropy", "tensorboard_log", "verbose", "seed", "device")
     options: dict[str, Any] = {
         "learning_rate": rate,
         "policy_kwargs": {name: value for name, value in model.policy_kwargs.items() if name not in left_out},
-        **{name: getattr(model, name) for name in names},
+        **{name: getattr(model, name) for name in names if hasattr(model, name)},
     }
-    policy: Any = aliases[model.policy_class] if plain else model.policy_class
+    policy: Any = alias if plain else POLICIES.get(str(alias), model.policy_class)
     sac = SAC(policy, env or model.env, **(options | dict(sac_options)))
     known = sac.policy.state_dict()  # without a target actor, and an average
-    sac.policy.load_state_dict({name: value for name, value in model.policy.state_dict().items() if name in known})
+    known |= {name: value for name, value in model.policy.state_dict().items() if name in known}
+    sac.policy.load_state_dict(known)
     if averaged:
         sac.actor.load_state_dict(model.policy.deployed_actor.state_dict())
+    if not model.has_critic:  # SAC's own begins: it sees what the actor does, and the optimisers knew another loss
+        for normalizer in unfitted_normalizers(sac.policy):
+            normalizer.load_state_dict(model.actor.features_extractor.state_dict())
+        return sac
     optimizers: list[tuple[Any, Any]] = [
         (sac.actor.optimizer, model.actor.optimizer),
         (sac.critic.optimizer, model.critic.optimizer),

@@ -51,14 +51,14 @@ class Validation:
     """
     Held-out rows on the model's device.
 
-    :param model: an offline algorithm, whose ``held_out_values`` says what its networks make of them
+    :param model: an offline algorithm, whose ``held_out_figures`` says what its networks make of them
     :param held_out: episodes that no fit sees
     """
 
     def __init__(self, model: Any, held_out: OfflineDataset):
         self.model = model
         rows = np.unique(np.linspace(0, len(held_out) - 1, min(MAX_ROWS, len(held_out))).astype(int))
-        rewards = model.reward_scale * np.asarray(held_out.rewards, dtype=np.float64) + model.reward_shift
+        rewards = model.reward_factor * np.asarray(held_out.rewards, dtype=np.float64) + model.reward_shift
         returns = returns_to_go(rewards, np.asarray(held_out.terminations), held_out.episode_ends, model.gamma)
         columns = (rewards, np.asarray(held_out.terminations), returns)
         self.rewards, self.dones, self.returns = (self._tensor(column[rows].astype(np.float32)) for column in columns)
@@ -73,13 +73,17 @@ class Validation:
 
     @th.no_grad()
     def figures(self) -> dict[str, float]:
+        """What the model says of them (``held_out_figures``); the training goes on as it would without."""
+        return self.model.held_out_figures(self)
+
+    def of_critic(self, values: HeldOutValues) -> dict[str, float]:
         """
         ``td_error``: root mean square of r + gamma (1 - done) Q'(s', pi) - Q(s, a). ``likelihood`` of the logged actions: mean
         log-density, or the share that the greedy policy would take. ``conservative_gap``: Q of the policy's actions above Q of
         the data's. ``q_bias``: Q of the data's actions above their Monte-Carlo returns. In the rewards that the model learns
-        from. The training goes on as it would without.
+        from.
         """
-        q, q_policy, next_value, likelihood = self.model.held_out_values(self)
+        q, q_policy, next_value, likelihood = values
         target = self.rewards + self.model.gamma * (1.0 - self.dones) * next_value
         return {
             "td_error": float((target - q).square().mean().sqrt()),

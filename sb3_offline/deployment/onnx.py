@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.sac.policies import SACPolicy
+from stable_baselines3.sac.policies import Actor
 
 from sb3_offline.files.atomic import draft_of
 
@@ -56,10 +56,10 @@ class DeterministicPolicy(th.nn.Module):
         return self.low + 0.5 * (actions.reshape(shape) + 1.0) * (self.high - self.low)
 
     def _scaled_actions(self, inputs: Any) -> th.Tensor:
-        if not isinstance(self.policy, SACPolicy):
+        actor = getattr(self.policy, "deployed_actor", getattr(self.policy, "actor", None))
+        if not isinstance(actor, Actor):
             return self.policy._predict(inputs, deterministic=True)
         # the mode, as _predict's, without the checks of torch.distributions, which cannot be traced
-        actor = getattr(self.policy, "deployed_actor", self.policy.actor)
         mean, _, _ = actor.get_action_dist_params(inputs)
         return th.tanh(mean)
 

@@ -67,6 +67,8 @@ class DivergenceGuard(BaseCallback):
         if not isinstance(self.model, GradientAlgorithm):
             name = type(self.model).__name__
             raise TypeError(f"DivergenceGuard watches sb3_offline's algorithms, whose data bound their values, not {name}.")
+        if not self.model.has_critic:
+            raise TypeError(f"DivergenceGuard watches values, and {type(self.model).__name__} has none: leave it out.")
 
     def _on_training_start(self) -> None:
         model, buffer = self.model, self.model.replay_buffer

@@ -110,7 +110,7 @@ def q_learner(model: BaseAlgorithm) -> QLearner:
     :return: the model itself
     :raises TypeError: if it is not one of SB3's SAC, TD3, DDPG or DQN, or a child of these, nor says its own targets
     """
-    if isinstance(model, DQN | SAC | TD3 | OwnTargets):
+    if isinstance(model, DQN | SAC | TD3 | OwnTargets) and getattr(model, "has_critic", True):
         return model
     if not isinstance(model, OffPolicyAlgorithm):
         raise TypeError(f"{type(model).__name__} is on-policy: it has no Q-function and no replay buffer.")

@@ -53,34 +53,30 @@ class NormalizeExtractor(FlattenExtractor):
         self.fitted.fill_(True)
 
 
-class OfflinePolicy(BasePolicy):
+class ActorPolicy(BasePolicy):
     """
-    Beside one of SB3's policies, and exactly that while the options are off; further keyword arguments are SB3's.
+    What the actor of every policy here may have; further keyword arguments are those of the policy beside it.
 
-    :param layer_norm: LayerNorm after each hidden linear layer of the critics (as in RLPD, Ball et al. 2023).
     :param ortho_init: Orthogonal weights and zero biases (SB3's name); gain sqrt(2), 1 for Q and 0.01 for the actor's head.
     :param normalize_observations: Standardise observations inside the networks, by the statistics of the data.
     :raises ValueError: if observations are not a Box of floats, or another features extractor is asked for too.
     """
 
-    own = ("layer_norm", "ortho_init", "normalize_observations")
+    own: tuple[str, ...] = ("ortho_init", "normalize_observations")
     features: type[BaseFeaturesExtractor] = FlattenExtractor  # unless another one is asked for
     actor: Any
     averaged_actor: Any
-    critic_kwargs: dict[str, Any]
-    activation_fn: type[nn.Module]
 
     def __init__(
         self,
         observation_space: spaces.Space,
-        action_space: spaces.Box,
+        action_space: spaces.Space,
         lr_schedule: Schedule,
-        layer_norm: bool = False,
         ortho_init: bool = False,
         normalize_observations: bool = False,
         **kwargs: Any,
     ):
-        self.layer_norm, self.ortho_init, self.normalize_observations = layer_norm, ortho_init, normalize_observations
+        self.ortho_init, self.normalize_observations = ortho_init, normalize_observations
         if normalize_observations:
             if not isinstance(observation_space, spaces.Box) or not np.issubdtype(observation_space.dtype, np.floating):
                 raise ValueError(f"normalize_observations needs a Box of floats; this task has {observation_space}.")
@@ -106,23 +102,10 @@ class OfflinePolicy(BasePolicy):
 
     def layers_of(self, actor: Any) -> tuple[nn.Module, nn.Module]:
         """An actor's hidden layers, and its head."""
+        if isinstance(actor, TD3Actor):
+            linear = [layer for layer in actor.mu if isinstance(layer, nn.Linear)]
+            return nn.ModuleList(linear[:-1]), linear[-1]
         return actor.latent_pi, nn.ModuleList([actor.mu, actor.log_std])
-
-    def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> ContinuousCritic:
-        critic = super().make_critic(features_extractor)  # type: ignore[misc]
-        if self.layer_norm:
-            width = critic.features_extractor.features_dim + get_action_dim(self.action_space)
-            for index in range(critic.n_critics):
-                net_arch: Any = self.critic_kwargs["net_arch"]
-                layers = create_mlp(width, 1, net_arch, self.activation_fn, post_linear_modules=[nn.LayerNorm])
-                critic.q_networks[index] = nn.Sequential(*layers).to(self.device)
-                setattr(critic, f"qf{index}", critic.q_networks[index])
-        if self.ortho_init:
-            for q_network in critic.q_networks:
-                *hidden, last = q_network.children()
-                orthogonal(nn.ModuleList(hidden), 2**0.5)
-                orthogonal(last, 1.0)
-        return critic
 
     @property
     def deployed_actor(self) -> Any:
@@ -146,6 +129,45 @@ class OfflinePolicy(BasePolicy):
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return super()._get_constructor_parameters() | {name: getattr(self, name) for name in self.own}
+
+
+class OfflinePolicy(ActorPolicy):
+    """
+    Beside one of SB3's policies, and exactly that while the options are off; further keyword arguments are SB3's.
+
+    :param layer_norm: LayerNorm after each hidden linear layer of the critics (as in RLPD, Ball et al. 2023).
+    """
+
+    own = ("layer_norm", *ActorPolicy.own)
+    critic_kwargs: dict[str, Any]
+    activation_fn: type[nn.Module]
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Box,
+        lr_schedule: Schedule,
+        layer_norm: bool = False,
+        **kwargs: Any,
+    ):
+        self.layer_norm = layer_norm
+        super().__init__(observation_space, action_space, lr_schedule, **kwargs)
+
+    def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> ContinuousCritic:
+        critic = super().make_critic(features_extractor)  # type: ignore[misc]
+        if self.layer_norm:
+            width = critic.features_extractor.features_dim + get_action_dim(self.action_space)
+            for index in range(critic.n_critics):
+                net_arch: Any = self.critic_kwargs["net_arch"]
+                layers = create_mlp(width, 1, net_arch, self.activation_fn, post_linear_modules=[nn.LayerNorm])
+                critic.q_networks[index] = nn.Sequential(*layers).to(self.device)
+                setattr(critic, f"qf{index}", critic.q_networks[index])
+        if self.ortho_init:
+            for q_network in critic.q_networks:
+                *hidden, last = q_network.children()
+                orthogonal(nn.ModuleList(hidden), 2**0.5)
+                orthogonal(last, 1.0)
+        return critic
 
 
 def unfitted_normalizers(module: nn.Module) -> list[NormalizeExtractor]:
@@ -244,10 +266,6 @@ class OfflineTD3Policy(OfflinePolicy, TD3Policy):
     ):
         net_arch = [256, 256] if net_arch is None else net_arch
         super().__init__(observation_space, action_space, lr_schedule, net_arch=net_arch, **kwargs)
-
-    def layers_of(self, actor: TD3Actor) -> tuple[nn.Module, nn.Module]:
-        linear = [layer for layer in actor.mu if isinstance(layer, nn.Linear)]
-        return nn.ModuleList(linear[:-1]), linear[-1]
 
 
 class OfflineTD3CnnPolicy(OfflineTD3Policy):

@@ -11,12 +11,14 @@ from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.vec_env import VecNormalize
-from stable_baselines3.sac.policies import SACPolicy
+from stable_baselines3.sac.policies import Actor
 
 from sb3_offline.buffers.buffers import scale_actions
 from sb3_offline.datasets import OfflineDataset
 from sb3_offline.datasets.mapped import blocks
-from sb3_offline.networks.networks import squashed_gaussian_log_prob
+from sb3_offline.networks.clones import CategoricalActor
+from sb3_offline.networks.networks import GaussianNetworks, SACNetworks, identity
+from sb3_offline.networks.policies import GaussianActor
 
 ROWS_AT_ONCE = 4096
 
@@ -92,6 +94,10 @@ class EvaluatedPolicy:
             with th.no_grad():
                 distribution: Any = self.policy.get_distribution(self._tensor(observations)).distribution
             return distribution.probs.cpu().numpy()
+        actor = getattr(self.policy, "actor", None)
+        if isinstance(actor, CategoricalActor) and not self.deterministic:
+            with th.no_grad():
+                return actor(self._tensor(observations)).exp().cpu().numpy()
         if self.deterministic or isinstance(self.policy, BasePolicy):  # DQN's policy samples nothing
             start = int(self.action_space.start)  # type: ignore[attr-defined]
             return np.eye(self.n_actions, dtype=np.float32)[self._act(observations) - start]
@@ -117,11 +123,12 @@ class EvaluatedPolicy:
 
     @th.no_grad()
     def _log_density(self, observations: np.ndarray, actions: np.ndarray) -> np.ndarray:
-        seen = self._tensor(observations) if isinstance(self.policy, (SACPolicy, ActorCriticPolicy)) else None
-        if isinstance(self.policy, SACPolicy):
-            mean, log_std, _ = self.policy.actor.get_action_dist_params(seen)  # type: ignore[arg-type]
-            scaled = th.as_tensor(scale_actions(actions, self.action_space), device=mean.device)
-            return squashed_gaussian_log_prob(mean, log_std, scaled.unsqueeze(1)).squeeze(1).double().cpu().numpy()
+        actor = getattr(self.policy, "actor", None)
+        seen = self._tensor(observations) if isinstance(actor, Actor) or isinstance(self.policy, ActorCriticPolicy) else None
+        if isinstance(actor, Actor):
+            nets = (GaussianNetworks if isinstance(actor, GaussianActor) else SACNetworks)(self.policy, identity)
+            scaled = th.as_tensor(scale_actions(actions, self.action_space), device=self.policy.device)
+            return nets.log_prob(seen, scaled.unsqueeze(1)).squeeze(1).double().cpu().numpy()
         if isinstance(self.policy, ActorCriticPolicy):
             density = self.policy.get_distribution(seen).log_prob(th.as_tensor(actions, device=self.policy.device))  # type: ignore[arg-type]
             space: Any = self.action_space

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-import numpy as np
 import torch as th
-from gymnasium import spaces
 
 from sb3_offline.arguments import NOT_NEGATIVE, check_number
 from sb3_offline.common.offline_td3 import OfflineTD3, TD3Noise
 from sb3_offline.networks.networks import Batch, Logs, TD3Networks
-from sb3_offline.networks.policies import OfflinePolicy
 
 
 class TD3BC(OfflineTD3):
@@ -26,21 +23,11 @@ class TD3BC(OfflineTD3):
     """
 
     td_weight: ClassVar[float] = 1.0
+    standardizes: ClassVar[bool] = True
 
     def __init__(self, *args: Any, alpha: float = 2.5, **kwargs: Any):
         self.alpha = check_number("alpha", alpha, NOT_NEGATIVE)
         super().__init__(*args, **kwargs)
-
-    def _setup_model(self) -> None:
-        if issubclass(self.policy_class, OfflinePolicy):
-            self.policy_kwargs.setdefault("normalize_observations", self._can_standardize())
-        super()._setup_model()
-
-    def _can_standardize(self) -> bool:
-        space, normalizer = self.observation_space, self._vec_normalize_env
-        floats = isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating)
-        taken = "features_extractor_class" in self.policy_kwargs or (normalizer is not None and normalizer.norm_obs)
-        return floats and not taken and self.policy_class is self.policy_aliases["MlpPolicy"]
 
     def actor_loss(self, nets: TD3Networks, batch: Batch, noise: TD3Noise) -> tuple[th.Tensor, Logs]:
         """-lambda E Q_1(s, mu(s)) + E (mu(s) - a)^2, the square a mean over rows and dimensions; lambda has no gradient."""
