@@ -32,6 +32,7 @@ if TYPE_CHECKING:  # what type checkers see; a test compares it with what there 
     from sb3_offline.iql import IQL
     from sb3_offline.mopo import MOPO
     from sb3_offline.preqn import PreQN
+    from sb3_offline.rebrac import ReBRAC
     from sb3_offline.sacn import SACN
     from sb3_offline.td3bc import TD3BC
 

@@ -43,6 +43,7 @@ BUILT_IN = {
     "mopo": "sb3_offline.mopo.mopo:MOPO",
     "offline_sac": "sb3_offline.common.offline_sac:OfflineSAC",
     "preqn": "sb3_offline.preqn.preqn:PreQN",
+    "rebrac": "sb3_offline.rebrac.rebrac:ReBRAC",
     "sacn": "sb3_offline.sacn.sacn:SACN",
     "td3bc": "sb3_offline.td3bc.td3bc:TD3BC",
 }

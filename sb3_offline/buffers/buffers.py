@@ -45,6 +45,8 @@ class TensorReplayBuffer(ReplayBuffer):
         self.generator: th.Generator | None = None
         self.reward_scale, self.reward_shift = 1.0, 0.0
         self.returns = th.empty(0, device=self.device)  # Monte-Carlo returns-to-go, for the algorithms that set them
+        # of each row: does the next one go on from it? For the algorithms that set it
+        self.goes_on = th.empty(0, dtype=th.bool, device=self.device)
         self.reset()
 
     def transform_rewards(self, scale: float, shift: float) -> None:
@@ -114,6 +116,17 @@ class TensorReplayBuffer(ReplayBuffer):
             dones=self._rows("dones", batch_inds).unsqueeze(1),
             rewards=(self.reward_scale * self._rows("rewards", batch_inds) + self.reward_shift).unsqueeze(1),
         )
+
+    def next_actions(self, index: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+        """
+        What was done at the next observations of these rows (B,): actions (B, action_dim), and whether the episode went on
+        (B,) bool; where it did not, the actions mean nothing. Needs ``goes_on``.
+        """
+        known = self.goes_on[index]
+        return self._rows("actions", th.where(known, self._next_rows(index), index)), known
+
+    def _next_rows(self, index: th.Tensor) -> th.Tensor:
+        return index + 1
 
     def logged_rows(self) -> dict[str, Any]:
         """All rows as the arrays of a dataset, for :func:`~sb3_offline.load_dataset`."""

@@ -33,6 +33,8 @@ class OfflineOnlineBuffer(TensorReplayBuffer):
         self.write(**{name: offline._rows(name, every_row) for name in BUFFER_ARRAYS})
         if len(offline.returns) > 0:
             self.returns = th.cat([offline.returns, offline.returns.new_full((capacity,), -th.inf)])
+        if len(offline.goes_on) > 0:
+            self.goes_on = th.cat([offline.goes_on, offline.goes_on.new_zeros(capacity)])
         self.transform_rewards(offline.reward_scale, offline.reward_shift)
         self.generator, self.offline_ratio, self.gamma = offline.generator, offline_ratio, gamma
         self.n_online = self.episode_start = 0  # online steps taken, and those before the present episode
@@ -47,11 +49,18 @@ class OfflineOnlineBuffer(TensorReplayBuffer):
             array[row] = th.as_tensor(np.asarray(value), dtype=array.dtype)
         if len(self.returns) > 0:
             self.returns[row] = -th.inf
+        if len(self.goes_on) > 0:
+            if self.n_online > self.episode_start:
+                self.goes_on[self.n_offline + (self.n_online - 1) % self.capacity] = True
+            self.goes_on[row] = False
         self.n_online += 1
         self.full = self.n_online >= self.capacity
         self.pos = self.n_offline + self.n_online % self.capacity
         if done[0]:
             self._end_episode(terminated)
+
+    def _next_rows(self, index: th.Tensor) -> th.Tensor:
+        return th.where(index == self.n_offline + self.capacity - 1, self.n_offline, index + 1)
 
     def online_rows(self) -> dict[str, np.ndarray]:
         """

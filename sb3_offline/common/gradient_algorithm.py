@@ -46,6 +46,8 @@ class GradientAlgorithm(OfflineAlgorithm):
     has_critic: ClassVar[bool] = True
     #: Whether vectors are standardised by the data inside the policy, where ``policy_kwargs`` do not say.
     standardizes: ClassVar[bool] = False
+    #: Whether batches have the logged actions at the next observations, too.
+    uses_next_actions: ClassVar[bool] = False
 
     tau: float
     _runner: UpdateRunner | None
@@ -88,6 +90,10 @@ class GradientAlgorithm(OfflineAlgorithm):
     def prepare(self, dataset: OfflineDataset, progress_bar: bool) -> None:
         super().prepare(dataset, progress_bar)
         self._runner = None  # of other data, or other statistics
+        if self.uses_next_actions:
+            goes_on = np.ones(len(dataset), dtype=bool)
+            goes_on[dataset.episode_ends] = False
+            self.replay_buffer.goes_on = th.as_tensor(goes_on, device=self.device)
         normalizers = unfitted_normalizers(self.policy)
         if normalizers:
             observations: Any = self.replay_buffer.observations
@@ -103,7 +109,12 @@ class GradientAlgorithm(OfflineAlgorithm):
 
     def sample_batch(self) -> Batch:
         """A batch of d_f; without a model, of the data."""
-        return Batch.of(self.replay_buffer.sample(self.batch_size))
+        index = self.replay_buffer.sample_index(self.batch_size)
+        batch = Batch.of(self.replay_buffer._get_samples(index))
+        if not self.uses_next_actions:
+            return batch
+        next_actions, has_next = self.replay_buffer.next_actions(index)
+        return batch._replace(next_actions=next_actions, has_next=has_next)
 
     def normals(self, *shape: int, stream: str = "policy") -> th.Tensor:
         """Standard normals from a named stream, on the device."""

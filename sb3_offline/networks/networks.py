@@ -42,7 +42,9 @@ class Batch(NamedTuple):
     Transitions from d_f: the first ``n_real`` rows are data, the rest come from the model.
 
     Observations (B, obs) are raw, those of a Dict space a dict of them by key; actions (B, action_dim) in [-1, 1], rewards and
-    dones (terminations) (B,). ``returns`` (B,) are Monte-Carlo returns-to-go, for the algorithms that use them.
+    dones (terminations) (B,). For the algorithms that use them: ``returns`` (B,), Monte-Carlo returns-to-go, and
+    ``next_actions`` (B, action_dim), the logged actions at the next observations, which mean nothing where ``has_next`` (B,)
+    is False.
     """
 
     observations: Any
@@ -52,6 +54,8 @@ class Batch(NamedTuple):
     dones: th.Tensor
     n_real: int
     returns: th.Tensor | None = None
+    next_actions: th.Tensor | None = None
+    has_next: th.Tensor | None = None
 
     @classmethod
     def of(cls, real: ReplayBufferSamples, model: ReplayBufferSamples | None = None) -> Batch:

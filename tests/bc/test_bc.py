@@ -104,8 +104,8 @@ def test_actions_that_never_vary_are_no_density_without_bounds(pendulum_arrays: 
     model = make(data, learning_rate=0.05).learn(300)
     batch = model.sample_batch()
     loss, _ = model.actor_loss(model.networks(), batch, None)
-    assert -17.5 < float(loss) < -10
-    assert model.predict(data["observations"][0])[0] == pytest.approx(2.0, abs=1e-3)
+    assert -17.5 < float(loss.detach()) < -10
+    assert model.predict(data["observations"][0], deterministic=True)[0] == pytest.approx(2.0, abs=0.01)
 
 
 # --- which episodes ---
