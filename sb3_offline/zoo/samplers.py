@@ -26,6 +26,11 @@ SPACES: dict[str, Callable[[optuna.Trial, str], Any]] = {
     "penalty_weight": lambda trial, name: trial.suggest_float(name, 0.1, 10.0, log=True),
     # TD3+BC's weight of Q; around the published 2.5
     "alpha": lambda trial, name: trial.suggest_float(name, 0.5, 10.0, log=True),
+    # ReBRAC; Tarasov et al. 2023 search {.001, .01, .05, .1} and {0, .001, .01, .1, .5}
+    "actor_beta": lambda trial, name: trial.suggest_float(name, 1e-3, 0.1, log=True),
+    "critic_beta": lambda trial, name: trial.suggest_float(name, 1e-3, 0.5, log=True),
+    # %BC; Chen et al. 2021 take these
+    "top_percent": lambda trial, name: trial.suggest_categorical(name, [10, 25, 40, 100]),
     # IQL; Kostrikov et al. 2021 take .7 and .9, and 3 and 10
     "expectile": lambda trial, name: trial.suggest_float(name, 0.5, 0.95),
     "beta": lambda trial, name: trial.suggest_float(name, 0.5, 10.0, log=True),
