@@ -58,7 +58,7 @@ def test_a_name_is_that_of_the_module_and_the_class_is_where_the_registry_says()
 
 
 def test_an_unknown_name_is_refused_with_the_nearest() -> None:
-    with pytest.raises(ValueError, match=r"unknown algorithm 'cmbo'\. Did you mean 'combo'\? Known are awac, combo, cql, "):
+    with pytest.raises(ValueError, match=r"unknown algorithm 'cmbo'\. Did you mean 'combo'\? Known are awac, bc, combo, "):
         registry.find_algorithm("cmbo")
 
 

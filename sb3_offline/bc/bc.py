@@ -56,7 +56,7 @@ class BC(Cloning):
 
     def to_sac(self, env: GymEnv | str | None = None, **sac_options: Any) -> SAC:
         """
-        SB3's ``SAC`` whose actor is this one, with critics that know nothing yet: let it collect first, by ``learning_starts``.
+        SB3's ``SAC`` whose actor is this one, with critics that know nothing yet: let it collect first (``learning_starts``).
 
         :param env: The environment; the model's own if not given.
         :param sac_options: Arguments of ``SAC``, in place of this model's and of SAC's own.

@@ -53,7 +53,9 @@ class Cloning(GradientAlgorithm):
     def _setup_model(self) -> None:
         if not issubclass(self.policy_class, ClonePolicy):
             name = type(self).__name__
-            raise ValueError(f"{name}'s policy is an actor alone: {self.policy_class.__name__} must be a child of ClonePolicy.")
+            raise ValueError(
+                f"{name}'s policy is an actor alone: {self.policy_class.__name__} must be a child of ClonePolicy."
+            )
         super()._setup_model()
         actor: Any = self.policy.actor
         self.register_state("actor", actor, optimizer=actor.optimizer, rate="learning_rate", saved=False)
@@ -76,9 +78,7 @@ class Cloning(GradientAlgorithm):
         """Of the data, or of the episodes that are kept."""
         if self.kept_rows is None:
             return super().sample_batch()
-        drawn = th.randint(
-            len(self.kept_rows), (self.batch_size,), generator=self.streams["sampling"], device=self.device
-        )
+        drawn = th.randint(len(self.kept_rows), (self.batch_size,), generator=self.streams["sampling"], device=self.device)
         return Batch.of(self.replay_buffer._get_samples(self.kept_rows[drawn]))
 
     def actor_loss(self, nets: Any, batch: Batch, noise: None) -> tuple[th.Tensor, Logs]:

@@ -126,7 +126,13 @@ class _ActorAlone(BasePolicy):
         self.training = mode
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
-        names = ("features_extractor_class", "features_extractor_kwargs", "optimizer_class", "optimizer_kwargs", "deterministic")
+        names = (
+            "features_extractor_class",
+            "features_extractor_kwargs",
+            "optimizer_class",
+            "optimizer_kwargs",
+            "deterministic",
+        )
         own = {name: getattr(self, name) for name in names} | self.actor_kwargs
         return super()._get_constructor_parameters() | own | {"lr_schedule": self._dummy_schedule}
 

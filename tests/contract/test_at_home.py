@@ -31,7 +31,8 @@ def test_train_continue_enjoy_evaluate(
     assert main([*train, "-n", "2", "--eval-freq", "-1", "-i", str(saved), *params]) == 0, capsys.readouterr().err
     assert subject.cls.load(saved.parent.with_name(f"{folder}_2") / saved.name)._n_updates == 8
     capsys.readouterr()
-    assert main(["enjoy", "--algo", subject.name, "--env", subject.data, "-n", "210", "--no-render", "--device", "cpu"]) == 0
+    enjoy = ["enjoy", "--algo", subject.name, "--env", subject.data, "-n", "510", "--no-render", "--device", "cpu"]
+    assert main(enjoy) == 0  # beyond the time limit of either task: few steps may have learned to balance
     assert "Episodes" in capsys.readouterr().out
     assert main(["evaluate", str(saved), "-n", "1"]) == 0
     assert capsys.readouterr().out.startswith(f"{subject.cls.__name__} in {subject.task}: return ")

@@ -1,4 +1,4 @@
-"""ReBRAC: its target and its actor's loss by hand, their fixed points by linear algebra, and the logged actions it looks up."""
+"""ReBRAC: target and actor's loss by hand, their fixed points by linear algebra, and the logged actions it looks up."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_rows_that_arrive_online_have_their_next_actions(pendulum_arrays: Arrays
     th.testing.assert_close(following[known], buffer.actions[after][known])
     # the step after it began where it ended
     th.testing.assert_close(buffer.next_observations[online][known], buffer.observations[after][known])
-    offline, known = buffer.next_actions(th.arange(buffer.n_offline))
+    _, known = buffer.next_actions(th.arange(buffer.n_offline))
     assert th.equal(known, ~th.tensor(pendulum_arrays["truncations"] | pendulum_arrays["terminations"]))
     assert model._n_updates == 2 + 70
 
