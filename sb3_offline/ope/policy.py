@@ -124,13 +124,15 @@ class EvaluatedPolicy:
     @th.no_grad()
     def _log_density(self, observations: np.ndarray, actions: np.ndarray) -> np.ndarray:
         actor = getattr(self.policy, "actor", None)
-        seen = self._tensor(observations) if isinstance(actor, Actor) or isinstance(self.policy, ActorCriticPolicy) else None
+        seen: Any = (
+            self._tensor(observations) if isinstance(actor, Actor) or isinstance(self.policy, ActorCriticPolicy) else None
+        )
         if isinstance(actor, Actor):
             nets = (GaussianNetworks if isinstance(actor, GaussianActor) else SACNetworks)(self.policy, identity)
             scaled = th.as_tensor(scale_actions(actions, self.action_space), device=self.policy.device)
             return nets.log_prob(seen, scaled.unsqueeze(1)).squeeze(1).double().cpu().numpy()
         if isinstance(self.policy, ActorCriticPolicy):
-            density = self.policy.get_distribution(seen).log_prob(th.as_tensor(actions, device=self.policy.device))  # type: ignore[arg-type]
+            density = self.policy.get_distribution(seen).log_prob(th.as_tensor(actions, device=self.policy.device))
             space: Any = self.action_space
             return density.double().cpu().numpy() + float(np.log((space.high - space.low) / 2).sum())
         raise ValueError(

@@ -42,8 +42,8 @@ class ReBRAC(OfflineTD3):
     ):
         self.actor_beta = check_number("actor_beta", actor_beta, NOT_NEGATIVE)
         self.critic_beta = check_number("critic_beta", critic_beta, NOT_NEGATIVE)
-        rates = {"learning_rate": learning_rate, "qf_learning_rate": qf_learning_rate}
-        super().__init__(*args, batch_size=batch_size, **rates, **kwargs)
+        kwargs |= {"learning_rate": learning_rate, "qf_learning_rate": qf_learning_rate, "batch_size": batch_size}
+        super().__init__(*args, **kwargs)
 
     @th.no_grad()
     def td_target(self, nets: TD3Networks, batch: Batch, noise: TD3Noise) -> th.Tensor:

@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch as th
 from stable_baselines3 import DQN, PPO, SAC
 
+from sb3_offline import BC, IQL
 from sb3_offline.datasets import SpacesOnlyEnv
 from sb3_offline.ope import PDIS, PDWIS, WIS, Certificate, DirectMean, Estimate, behavior_value, certify, doubts, rank
 from sb3_offline.ope.estimate import Estimator
@@ -63,6 +65,23 @@ def test_sb3_densities_are_over_scaled_actions() -> None:
         density = np.exp(EvaluatedPolicy(model, data).log_prob(states, actions))
         mass = density.sum() * (grid[1] - grid[0])
         assert 0.9 < mass < 1.01  # PPO's Gaussian has some beyond the bounds
+
+
+def test_our_own_actors_say_their_own_densities() -> None:
+    """BC's is squashed as SAC's; IQL's is torch's Normal around tanh(mean), over actions scaled to [-1, 1]."""
+    data = linear_log()
+    options: dict[str, Any] = {"policy_kwargs": {"net_arch": [8]}, "seed": 0, "device": "cpu", "check_data": False}
+    states, actions = data.observations[:20], data.actions[:20]
+    iql, bc = (cls("MlpPolicy", dataset=data, **options).learn(5) for cls in (IQL, BC))
+    seen, scaled = th.as_tensor(states), th.as_tensor(actions / 2.0)
+    with th.no_grad():
+        mean, log_std, _ = iql.actor.get_action_dist_params(seen)
+        normal = th.distributions.Normal(th.tanh(mean), log_std.exp()).log_prob(scaled).sum(dim=1)
+        mean, log_std, _ = bc.actor.get_action_dist_params(seen)
+        squashed = th.distributions.Normal(mean, log_std.exp()).log_prob(scaled.atanh()) - (1 - scaled.square()).log()
+    for model, expected in ((iql, normal), (bc, squashed.sum(dim=1))):
+        found = EvaluatedPolicy(model, data, deterministic=False).log_prob(states, actions)
+        np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
 def test_weights_of_the_behaviour_itself_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
