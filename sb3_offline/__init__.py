@@ -34,6 +34,7 @@ if TYPE_CHECKING:  # what type checkers see; a test compares it with what there 
     from sb3_offline.preqn import PreQN
     from sb3_offline.rebrac import ReBRAC
     from sb3_offline.sacn import SACN
+    from sb3_offline.seeds import learn_seeds, resume_seeds, train_seeds
     from sb3_offline.td3bc import TD3BC
 
 register_envs()
@@ -43,8 +44,11 @@ _EXPORTS = {path.rpartition(":")[2]: path.partition(":")[0] for path in registry
     "DivergenceGuard": "sb3_offline.diagnostics.divergence_guard",
     "OfflineDataset": "sb3_offline.datasets",
     "OfflineEvalCallback": "sb3_offline.evaluation",
+    "learn_seeds": "sb3_offline.seeds",
     "load_dataset": "sb3_offline.datasets",
     "make_env": "sb3_offline.datasets",
+    "resume_seeds": "sb3_offline.seeds",
+    "train_seeds": "sb3_offline.seeds",
 }
 
 __all__ = sorted([*_EXPORTS, "__version__", "register_algorithm"])

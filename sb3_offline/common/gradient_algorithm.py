@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from abc import abstractmethod
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,7 +19,7 @@ from sb3_offline.buffers.online_buffer import OfflineOnlineBuffer
 from sb3_offline.buffers.storage import HostDatasetBuffer
 from sb3_offline.common.offline_algorithm import OfflineAlgorithm
 from sb3_offline.datasets import OfflineDataset
-from sb3_offline.execution.optimizers import plain_optimizer_state, polyak, set_learning_rate
+from sb3_offline.execution.optimizers import on_its_own, plain_optimizer_state, polyak, set_learning_rate
 from sb3_offline.execution.precision import Precision
 from sb3_offline.execution.updates import Call, Execution, UpdateRunner, call_plainly, check_execution
 from sb3_offline.networks.networks import Batch, Logs, identity
@@ -50,7 +50,7 @@ class GradientAlgorithm(OfflineAlgorithm):
     uses_next_actions: ClassVar[bool] = False
 
     tau: float
-    _runner: UpdateRunner | None
+    _runner: Callable[[], Logs] | None  # an UpdateRunner, or what runs it for several models at once
 
     def __init__(self, *args: Any, execution: Execution = "auto", precision: Precision = "float32", **kwargs: Any):
         self.execution: Execution = execution
@@ -245,7 +245,7 @@ class GradientAlgorithm(OfflineAlgorithm):
 
     def get_parameters(self) -> dict[str, dict[str, Any]]:
         """As in SB3; the optimisers' states say nothing of how they were run, so any device can take them over."""
-        return {name: plain_optimizer_state(state) for name, state in super().get_parameters().items()}
+        return {name: on_its_own(plain_optimizer_state(state)) for name, state in super().get_parameters().items()}
 
 
 def _schedule_name(rate: str) -> str:

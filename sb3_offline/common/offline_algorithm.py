@@ -6,7 +6,8 @@ import inspect
 import sys
 import time
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -327,6 +328,26 @@ class OfflineAlgorithm(DataBacked, Deployable, SafeFiles):
         :raises TrainingDivergedError: if a loss or a parameter becomes NaN or infinite.
         :raises KeyboardInterrupt: after Ctrl-C, once the step is finished and the model is saved.
         """
+        arguments = (total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar, validation)
+        with closing(self.learning(*arguments)) as steps:
+            for _ in steps:
+                self.update()
+        return self
+
+    def learning(
+        self,
+        total_timesteps: int | None = None,
+        callback: MaybeCallback = None,
+        log_interval: int | None = 1000,
+        tb_log_name: str | None = None,
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+        validation: Source | float | None = None,
+    ) -> Generator[None, None, None]:
+        """
+        :meth:`learn`, which waits ahead of each gradient step for its caller to take it (:meth:`update`). What is around the
+        steps is done in between: callbacks, log lines, checkpoints, looks at the numbers.
+        """
         if total_timesteps is not None:
             check_steps(total_timesteps)
         if log_interval is not None:
@@ -367,7 +388,7 @@ class OfflineAlgorithm(DataBacked, Deployable, SafeFiles):
                 self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
                 self.before_update(callback)
                 self.policy.set_training_mode(True)  # a callback may have predicted
-                self.update()
+                yield
                 self.num_timesteps += 1
                 callback.update_locals(locals())
                 proceed = callback.on_step()
@@ -382,7 +403,6 @@ class OfflineAlgorithm(DataBacked, Deployable, SafeFiles):
             if log_interval is not None and self.log_sums.sums:
                 self.dump_logs()  # of the steps since the last line; a short run has no other
         callback.on_training_end()
-        return self
 
     def train(self, gradient_steps: int, batch_size: int = 256) -> None:
         """SB3's own entry point: ``gradient_steps`` updates."""

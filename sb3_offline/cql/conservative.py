@@ -99,7 +99,7 @@ class ConservativePenalty(GradientAlgorithm):
         minimize(-(weight * (logs["conservative_gap"].detach() - self.target_gap)).mean(), self.conservative_optimizer)
         low, high = self.weight_bounds
         with th.no_grad():  # l stays within reach: beyond the bounds it could not come back for long
-            self.log_conservative_weight.clamp_(math.log(low), math.log(high))
+            self.log_conservative_weight.copy_(self.log_conservative_weight.clamp(math.log(low), math.log(high)))
 
     def largest_reward(self) -> float:
         """With a model and a fixed weight beta, whose penalty (rho - d) / d_f lies between -1/f and 1/(1 - f), also that."""

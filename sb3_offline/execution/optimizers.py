@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch as th
 
+from sb3_offline.execution.below import beneath, run_beneath
+
 
 def minimize(loss: th.Tensor, optimizer: th.optim.Optimizer) -> None:
     """One optimiser step on its own parameters only: no other network collects gradients."""
+    run_beneath(partial(_step, beneath(optimizer)), loss)
+
+
+def _step(optimizer: th.optim.Optimizer, loss: th.Tensor) -> None:
+    """
+    :param loss: a scalar; or of each member one, whose gradients reach its own parameters alone
+    """
+    loss = loss.sum() if loss.dim() else loss
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for parameter, gradient in zip(parameters, th.autograd.grad(loss, parameters, allow_unused=True), strict=True):
-        parameter.grad = gradient
+        parameter.grad = None if gradient is None else _laid_out_as(parameter, gradient)
     optimizer.step()
+
+
+def _laid_out_as(parameter: th.Tensor, gradient: th.Tensor) -> th.Tensor:
+    """A fused step goes through memory, whatever the strides are."""
+    if gradient.stride() == parameter.stride():
+        return gradient
+    return th.empty_like(parameter).copy_(gradient)
 
 
 @th.no_grad()
@@ -20,7 +38,8 @@ def polyak(source: th.nn.Module, target: th.nn.Module, tau: float) -> None:
     """theta' <- tau theta + (1 - tau) theta', and buffers (batch norm's statistics) likewise."""
     old: list[th.Tensor] = [*target.parameters(), *(b for b in target.buffers() if b.is_floating_point())]
     new: list[th.Tensor] = [*source.parameters(), *(b for b in source.buffers() if b.is_floating_point())]
-    th._foreach_lerp_(old, new, tau)
+    n = len(old)
+    run_beneath(lambda *tensors: th._foreach_lerp_([*tensors[:n]], [*tensors[n:]], tau), *old, *new)
 
 
 def prepare_optimizer(optimizer: th.optim.Optimizer, on_device: bool) -> None:
@@ -66,6 +85,13 @@ def plain_optimizer_state(state: dict[str, Any]) -> dict[str, Any]:
         for index, entry in state["state"].items()
     }
     return {**state, "param_groups": groups, "state": states}
+
+
+def on_its_own(state: Any) -> Any:
+    """A state whose tensors do not share memory with what is larger, of which a file would hold all; others as they are."""
+    if isinstance(state, th.Tensor):
+        return state.clone() if state.untyped_storage().nbytes() > state.numel() * state.element_size() else state
+    return type(state)((name, on_its_own(value)) for name, value in state.items()) if isinstance(state, dict) else state
 
 
 def state_addresses(optimizer: th.optim.Optimizer) -> tuple[int, ...]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch as th
 from torch import nn
 from torch.autograd.function import once_differentiable
+
+from sb3_offline.execution.below import NotStackable, is_stacked
 
 Layers = list[tuple[th.Tensor, th.Tensor]]
 """Weight (out, in) and bias (out,) of each layer; of n networks (n, out, in) and (n, 1, out)."""
@@ -61,29 +64,63 @@ def relu_pass(networks: Sequence[Any], inputs: th.Tensor, workspace: Workspace, 
     :param frozen: Gradients reach the inputs only.
     """
     each = [[p for layer in list(network.children())[::2] for p in (layer.weight, layer.bias)] for network in networks]
+    if is_stacked():
+        parameters = [parameter for own in each for parameter in own]
+        return cast(th.Tensor, _OfMembers.apply(workspace, len(each), frozen, inputs, *parameters))
     if len(each) == 1:
         values = each[0]
     else:
         values = [side_by_side(same) for same in zip(*each, strict=True)]
         values[1::2] = [bias.unsqueeze(1) for bias in values[1::2]]
+    return _run(workspace, values, inputs, [] if frozen else [parameter for own in each for parameter in own])
+
+
+def _run(workspace: Workspace, values: Sequence[th.Tensor], inputs: th.Tensor, wanted: Sequence[th.Tensor]) -> th.Tensor:
+    """(n_networks, rows), or where the inputs are of several members (n_networks, members, rows)."""
     layers = list(zip(values[::2], values[1::2], strict=True))
     low = th.get_autocast_dtype("cpu") if th.is_autocast_enabled("cpu") else inputs.dtype
     with th.autocast("cpu", enabled=False):
-        wanted = [] if frozen else [parameter for parameters in each for parameter in parameters]
         q: th.Tensor = _ReLUPass.apply(workspace, low, th.is_grad_enabled(), layers, inputs, *wanted)
-    return q.view(len(networks), -1)
+    return q.view(-1, *inputs.shape[:-1])
+
+
+class _OfMembers(th.autograd.Function):
+    """The pass under ``vmap``, for several members at once: beneath, it is one pass of all their networks."""
+
+    @staticmethod
+    def forward(*_: Any) -> Any:
+        raise NotStackable("networks that all members share are asked")
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None: ...
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: Any, workspace: Workspace, n_networks: int, frozen: bool, inputs: th.Tensor, *parameters: th.Tensor
+    ) -> Any:
+        if any(dim != 0 for dim in in_dims[4:]):
+            raise NotStackable("members share a network's weights")
+        inputs = inputs.expand(info.batch_size, *inputs.shape) if in_dims[3] is None else inputs.movedim(in_dims[3], 0)
+        each = [parameters[i :: len(parameters) // n_networks] for i in range(len(parameters) // n_networks)]
+        values = [side_by_side(same, movable=False).flatten(0, 1) for same in each]  # (n_networks * members, ...)
+        values[1::2] = [bias.unsqueeze(1) for bias in values[1::2]]
+        return _run(workspace, values, inputs, [] if frozen else parameters), 1
 
 
 @th.no_grad()
-def side_by_side(parameters: Sequence[th.Tensor]) -> th.Tensor:
+def side_by_side(parameters: Sequence[th.Tensor], movable: bool = True) -> th.Tensor:
     """
     Equal parameters as one tensor (n, ...), which shares their memory. Where they do not lie side by side yet, they are moved
-    there, and keep their values.
+    there, and keep their values; if others share their memory, too, they stay, and the tensor is a copy.
+
+    :param movable: False if others do
     """
     first, n = parameters[0], len(parameters)
     size, start = first.numel() * first.element_size(), first.data_ptr()
     rest = first.untyped_storage().nbytes() - first.storage_offset() * first.element_size()
     if rest < n * size or not all(p.is_contiguous() and p.data_ptr() == start + i * size for i, p in enumerate(parameters)):
+        if not movable or any(p.untyped_storage().nbytes() > n * size for p in parameters):
+            return th.stack(list(parameters))
         for parameter, place in zip(parameters, th.stack(list(parameters)).unbind(), strict=True):
             parameter.data = place
     return first.as_strided((n, *first.shape), (first.numel(), *first.stride()))
@@ -104,6 +141,8 @@ class _ReLUPass(th.autograd.Function):
         n_networks = len(layers[0][0]) if layers[0][0].dim() == 3 else None
         affine = th.addmm if n_networks is None else th.baddbmm
         low_inputs = inputs.to(low)
+        if inputs.dim() == 3:  # of each member its own
+            low_inputs = low_inputs.repeat(len(layers[0][0]) // len(inputs), 1, 1)
         activations = [low_inputs if n_networks is None else low_inputs.expand(n_networks, -1, -1)]
         weights = [weight.to(low) for weight, _bias in layers]
         for weight, (_weight, bias) in zip(weights[:-1], layers[:-1], strict=True):
@@ -119,6 +158,7 @@ class _ReLUPass(th.autograd.Function):
         values = affine(bias, hidden, weight.mT)
         if keep:
             ctx.workspace, ctx.given_back, ctx.n_networks = workspace, False, n_networks
+            ctx.members = inputs.shape[:-2]
             ctx.save_for_backward(*activations, *weights)
         else:
             for buffer in activations[1:]:
@@ -155,6 +195,7 @@ class _ReLUPass(th.autograd.Function):
             for buffer in activations[1:]:
                 workspace.give(buffer)
         if ctx.n_networks is not None:
-            g = None if g is None else g.sum(dim=0)
-            gradients = [part[index] for index in range(ctx.n_networks) for part in gradients if part is not None]
+            g = None if g is None else g.view(-1, *ctx.members, *g.shape[-2:]).sum(dim=0)
+            parts = [part.view(-1, *ctx.members, *part.shape[1:]) for part in gradients if part is not None]
+            gradients = [part[index] for index in range(ctx.n_networks // math.prod(ctx.members)) for part in parts]
         return None, None, None, None, g, *(gradients or [None] * len(ctx.needs_input_grad[5:]))

@@ -106,6 +106,7 @@ class MOPO(ModelBasedSAC):
                 self.penalty_target.copy_(u.mean() if percentile is None else u.quantile(percentile / 100))
             reward_scale = self.reward_factor * float(np.std(dataset.rewards)) or 1.0
             step = DualStep.of(reward_scale, float(u.std()) or 1.0, self.penalty_learning_rate, self.max_penalty_weight)
+            step = DualStep(*(th.tensor(float(number), device=self.device) for number in step))
             self.register_state("dual_step", step, saved=False)
 
     @th.no_grad()
@@ -153,8 +154,8 @@ class DualStep(NamedTuple):
     J is linear, so its minimiser would be 0 or infinity; small steps let the policy follow.
     """
 
-    rate: float  # of reward per squared unit of u
-    cap: float
+    rate: float | th.Tensor  # of reward per squared unit of u
+    cap: float | th.Tensor
 
     @classmethod
     def of(cls, reward_scale: float, uncertainty_scale: float, learning_rate: float, cap: float | None) -> DualStep:
@@ -168,4 +169,4 @@ class DualStep(NamedTuple):
         return cls(learning_rate * unit / uncertainty_scale, MAX_WEIGHT * unit if cap is None else cap)
 
     def __call__(self, alpha: th.Tensor, uncertainty: th.Tensor, target: th.Tensor) -> th.Tensor:
-        return (alpha - self.rate * (target - uncertainty)).clamp(min=0.0, max=self.cap)
+        return (alpha - self.rate * (target - uncertainty)).clamp(min=0.0).minimum(th.as_tensor(self.cap))

@@ -13,6 +13,8 @@ from typing import Any
 #: What a signal must have been doing for it to be deferred: a handler of the user's own is left alone.
 _DEFERRED: dict[signal.Signals, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
 
+_outer: list[Interrupt] = []  # the one that is open in the main thread, if any
+
 
 class Interrupt:
     """Whether the user, or a cluster's scheduler, asked the program to stop."""
@@ -40,7 +42,7 @@ class Interrupt:
 def deferred_interrupts(doing: str) -> Iterator[Interrupt]:
     """
     Inside, the first Ctrl-C (or SIGTERM) only sets a flag, for the loop to look at; the second one aborts at once. Outside the
-    main thread, where Python allows no handlers, nothing changes.
+    main thread, where Python allows no handlers, nothing changes. Within another one it is the same flag.
 
     :param doing: what is finished first, such as "this gradient step"
     """
@@ -58,11 +60,16 @@ def deferred_interrupts(doing: str) -> Iterator[Interrupt]:
     if threading.current_thread() is not threading.main_thread():
         yield interrupt
         return
+    if _outer:
+        yield _outer[-1]
+        return
     replaced = [number for number, usual in _DEFERRED.items() if signal.getsignal(number) == usual]
     for number in replaced:
         signal.signal(number, handle)
+    _outer.append(interrupt)
     try:
         yield interrupt
     finally:
+        _outer.remove(interrupt)
         for number in replaced:
             signal.signal(number, _DEFERRED[number])

@@ -189,6 +189,13 @@ def forget_older(folder: Path, run: str, keep: int = 2) -> None:
             file.unlink(missing_ok=True)
 
 
+def checkpoints(folder: Path) -> dict[int, Path]:
+    """Those of the newest run in a folder, by their step; whether they are sound is not looked at."""
+    files = _newest_first(folder)
+    labels = {file: Label.of(file) for file in files}
+    return {label.step: file for file, label in labels.items() if label.run == labels[files[0]].run}
+
+
 def _newest_first(folder: Path) -> list[Path]:
     """Runs by the time of their last file, and their files by what they say, as copying may have changed the times."""
     labels = dict(_labels(folder))

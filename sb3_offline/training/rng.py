@@ -45,10 +45,17 @@ class Streams:
         return {"seed": self.seed, "offset": self.offset, "generators": states}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Move every stream to where :meth:`state` found it; the generators stay the same objects."""
+        """
+        Move every stream to where :meth:`state` found it, those that were not there yet to their beginning; the generators
+        stay the same objects.
+        """
         self.seed, self.offset = state["seed"], state["offset"]
-        for name, position in state["generators"].items():
-            self[name].set_state(position)
+        for name in [*self._generators, *state["generators"]]:
+            position = state["generators"].get(name)
+            if position is None:
+                self[name].manual_seed(self._derive(name))
+            else:
+                self[name].set_state(position)
 
     def reseed(self, seed: int) -> None:
         """Begin every stream anew from another seed; the generators stay the same objects."""

@@ -53,6 +53,7 @@ class Run:
         _IDENTITIES[model] = self.identity
         self.start: int = about.get("start", model._num_timesteps_at_start)
         self.last_checkpoint: Path | None = None if continuation is None else continuation.path
+        self.folder = INTERRUPTED_FOLDER
         self._saved: list[Path] = []
         self._exit = ExitStack()
 
@@ -141,13 +142,13 @@ class Run:
         return {"dataset": info.dataset_id, "rows": len(self.dataset), "fingerprint": fingerprint}
 
     def _interrupted_path(self) -> Path:
-        """Where checkpoints go, else where the best model goes, else ``interrupted/``."""
+        """Where checkpoints go, else where the best model goes, else :attr:`folder`."""
         step = self.model.num_timesteps
         for checkpoints in walk(self.callback):
             if isinstance(checkpoints, CheckpointCallback):
                 return Path(checkpoints.save_path) / f"{checkpoints.name_prefix}_{step}_steps.zip"
         folders = [Path(each.best_model_save_path) for each in self._evaluations() if each.best_model_save_path]
-        return [*folders, INTERRUPTED_FOLDER][0] / f"{type(self.model).__name__}_{step}_steps.zip"
+        return [*folders, self.folder][0] / f"{type(self.model).__name__}_{step}_steps.zip"
 
     def _evaluations(self) -> list[EvalCallback]:
         return [callback for callback in walk(self.callback) if isinstance(callback, EvalCallback)]

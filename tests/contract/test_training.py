@@ -27,6 +27,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from benchmarks.kill_and_resume import digest
+from sb3_offline.seeds import train_seeds
 from tests.contract.subjects import BEYOND_VECTORS, Subject, assert_equal_parameters, same, weights
 
 pytestmark = pytest.mark.filterwarnings("ignore::sb3_offline.datasets.DatasetWarning")
@@ -199,3 +200,13 @@ def test_what_tensorboard_shows(subject: Subject, tmp_path: Path) -> None:
     for tag in [*losses, "train/learning_rate"]:
         assert [event.step for event in events.Scalars(tag)] == [3, 6]
         assert np.isfinite([event.value for event in events.Scalars(tag)]).all()
+
+
+def test_seeds_in_one_process_are_runs_alone(subject: Subject) -> None:
+    """As one where the algorithm's update can be stacked, in turn where not; to rounding, which ten Adam steps spread."""
+    options = subject.options()
+    del options["seed"]
+    members = train_seeds(subject.cls, "MlpPolicy", subject.task, subject.arrays, seeds=(1, 2), total_timesteps=10, **options)
+    for seed, member in zip((1, 2), members, strict=True):
+        reference, found = weights(subject.make(seed=seed).learn(10)), weights(member)
+        assert all(th.allclose(found[name].double(), value.double(), atol=1e-4) for name, value in reference.items())
