@@ -4,7 +4,7 @@ Does MOPO's learned weight hold the rollouts' mean uncertainty at delta? A line 
     python -m benchmarks.mopo_constraint --seeds 0-2
     python -m benchmarks.mopo_constraint --dataset offline/hopper/medium-replay-v0 --seeds 0-2 --unpenalised
 
-``--unpenalised`` trains with a weight of 0 instead, to say whether there is anything to hold.
+``--unpenalised`` holds the weight at 0, to say whether there is anything to hold.
 """
 
 from __future__ import annotations
@@ -28,6 +28,9 @@ OPTIONS: dict[str, dict[str, Any]] = {  # of other data: the defaults, with a sh
 }
 
 
+NOTHING = 1e-12  # a largest weight, of which float32 sees nothing beside a reward
+
+
 class Record(BaseCallback):
     """E[u] of each rollout, and the weight that its policy was trained with."""
 
@@ -45,16 +48,17 @@ class Record(BaseCallback):
         return True
 
 
-def summarise(lines: Sequence[dict[str, float]], delta: float | None, steps: int) -> dict[str, float]:
-    """Over the last half: E[u] (in deltas, if there is one), the weight and its coefficient of variation."""
+def summarise(lines: Sequence[dict[str, float]], delta: float, steps: int) -> dict[str, float]:
+    """Over the last half: E[u], also in deltas, the weight and its coefficient of variation."""
     half = [line for line in lines if line["step"] >= steps / 2]
     uncertainty, weight = (np.array([line[name] for line in half]) for name in ("uncertainty", "penalty_weight"))
     mean = float(weight.mean())
-    summary = {"uncertainty": float(uncertainty.mean()), "penalty_weight": mean}
-    if delta is not None:
-        summary["uncertainty_over_delta"] = float(uncertainty.mean() / delta)
-        summary["variation_of_weight"] = float(weight.std() / mean) if mean > 0 else 0.0
-    return summary
+    return {
+        "uncertainty": float(uncertainty.mean()),
+        "penalty_weight": mean,
+        "uncertainty_over_delta": float(uncertainty.mean() / delta),
+        "variation_of_weight": float(weight.std() / mean) if mean > 0 else 0.0,
+    }
 
 
 def main() -> None:
@@ -68,19 +72,19 @@ def main() -> None:
     th.set_num_threads(1)
     options = OPTIONS.get(arguments.dataset, {}) | dict(arguments.option)
     if arguments.unpenalised:
-        options |= {"penalty_weight": 0.0, "penalty": "relative_entropy"}
+        options |= {"max_penalty_weight": NOTHING}
     name = arguments.dataset.split("/", 1)[-1].replace("/", "_").lower() + ("_unpenalised" if arguments.unpenalised else "")
     for seed in arguments.seeds:
         record = Record()
         model = MOPO("MlpPolicy", dataset=arguments.dataset, seed=seed, device="cpu", **options)
         model.learn(arguments.steps, callback=record)
-        delta = None if arguments.unpenalised else float(model.penalty_target)
+        delta = float(model.penalty_target)
         path = RESULTS / "mopo_constraint" / f"{name}_seed{seed}.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.unlink(missing_ok=True)
         command = "python -m benchmarks.mopo_constraint " + " ".join(sys.argv[1:])
         header = {"command": command, "machine": machine(), "options": options, "delta": delta}
-        append(path, header if arguments.unpenalised else header | {"dual_step": model.dual_step._asdict()})
+        append(path, header | {"dual_step": model.dual_step._asdict()})
         for line in record.lines:
             append(path, line)
         summary = {"seed": seed, **summarise(record.lines, delta, arguments.steps)}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import re
 import subprocess
 import sys
@@ -96,3 +98,21 @@ def test_the_pictures_of_the_page_can_be_learned_from(monkeypatch: pytest.Monkey
         exec(code, names)
     assert set(names["rewards"]) == {0.0, 1.0}
     assert not [warning for warning in warned if "nothing to learn" in str(warning.message)]
+
+
+def test_what_the_pages_import_is_documented() -> None:
+    """Every name that a page's code takes from any room of the package is in some autodoc."""
+    text = "\n".join((ROOT / page).read_text(encoding="utf-8") for page in [*PAGES, "docs/api.md"])
+    documented: set[str] = set()
+    for kind, target, options in re.findall(r"\.\. auto(module|class|function):: (\S+)\n((?:   :.*\n)*)", text):
+        documented.add(target.rpartition(".")[2])
+        members = re.search(r":members:(.*)", options) if kind == "module" else None
+        if members is not None:
+            named = [name.strip() for name in members[1].split(",") if name.strip()]
+            documented.update(named or getattr(importlib.import_module(target), "__all__", []))
+    shown = set(sb3_offline.evaluation.__all__)
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        imports = (node for node in ast.walk(ast.parse(block)) if isinstance(node, ast.ImportFrom))
+        shown |= {alias.name for node in imports if (node.module or "").startswith("sb3_offline") for alias in node.names}
+    assert {"CQL", "DistilledCounts", "OfflineSelectionCallback", "ntk"} <= shown
+    assert not shown - documented

@@ -9,11 +9,12 @@ from typing import Literal, get_args
 import torch as th
 
 from sb3_offline.behavior.behavior_policy import observation_moments
+from sb3_offline.behavior.distillation import DistilledCounts
 from sb3_offline.behavior.neighbors import NeighborCounts
 from sb3_offline.behavior.visits import ROWS_PER_CELL, CountScale, VisitationCounts
 from sb3_offline.buffers.rows import Rows, row_blocks
 
-VisitationMode = Literal["simhash", "constant", "exact", "knn"]
+VisitationMode = Literal["simhash", "constant", "exact", "knn", "rnd"]
 
 _CHUNK = 65_536  # rows hashed at once by fit
 
@@ -169,5 +170,5 @@ def make_visitation(
         raise ValueError(f"n_states belongs to visitation='exact' and only to it: got n_states={n_states} for {mode!r}")
     if n_states is not None:
         return ExactCounts(n_states, count_scale=count_scale, n_ref=n_ref)
-    estimates = {"constant": ConstantCounts, "simhash": SimHashCounts, "knn": NeighborCounts}
+    estimates = {"constant": ConstantCounts, "simhash": SimHashCounts, "knn": NeighborCounts, "rnd": DistilledCounts}
     return estimates[mode](count_scale=count_scale, n_ref=n_ref)

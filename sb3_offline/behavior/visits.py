@@ -1,7 +1,8 @@
 """n(s), how often the data visits a state: the n of DROMO's alpha sqrt(Var(Q) / n(s)) (Liu, Chen, Zhong, Eq 13).
 
 n(s) is |D| times the mass of a region around s. In a continuous space d(s) is a density, so some such resolution has to
-be chosen: cells (:mod:`~sb3_offline.behavior.visitation`) or balls (:mod:`~sb3_offline.behavior.neighbors`).
+be chosen: cells (:mod:`~sb3_offline.behavior.visitation`), balls (:mod:`~sb3_offline.behavior.neighbors`) or what a network
+tells apart (:mod:`~sb3_offline.behavior.distillation`).
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ class VisitationCounts(nn.Module, ABC):
     """
     A map from states to n(s) > 0: ``fit`` once on the data, then ask.
 
-    It has buffers only, which are saved with the model. Their sizes depend on the data: a module that was never fitted
-    takes them over from the loaded state.
+    What it learned is saved with the model. The sizes of that depend on the data: a module that was never fitted takes them
+    over from the loaded state.
 
     :param count_scale: "raw" gives n = \\|D\\| d(s), and 1 where the data never was. "reference" multiplies it by the
         constant that makes the mean of n^{-1/2} over the data n_ref^{-1/2}, so that a weight on the penalty means the

@@ -42,7 +42,8 @@ class DiscreteDROMO(DiscreteCOMBO):
     pi^f = f pi_beta + (1 - f) pi (DROMO, Eq 13) and pi greedy, or for its variance over all of d_f (``strict``, Eq 17).
     The term is a variance regulariser, not a pointwise lower bound.
 
-    :param robust_weight: alpha; the mean weight on the spread, as n(s) is rescaled to a mean n^{-1/2} of 1. 0 is COMBO.
+    :param robust_weight: alpha; 0 is COMBO. n(s) is rescaled so that alpha n^{-1/2}, the weight on the spread, is alpha on
+        average over the data; over d_f, where rollouts visit rarer states, it is more.
     :param strict: Eq 17, the standard deviation of Q over the batch of d_f, instead of Eq 13.
     :param visitation: How n(s) is counted: "knn" (default), "simhash", "constant", or "exact" for one-hot states.
     :param count_scale: "reference" rescales n(s); "raw" leaves n = \\|D\\| d(s) as the paper writes it.

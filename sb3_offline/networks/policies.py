@@ -23,7 +23,9 @@ from stable_baselines3.td3.policies import Actor as TD3Actor
 from stable_baselines3.td3.policies import ContinuousCritic, TD3Policy
 from torch import nn
 
+from sb3_offline.arguments import POSITIVE, check_number
 from sb3_offline.networks.gaussian import LOG_STD_MAX, LOG_STD_MIN, gaussian
+from sb3_offline.networks.spectral import bound_slope
 
 
 class NormalizeExtractor(FlattenExtractor):
@@ -136,9 +138,13 @@ class OfflinePolicy(ActorPolicy):
     Beside one of SB3's policies, and exactly that while the options are off; further keyword arguments are SB3's.
 
     :param layer_norm: LayerNorm after each hidden linear layer of the critics (as in RLPD, Ball et al. 2023).
+    :param spectral_norm: Largest slope of each Q in its features and actions: after each step the largest singular values of
+        a critic's L linear layers are brought down to its L-th root (Gouk et al. 2021). It holds for activations of slope at
+        most 1, such as ReLU and tanh.
+    :raises ValueError: if spectral_norm is not positive, or is to bound what LayerNorm scales again.
     """
 
-    own = ("layer_norm", *ActorPolicy.own)
+    own = ("layer_norm", "spectral_norm", *ActorPolicy.own)
     critic_kwargs: dict[str, Any]
     activation_fn: type[nn.Module]
 
@@ -148,9 +154,17 @@ class OfflinePolicy(ActorPolicy):
         action_space: spaces.Box,
         lr_schedule: Schedule,
         layer_norm: bool = False,
+        spectral_norm: float | None = None,
         **kwargs: Any,
     ):
-        self.layer_norm = layer_norm
+        if spectral_norm is not None:
+            spectral_norm = check_number("spectral_norm", spectral_norm, POSITIVE)
+            if layer_norm:
+                raise ValueError(
+                    "spectral_norm bounds no slope behind LayerNorm, which undoes every scale: "
+                    f"policy_kwargs=dict(spectral_norm={spectral_norm:g}, layer_norm=False)."
+                )
+        self.layer_norm, self.spectral_norm = layer_norm, spectral_norm
         super().__init__(observation_space, action_space, lr_schedule, **kwargs)
 
     def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> ContinuousCritic:
@@ -167,7 +181,14 @@ class OfflinePolicy(ActorPolicy):
                 *hidden, last = q_network.children()
                 orthogonal(nn.ModuleList(hidden), 2**0.5)
                 orthogonal(last, 1.0)
+        self.bound_slopes(critic)
         return critic
+
+    def bound_slopes(self, critic: ContinuousCritic) -> None:
+        """Keep each Q to the slope of ``spectral_norm``, if there is one."""
+        if self.spectral_norm is not None:
+            for q_network in critic.q_networks:
+                bound_slope(q_network, self.spectral_norm)
 
 
 def unfitted_normalizers(module: nn.Module) -> list[NormalizeExtractor]:

@@ -16,6 +16,7 @@ from stable_baselines3.sac.policies import SACPolicy
 
 from sb3_offline import COMBO, CQL, PreQN
 from sb3_offline.networks.policies import OfflineSACPolicy
+from sb3_offline.networks.spectral import spectral_norm
 from tests.conftest import FAST, FAST_MODEL_BASED
 
 Arrays = dict[str, np.ndarray]
@@ -172,3 +173,73 @@ def test_transformation_survives_save_and_load(pendulum_arrays: Arrays, tmp_path
     loaded.dataset = pendulum_arrays
     rewards = loaded.learn(1).replay_buffer._get_samples(th.arange(3)).rewards
     np.testing.assert_allclose(rewards[:, 0].numpy(), 3.0 * pendulum_arrays["rewards"][:3] - 1.0, rtol=1e-5)
+
+
+# --- the bound on Q's slope ---
+
+
+def slopes(critic: Any) -> th.Tensor:
+    """Norms of the gradients of each Q in state and action, (n_critics, 200), by autograd at random points."""
+    points = [3.0 * th.randn(200, 4, generator=th.Generator().manual_seed(0)).requires_grad_() for _ in critic.q_networks]
+    q = zip(critic.q_networks, points, strict=True)
+    return th.stack([th.autograd.grad(q_network(x).sum(), x)[0].norm(dim=1) for q_network, x in q])
+
+
+@pytest.mark.parametrize("activation", [th.nn.ReLU, th.nn.Tanh])
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_spectral_norm_bounds_the_slope_of_q(pendulum_arrays: Arrays, activation: Any, precision: Any) -> None:
+    """Three layers, whose largest singular values by NumPy are at most (1/8)^(1/3) = 1/2, and without the bound far more."""
+    options = {"activation_fn": activation, "net_arch": [32, 32]}
+    free, bounded = make(pendulum_arrays, **options), make(pendulum_arrays, spectral_norm=0.125, **options)
+    bounded.precision = precision
+    for model in (free, bounded):
+        model.scale_learning_rates(30.0)  # far in few steps
+        model.learn(25)
+    assert float(slopes(free.critic).max()) > 1.0
+    for critic in (bounded.critic, bounded.critic_target):
+        assert 0.0 < float(slopes(critic).max()) <= 0.125
+        for q_network in critic.q_networks:
+            norms = [np.linalg.norm(layer.weight.detach().numpy(), 2) for layer in q_network[::2]]
+            assert max(norms) <= 0.5 + 1e-5
+            assert critic is bounded.critic_target or max(norms) > 0.48  # no further down than asked for
+
+
+def test_a_slope_that_is_small_enough_is_left_alone(pendulum_arrays: Arrays) -> None:
+    free, bounded = make(pendulum_arrays).learn(5), make(pendulum_arrays, spectral_norm=1e6).learn(5)
+    for name, value in free.policy.state_dict().items():
+        assert th.equal(value, bounded.policy.state_dict()[name]), name
+
+
+@pytest.mark.parametrize(
+    ("matrix", "largest"),
+    [([[3.0, 0.0], [4.0, 0.0]], 5.0), ([[0.0, 2.0, 0.0]], 2.0), ([[1e-6, 0.0], [0.0, 3e-6]], 3e-6), ([[0.0]], 0.0)],
+)
+def test_largest_singular_value_by_hand(matrix: list[list[float]], largest: float) -> None:
+    assert float(spectral_norm(th.tensor(matrix))) == pytest.approx(largest, rel=1e-5, abs=1e-12)
+
+
+@pytest.mark.parametrize("n", [16, 64])
+def test_equal_singular_values_are_the_worst_case(n: int) -> None:
+    """All n equal to 1: n^(1/256), which is 1.01089 for 16 and 1.01638 for 64."""
+    assert float(spectral_norm(th.eye(n))) == pytest.approx({16: 1.01089, 64: 1.01638}[n], abs=1e-5)
+
+
+def test_the_bound_is_kept_by_a_file(pendulum_arrays: Arrays, tmp_path: Path) -> None:
+    make(pendulum_arrays, spectral_norm=0.1).learn(3).save(tmp_path / "model")
+    loaded = CQL.load(tmp_path / "model", device="cpu", dataset=pendulum_arrays)
+    assert loaded.policy.spectral_norm == 0.1
+    loaded.scale_learning_rates(30.0)
+    loaded.learn(5, reset_num_timesteps=False)
+    assert float(slopes(loaded.critic).max()) <= 0.1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"spectral_norm": 0.0}, "spectral_norm must be positive"),
+        ({"spectral_norm": 5.0, "layer_norm": True}, r"spectral_norm=5, layer_norm=False"),
+    ],
+)
+def test_a_bound_that_cannot_hold_is_refused(pendulum_arrays: Arrays, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make(pendulum_arrays, **options)

@@ -85,6 +85,7 @@ def test_ten_updates_of_members_are_those_of_runs_alone(cls: Any) -> None:
         (DROMO, {"robustness": "chi2", "chi2_radius": 0.5}, 1e-10),
         (TD3BC, {"averaging_rate": 0.1, "policy_kwargs": {"net_arch": [8, 8, 8], "layer_norm": True}}, 1e-10),
         (IQL, {"policy_kwargs": {"net_arch": [8], "activation_fn": th.nn.Tanh, "n_critics": 3}}, 1e-10),
+        (OfflineSAC, {"policy_kwargs": {"net_arch": [8], "spectral_norm": 0.5}}, 1e-10),
     ],
 )
 @pytest.mark.usefixtures("as_one", "float64")
