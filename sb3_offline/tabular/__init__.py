@@ -1,6 +1,7 @@
 """Exact solvers for finite MDPs and linear Q: the oracle that the deep losses are held against. numpy only."""
 
 from sb3_offline.tabular.ambiguity import chi2_worst_case, cvar_worst_case
+from sb3_offline.tabular.cvar import cvar_update
 from sb3_offline.tabular.dromo import dromo_objective, dromo_update, lemma_factor, shrink_spread, strict_dromo_update
 from sb3_offline.tabular.empirical import EmpiricalMDP, empirical_mdp
 from sb3_offline.tabular.iteration import (
@@ -47,6 +48,7 @@ __all__ = [
     "cql_h_update",
     "cql_rule",
     "cql_update",
+    "cvar_update",
     "cvar_worst_case",
     "data_weight",
     "dromo_objective",

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sb3_offline.tabular.ambiguity import chi2_worst_case
+from sb3_offline.tabular.ambiguity import chi2_worst_case, cvar_worst_case
 from sb3_offline.tabular.claims import ALPHA, SLACK, rate
 from sb3_offline.tabular.dromo import dromo_update, policy_std, shrink_spread
 from sb3_offline.tabular.islands import GAMMA, N_ACTIONS, N_STATES, draw
@@ -35,6 +35,23 @@ def worst_case_bound(rng: np.random.Generator, n: int) -> Thm31:
         corrected += gap < -SLACK
         wrong += (np.sqrt(radius) * (mean - z.min()) <= sigma) != (abs(gap) < SLACK)
     return Thm31(printed / n, corrected / n, wrong / n)
+
+
+class ShareCost(NamedTuple):
+    """How often the mean over a share q costs more than sqrt(1/q - 1) sigma, and the largest part of it that it costs."""
+
+    broken: float
+    largest: float
+
+
+def share_cost(rng: np.random.Generator, n: int) -> ShareCost:
+    """The mean over the share q of p's mass less E Z, against Eq 13's std at the radius 1/q - 1."""
+    parts = []
+    for _ in range(n):
+        z, p, share = rng.uniform(size=4), rng.dirichlet(np.ones(4)), rng.uniform(0.05, 0.95)
+        mean = p @ z
+        parts.append((cvar_worst_case(z, p, share) - mean) / np.sqrt((1 / share - 1) * (p @ (z - mean) ** 2)))
+    return ShareCost(rate([part > 1 + SLACK for part in parts]), float(max(parts)))
 
 
 def spread_residual(rng: np.random.Generator, n: int) -> float:

@@ -9,6 +9,7 @@ from scipy.optimize import linprog, minimize
 from sb3_offline.tabular import (
     chi2_worst_case,
     combo_update,
+    cvar_update,
     cvar_worst_case,
     dromo_objective,
     dromo_update,
@@ -234,6 +235,38 @@ def test_cvar_is_the_mean_over_the_largest_share():
         cvar_worst_case([0.0, 1.0], [0.5, 0.5], 0.0)
     with pytest.raises(ValueError, match=r"share must be a finite number in \[0, 1\], got 1.5"):
         cvar_worst_case([0.0, 1.0], [0.5, 0.5], 1.5)
+
+
+def test_cvar_update_by_hand():
+    """z = (0, 2), D = p = (1/2, 1/2), share 1/2: w = (0, 1) until the two meet, so q = z + kappa (1, -1); then the D-mean."""
+    half = np.array([[0.5, 0.5]])
+    for beta, expected in ((0.1, [0.1, 1.9]), (0.9, [0.9, 1.1]), (1.0, [1.0, 1.0]), (5.0, [1.0, 1.0])):
+        q = cvar_update([[0.0, 2.0]], half, half, half, 0.5, beta, 0.5)
+        np.testing.assert_allclose(q, [expected], atol=1e-12)
+    assert cvar_worst_case([0.0, 1.0], [0.75, 0.25], 0.25) - 0.25 == pytest.approx(np.sqrt(3) * np.sqrt(3) / 4, abs=1e-12)
+
+
+def test_cvar_update_is_optimal_and_keeps_what_it_should():
+    """w = D (z - q)/kappa + p must be a maximiser of w.q over w <= p/share: what optimality of a convex objective means."""
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        d, rho = rng.dirichlet(np.ones(12), 2).reshape(2, 3, 4)
+        d[0, 0] = rho[0, 0] = 0  # nothing holds this entry
+        f, beta, share = rng.uniform(0.1, 0.9), rng.uniform(0.01, 1), rng.uniform(0.05, 1)
+        y, pi_f = rng.normal(size=(3, 4)), rng.dirichlet(np.ones(4), 3)
+        pi_f[1] = [0.0, 0.2, 0.3, 0.5]
+        z, d_f = combo_update(y, d, rho, f, beta), mixture(d, rho, f)
+        q = cvar_update(y, d, rho, pi_f, f, beta, share)
+        for s in range(3):
+            w = d_f[s] * (z[s] - q[s]) / (beta * d_f[s].sum()) + pi_f[s]
+            assert w.sum() == pytest.approx(1, abs=1e-10)
+            assert w.min() > -1e-10
+            assert (w - pi_f[s] / share).max() < 1e-10
+            assert w @ q[s] == pytest.approx(cvar_worst_case(q[s], pi_f[s], share), abs=1e-10)
+        np.testing.assert_allclose(cvar_update(y + 3, d, rho, pi_f, f, beta, share), q + 3, atol=1e-10)
+        np.testing.assert_allclose(cvar_update(y, d, rho, pi_f, f, beta, 1.0)[1:], z[1:], atol=1e-10)  # COMBO
+    with pytest.raises(ValueError, match="share must be positive"):
+        cvar_update(y, d, rho, pi_f, f, beta, 0.0)
 
 
 def test_bad_arguments_are_refused_by_name():

@@ -46,6 +46,9 @@ def test_thm_44_one_step():
 def test_inequalities():
     worst_case = bounds.worst_case_bound(rng(), 500)
     assert worst_case.corrected == worst_case.equality_wrong == 0 < worst_case.printed
+    share = bounds.share_cost(rng(), 1000)
+    assert share.broken == 0
+    assert 0.98 < share.largest <= 1 + 1e-9
     assert bounds.spread_residual(rng(), 2000) < 1e-10
     assert bounds.simulation_lemma(rng(), 500) == 0
     printed, corrected = bounds.calibration_bound(rng(), 2000)
@@ -121,7 +124,18 @@ def test_command_is_reproducible(capsys):
     assert outputs[0] == outputs[1]
     assert max(map(len, outputs[0].splitlines())) == 100  # where there is no terminal to fit to
     assert outputs[0].replace("seed 3", "seed 4") != outputs[2]
-    claims_in_order = ["Thm 3.1", "Lemma 4.1", "Thm 4.2", "Cor 4.3", "Thm 4.4", "-24.8", "Remark 6.1", "Thm 4.5", "Thm 4.6"]
+    claims_in_order = [
+        "Thm 3.1",
+        "Lemma 4.1",
+        "Thm 4.2",
+        "Cor 4.3",
+        "Thm 4.4",
+        "-24.8",
+        "Remark 6.1",
+        "Thm 4.5",
+        "Thm 4.6",
+        "Section 6",
+    ]
     claims_in_order += ["Assumption 2.1", "Assumption C.1", "Cor C.3", "Lemma C.4", "Simulation", "Theorem A.2", "Remark A.3"]
     places = [outputs[0].index(claim) for claim in [*claims_in_order, "Replay critic"]]
     assert places == sorted(places)
