@@ -51,7 +51,7 @@ def share_cost(rng: np.random.Generator, n: int) -> ShareCost:
         z, p, share = rng.uniform(size=4), rng.dirichlet(np.ones(4)), rng.uniform(0.05, 0.95)
         mean = p @ z
         parts.append((cvar_worst_case(z, p, share) - mean) / np.sqrt((1 / share - 1) * (p @ (z - mean) ** 2)))
-    return ShareCost(rate([part > 1 + SLACK for part in parts]), float(max(parts)))
+    return ShareCost(float(np.mean(np.array(parts) > 1 + SLACK)), float(max(parts)))
 
 
 def spread_residual(rng: np.random.Generator, n: int) -> float:

@@ -1,4 +1,4 @@
-"""One exact Q-update of DROMO on a table whose ambiguity set is a share of pi^f's mass (a chance constraint, its section 6)."""
+"""One exact Q-update of DROMO on a table, whose ambiguity set is a share of pi^f's mass: its section 6's chance constraint."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def _shrink_top(z: Array, weight: Array, policy: Array, kappa: float, share: flo
     argmin_q 1/2 sum_a D_a (q_a - z_a)^2 + kappa (max_w w.q - p.q) over 0 <= w <= p/share that sum to 1, of one state.
 
     At the minimiser D (q - z) = kappa (p - w). w is 0 below a level t and p/share above, so q_a(t) is t clipped to
-    [z + kappa p (1 - 1/share)/D, z + kappa p/D], and the w that it stands for falls with t, in straight pieces, until its sum is
-    1. Where D = 0 < p nothing holds q: it is t, and w is p.
+    [z + kappa p (1 - 1/share)/D, z + kappa p/D], and the w that it stands for falls with t, in straight pieces, until its
+    sum is 1. Where D = 0 < p nothing holds q: it is t, and w is p.
     """
     held = weight > 0
     high = z + np.divide(kappa * policy, weight, out=np.zeros_like(z), where=held)
