@@ -53,13 +53,11 @@ def _of_module(module: nn.Module, path: str, seen: set[int]) -> list[Slot]:
     ]
     kinds: dict[str, list[list[Slot]]] = {}
     for name, child in module._modules.items():
-        if child is not None:
-            kinds.setdefault(str(child), []).append(_of_module(child, f"{path}.{name}", seen))
+        if child is not None:  # networks that are evaluated together are sequences of layers
+            kind = str(child) if isinstance(child, nn.Sequential) else name
+            kinds.setdefault(kind, []).append(_of_module(child, f"{path}.{name}", seen))
     for equal in kinds.values():
-        if len({len(slots) for slots in equal}) == 1:
-            own += [slot for layer in zip(*equal, strict=True) for slot in layer]
-        else:
-            own += [slot for slots in equal for slot in slots]
+        own += [slot for layer in zip(*equal, strict=True) for slot in layer]
     return own
 
 

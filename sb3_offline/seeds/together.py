@@ -6,8 +6,6 @@ from collections.abc import Hashable, Sequence
 from functools import partial
 from typing import Any
 
-import torch as th
-
 from sb3_offline.execution.below import NotStackable
 from sb3_offline.execution.fallback import announce
 from sb3_offline.execution.stack import Stack
@@ -90,9 +88,6 @@ class Together:
         phase = stack.phase
         logs = self._run() if phase in self._phases else stack.attempt(self._run)
         self._phases.add(phase)
-        each = zip(*(_per_member(value, len(self.members)) for value in logs.values()), strict=True)
+        each = zip(*(value.unbind() for value in logs.values()), strict=True)
         return [dict(zip(logs, values, strict=True)) for values in each]
 
-
-def _per_member(value: th.Tensor, n_members: int) -> Sequence[th.Tensor]:
-    return value.reshape(n_members, -1).unbind()

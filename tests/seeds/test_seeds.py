@@ -184,6 +184,17 @@ def test_copies_of_a_callback_write_below_their_seed(tmp_path: Path) -> None:
     assert evaluation.n_calls == 0  # the one that was given
 
 
+@pytest.mark.usefixtures("as_one")
+def test_models_that_learned_alone_go_on_together() -> None:
+    """Within a log line, so that sums go on, too."""
+    models = [alone(CQL, seed, 5, target_gap=1.0) for seed in SEEDS]
+    learn_seeds(models, 5, reset_num_timesteps=False)
+    for seed, model in zip(SEEDS, models, strict=True):
+        reference = alone(CQL, seed, 5, target_gap=1.0).learn(5, reset_num_timesteps=False)
+        assert distance(model, reference) < 1e-4
+        assert model.num_timesteps == 10
+
+
 def test_tensorboard_shows_a_run_a_member(tmp_path: Path) -> None:
     seeds_of(TD3BC, 2, tensorboard_log=str(tmp_path))
     assert {folder.name for folder in tmp_path.iterdir()} == {f"TD3BC_seed_{seed}_1" for seed in SEEDS}
