@@ -32,6 +32,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
 
+from sb3_offline.arguments import parse_seeds
 from sb3_offline.common.offline_algorithm import OfflineAlgorithm
 from sb3_offline.datasets import OfflineDataset, open_dataset
 from sb3_offline.evaluation.demo import DEMO_OPTIONS, EQUATIONS
@@ -40,15 +41,6 @@ from sb3_offline.training.resume import sibling
 from sb3_offline.training.schedules import parse_schedule
 
 RESULTS = Path(__file__).parent / "results"
-
-
-def parse_seeds(text: str) -> list[int]:
-    """ "0-2" or "0,3,5"."""
-    seeds: list[int] = []
-    for part in text.split(","):
-        first, _, last = part.partition("-")
-        seeds += range(int(first), int(last or first) + 1)
-    return seeds
 
 
 def parse_option(text: str) -> tuple[str, Any]:

@@ -102,3 +102,21 @@ def check_entropy(ent_coef: str | float, target_entropy: str | float) -> None:
             f'ent_coef must be "auto", "auto_0.1" (learned from 0.1 on) or a number that is not negative, and target_entropy '
             f'"auto" or a finite number; got {ent_coef!r} and {target_entropy!r}.'
         ) from error
+
+
+def parse_seeds(text: str) -> list[int]:
+    """
+    "0-7" or "0,3,5-6" -> the numbers.
+
+    :raises ValueError: for what is not written like that, or names one twice
+    """
+    seeds: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        last = last if dash else first
+        if not (first.isdecimal() and last.isdecimal() and int(last) >= int(first)):
+            raise ValueError(f"seeds are written 0-7 or 0,3,5, not {text!r}.")
+        seeds += range(int(first), int(last) + 1)
+    if len({*seeds}) < len(seeds):
+        raise ValueError(f"seeds names one twice: {text!r}.")
+    return seeds

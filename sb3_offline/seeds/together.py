@@ -90,4 +90,3 @@ class Together:
         self._phases.add(phase)
         each = zip(*(value.unbind() for value in logs.values()), strict=True)
         return [dict(zip(logs, values, strict=True)) for values in each]
-

@@ -34,6 +34,7 @@ from sb3_offline.training.schedules import check_rate, parse_schedule
 from sb3_offline.zoo.configs import check_hyperparams, find_recipe
 from sb3_offline.zoo.entries import check_entry
 from sb3_offline.zoo.objectives import HELD_OUT, Judge, TrialEstimateCallback, check_objective, make_judge
+from sb3_offline.zoo.seeds import Waiting
 from sb3_offline.zoo.trials import share_dynamics
 
 
@@ -42,8 +43,9 @@ class OfflineExperimentManager(ExperimentManager):
 
     env_name: EnvironmentName
 
-    def __init__(self, *args: Any, search_objective: str = "simulator", **kwargs: Any):
+    def __init__(self, *args: Any, search_objective: str = "simulator", waiting: Waiting | None = None, **kwargs: Any):
         super().__init__(*args, **kwargs)
+        self.waiting = waiting  # until all seeds are set up
         self.search_objective = check_objective(search_objective)
         if self.n_timesteps == 0 or self.n_timesteps < -1:
             raise ValueError(f"-n must be at least 1, got {self.n_timesteps}; without it the configuration's number is taken.")
@@ -67,6 +69,9 @@ class OfflineExperimentManager(ExperimentManager):
             return super().setup_experiment()
 
     def learn(self, model: BaseAlgorithm) -> None:
+        if self.waiting is not None:
+            self.waiting.runs.append((self, model))
+            return
         with self._removed_if_refused(model):
             super().learn(model)
 
@@ -143,6 +148,8 @@ class OfflineExperimentManager(ExperimentManager):
 
     def save_trained_model(self, model: BaseAlgorithm) -> None:
         """With the suffix, which SB3 leaves out if there is a dot in the name (``minari-mujoco.hopper.medium-v0``)."""
+        if self.waiting is not None and model.num_timesteps == 0:
+            return
         print(f"Saving to {self.save_path}")
         model.save(f"{self.save_path}/{self.env_name}.zip")
         normalizer = model.get_vec_normalize_env()
@@ -253,13 +260,14 @@ class ProgressBar(ProgressBarCallback):
 
 
 @contextmanager
-def offline_manager(objective: str = "simulator") -> Iterator[None]:
+def offline_manager(objective: str = "simulator", waiting: Waiting | None = None) -> Iterator[None]:
     """
     Let RL-Zoo's ``train`` use this manager, and our callbacks.
 
     :param objective: of a search, one of :data:`~sb3_offline.zoo.objectives.OBJECTIVES`
+    :param waiting: where runs wait, in place of learning
     """
-    manager = functools.partial(OfflineExperimentManager, search_objective=objective)
+    manager = functools.partial(OfflineExperimentManager, search_objective=objective, waiting=waiting)
     vars(rl_zoo3.train)["ExperimentManager"] = manager
     vars(rl_zoo3.exp_manager)["EvalCallback"] = OfflineEvalCallback
     vars(rl_zoo3.exp_manager)["SaveVecNormalizeCallback"] = SaveStatistics

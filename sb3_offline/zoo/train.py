@@ -14,7 +14,8 @@ def train(words: Sequence[str]) -> None:
     """
     Train as RL-Zoo does.
 
-    :param words: RL-Zoo's options, ``--dataset`` with an id or a file, ``--objective`` of a search, and ``--trust``
+    :param words: RL-Zoo's options, ``--dataset`` with an id or a file, ``--objective`` of a search, ``--trust``, and ``--seeds``
+        (0-7 or 0,3,5), which learn in one process, with ``--share-dynamics`` if one fit is for all
     :raises ValueError: for whatever cannot apply
     """
     register()
@@ -23,14 +24,21 @@ def train(words: Sequence[str]) -> None:
     from sb3_offline.files.trust import trusting
     from sb3_offline.zoo.manager import offline_manager
     from sb3_offline.zoo.objectives import check_objective
+    from sb3_offline.zoo.seeds import Waiting, take_seeds
 
     words, trust = take_trust(words)
+    words, seeds, share = take_seeds(words)
     arguments = Arguments(words)
     objective, words = arguments.pop("--objective") or "simulator", arguments.words
     if "-h" not in words and "--help" not in words:
         words = train_arguments(words, trust)
-    with command_line("sb3_offline.zoo.train", words), offline_manager(check_objective(objective)), trusting(trust):
-        rl_zoo3.train.train()
+    waiting = Waiting() if seeds else None
+    with offline_manager(check_objective(objective), waiting), trusting(trust):
+        for own in [["--seed", str(seed)] for seed in seeds] or [[]]:
+            with command_line("sb3_offline.zoo.train", [*words, *own]):
+                rl_zoo3.train.train()
+        if waiting is not None:
+            waiting.learn(share)
 
 
 if __name__ == "__main__":
