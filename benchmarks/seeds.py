@@ -3,10 +3,10 @@ Seconds of a gradient step of several seeds in one process, beside that of one r
 
     OMP_NUM_THREADS=1 python -m benchmarks.seeds --seeds 8 --algos td3bc iql offline_sac combo cql
 
-One run and the stacked seeds take turns in one process, on random data of hopper's size, 2x256 networks (CQL 3x256) and batches
-of 256; rounds of rollouts, which every seed has for itself, are spread over ``rollout_freq`` steps. Beside the ratio of the two
-stands the arithmetic's floor: how much longer this machine takes for the products of all seeds, batched, than an update of one
-run takes, with nothing else done. The CPU's clock counts the process alone, whatever else the machine does.
+One run and the stacked seeds take turns in one process, on random data of hopper's size, 2x256 networks (CQL 3x256) and
+batches of 256; rounds of rollouts, which every seed has for itself, are spread over ``rollout_freq`` steps. Beside the ratio of
+the two stands the arithmetic's floor: how much longer this machine takes for the products of all seeds, batched, than an update
+of one run takes, with nothing else done. The CPU's clock counts the process alone, whatever else the machine does.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def measure(name: str, data: OfflineDataset, arguments: argparse.Namespace) -> d
     clock, device, n = CLOCKS[arguments.clock], arguments.device, arguments.seeds
     one, *members = (make(name, data, seed, device) for seed in range(n + 1))
     together = Together(members)
-    flops = count_flops(one.update) / 1.0
+    flops = count_flops(one.update)
     together.update(), together.update(), one.update()
     raw: dict[str, list[float]] = {"one": [], "seeds": [], "rollout": []}
     for _ in range(arguments.repeats):
@@ -110,8 +110,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         record = {**figures, "clock": arguments.clock, "device": arguments.device, "machine": machine()}
         (arguments.out / f"seeds_{name}_{arguments.device}.json").write_text(json.dumps(record, indent=1) + "\n")
         print(
-            f"{name}: one {1e3 * figures['one_seconds']:.2f} ms, {arguments.seeds} seeds {1e3 * figures['seeds_seconds']:.2f} ms: "
-            f"{figures['ratio']:.2f} times one (in sequence {arguments.seeds}, floor {figures['floor_ratio']:.2f})",
+            f"{name}: one {1e3 * figures['one_seconds']:.2f} ms, {arguments.seeds} seeds "
+            f"{1e3 * figures['seeds_seconds']:.2f} ms: {figures['ratio']:.2f} times one (in sequence {arguments.seeds}, floor "
+            f"{figures['floor_ratio']:.2f})",
             flush=True,
         )
 

@@ -14,8 +14,8 @@ def train(words: Sequence[str]) -> None:
     """
     Train as RL-Zoo does.
 
-    :param words: RL-Zoo's options, ``--dataset`` with an id or a file, ``--objective`` of a search, ``--trust``, and ``--seeds``
-        (0-7 or 0,3,5), which learn in one process, with ``--share-dynamics`` if one fit is for all
+    :param words: RL-Zoo's options, ``--dataset`` with an id or a file, ``--objective`` of a search, ``--trust``, and
+        ``--seeds`` (0-7 or 0,3,5), which learn in one process, with ``--share-dynamics`` if one fit is for all
     :raises ValueError: for whatever cannot apply
     """
     register()

@@ -20,7 +20,7 @@ def words(folder: Path, *more: str) -> list[str]:
     return ["--algo", "td3bc", "--env", ENV, "-n", "20", "-f", str(folder), "--device", "cpu", *more, *params]
 
 
-def test_each_seed_has_the_run_that_it_would_have_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_each_seed_has_the_run_that_it_would_have_alone(tmp_path: Path) -> None:
     train(words(tmp_path, "--seeds", "3,5", "--eval-freq", "10", "--eval-episodes", "1", "--save-freq", "20"))
     train(words(tmp_path, "--seed", "5", "--eval-freq", "-1"))
     models = [TD3BC.load(tmp_path / "td3bc" / f"{FOLDER}_{run}" / f"{FOLDER}.zip") for run in (1, 2, 3)]
