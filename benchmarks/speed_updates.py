@@ -19,7 +19,7 @@ from benchmarks.peers import d3rlpy_peer
 from benchmarks.reference_cql import ReferenceCQL, make_reference
 from benchmarks.speed_dynamics import MODES, product_rate, seconds
 from benchmarks.turns import Contender, take_turns
-from sb3_offline import COMBO, CQL, DROMO, MOPO
+from sb3_offline import COMBO, CQL, DROMO, MOPO, SACN
 from sb3_offline.common.model_based import ModelBasedAlgorithm
 from sb3_offline.common.offline_sac import OfflineSAC
 from sb3_offline.datasets import DatasetInfo, OfflineDataset, SpacesOnlyEnv
@@ -45,6 +45,7 @@ SETTINGS = {
     "COMBO": Setting(COMBO, 2, "2x256, Eq 8", "CQL"),
     "DROMO": Setting(DROMO, 2, "2x256, 10+10 actions", "CQL"),
     "MOPO": Setting(MOPO, 2, "2x256", "SAC"),
+    "SACN": Setting(SACN, 2, "2x256, 10 critics", "SAC"),
 }
 PEER_WORK = {"CQL": "3x256, N=10", "SAC": "2x256"}
 

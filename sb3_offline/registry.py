@@ -40,6 +40,7 @@ BUILT_IN = {
     "dromo": "sb3_offline.dromo.dromo:DROMO",
     "edac": "sb3_offline.edac.edac:EDAC",
     "iql": "sb3_offline.iql.iql:IQL",
+    "mobile": "sb3_offline.mobile.mobile:MOBILE",
     "mopo": "sb3_offline.mopo.mopo:MOPO",
     "offline_sac": "sb3_offline.common.offline_sac:OfflineSAC",
     "preqn": "sb3_offline.preqn.preqn:PreQN",

@@ -13,7 +13,7 @@ import pytest
 import torch as th
 
 from benchmarks import run as runner
-from benchmarks import speed_report
+from benchmarks import speed_critics, speed_report
 from benchmarks.data_size import curves, draw
 from benchmarks.peers import Peer
 from benchmarks.reference_cql import ReferenceCQL, make_reference
@@ -238,3 +238,12 @@ def test_goals_and_the_page(tmp_path: Path) -> None:
     from matplotlib import image
 
     assert np.ptp(image.imread(tmp_path / "speed.png")[..., 0]) > 0.5  # something is drawn
+
+
+def test_what_critics_cost(tmp_path: Path) -> None:
+    speed_critics.main(
+        ["--critics", "2", "3", "--repeats", "1", "--updates", "1", "--threads", "1", "--out", f"{tmp_path}/s.json"]
+    )
+    rows = json.loads((tmp_path / "s.json").read_text())["rows"]
+    assert [row["work"] for row in rows] == ["2 critics", "3 critics"]
+    assert [row["times_the_first"] for row in rows] == [1.0, rows[1]["update_seconds"] / rows[0]["update_seconds"]]

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
+import numpy as np
 import torch as th
 from torch import nn
 from torch.autograd.function import once_differentiable
@@ -176,7 +177,12 @@ class _ReLUPass(th.autograd.Function):
         product = th.mm if ctx.n_networks is None else th.bmm
         gradients: list[th.Tensor | None] = []
         g: Any = gradient
-        for layer in reversed(range(n_layers)):
+        all_rows = ctx.n_networks is None or len(ctx.members) > 0 or any(ctx.needs_input_grad[5:])
+        rows = [] if all_rows else [_nonzero(each) for each in gradient]
+        few = 0 < sum(map(len, rows)) <= gradient.shape[1]  # as of a minimum over the networks
+        if few:
+            g = _of_some_rows(gradient, rows, activations, weights)
+        for layer in reversed(range(0 if few else n_layers)):
             x, weight, above = activations[layer], weights[layer], g.to(low)
             if any(ctx.needs_input_grad[5:]):
                 # the few inputs of the first layer come first in its product: that is faster
@@ -195,7 +201,30 @@ class _ReLUPass(th.autograd.Function):
             for buffer in activations[1:]:
                 workspace.give(buffer)
         if ctx.n_networks is not None:
-            g = None if g is None else g.view(-1, *ctx.members, *g.shape[-2:]).sum(dim=0)
+            g = g if few or g is None else g.view(-1, *ctx.members, *g.shape[-2:]).sum(dim=0)
             parts = [part.view(-1, *ctx.members, *part.shape[1:]) for part in gradients if part is not None]
             gradients = [part[index] for index in range(ctx.n_networks // math.prod(ctx.members)) for part in parts]
         return None, None, None, None, g, *(gradients or [None] * len(ctx.needs_input_grad[5:]))
+
+
+def _nonzero(values: th.Tensor) -> th.Tensor:
+    """Indices of the rows (n, 1) that are not 0, by NumPy: on a CPU there is no device to wait for."""
+    found = np.flatnonzero(values.numpy())
+    index = th.empty(len(found), dtype=th.long, device=values.device)
+    index.numpy()[:] = found
+    return index
+
+
+def _of_some_rows(
+    gradient: th.Tensor, rows: list[th.Tensor], activations: Sequence[th.Tensor], weights: Sequence[th.Tensor]
+) -> th.Tensor:
+    """The inputs' gradient (n_rows, n_inputs), where Q's (n_networks, n_rows, 1) is 0 but at each network's own ``rows``."""
+    below = gradient.new_zeros(activations[0].shape[1:])
+    for index, own in enumerate(rows):
+        g = gradient[index, own]
+        for x, weight in zip(reversed(activations), reversed(weights), strict=True):
+            g = th.mm(g.to(weight.dtype), weight[index])
+            if x is not activations[0]:
+                g = th.ops.aten.threshold_backward(g, x[index, own], 0)
+        below.index_add_(0, own, g.to(below.dtype))
+    return below

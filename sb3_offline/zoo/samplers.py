@@ -22,7 +22,7 @@ SPACES: dict[str, Callable[[optuna.Trial, str], Any]] = {
     "rollout_length": lambda trial, name: trial.suggest_categorical(name, [1, 3, 5, 10]),
     # the weight on the spread of Q
     "robust_weight": lambda trial, name: trial.suggest_float(name, 0.01, 3.0, log=True),
-    # MOPO's lambda; Yu et al. 2020 search {0.5, 1, 2, 5}
+    # MOPO's lambda, and MOBILE's; Yu et al. 2020 search {0.5, 1, 2, 5}, Sun et al. 2023 take 0.1 to 5
     "penalty_weight": lambda trial, name: trial.suggest_float(name, 0.1, 10.0, log=True),
     # TD3+BC's weight of Q; around the published 2.5
     "alpha": lambda trial, name: trial.suggest_float(name, 0.5, 10.0, log=True),

@@ -27,7 +27,7 @@ QUICK: dict[str, Any] = {
     "seed": 0,
     "device": "cpu",
     "n_action_samples": 2,
-    "dynamics_kwargs": {"hidden_sizes": (8,), "n_members": 2, "n_elites": 1, "max_epochs": 1, "batch_size": 64},
+    "dynamics_kwargs": {"hidden_sizes": (8,), "n_members": 2, "n_elites": 2, "max_epochs": 1, "batch_size": 64},
     "dynamics_cache": False,
     "rollout_batch_size": 32,
     "rollout_freq": 3,

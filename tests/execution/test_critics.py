@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch as th
 from torch import nn
 
-from sb3_offline.execution import critics, precision
+from sb3_offline.execution import critics, precision, relu_pass
 from sb3_offline.execution.critics import evaluate
 from sb3_offline.execution.relu_pass import Workspace, side_by_side
 
@@ -69,6 +70,35 @@ def test_frozen_reaches_the_inputs_only(make: Callable[[], list[nn.Module]]) -> 
         found = th.autograd.grad(loss(values), [inputs, *weights], allow_unused=True)
         th.testing.assert_close(found[0], expected)
         assert all(gradient is None for gradient in found[1:])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bf16"])
+def test_a_minimum_asks_each_network_for_its_own_rows(dtype: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of SAC's actor; where two networks tie, for all rows. The networks are lowest at 4, 8 and 0 rows of 12."""
+    monkeypatch.setattr(precision, "available_precision", lambda wanted, _: wanted)
+    networks, inputs, workspace = relu_networks(), th.randn(12, 5, requires_grad=True), Workspace()
+    asked: list[list[int]] = []
+    some_rows = relu_pass._of_some_rows
+
+    def counted(gradient: th.Tensor, rows: list[th.Tensor], *rest: Any) -> th.Tensor:
+        asked.append([len(own) for own in rows])
+        return some_rows(gradient, rows, *rest)
+
+    monkeypatch.setattr(relu_pass, "_of_some_rows", counted)
+    with precision.precision_scope(dtype, "cpu"):
+        values = evaluate(networks, inputs, workspace=workspace, frozen=True)
+    shift = th.zeros(3, 12)
+    shift[0, :4], shift[1, 4:] = -100.0, -100.0
+    (found,) = th.autograd.grad((values + shift).amin(dim=0).square().sum(), inputs)
+    assert asked == [[4, 8, 0]]
+    plain = th.stack([network(inputs).squeeze(-1) for network in networks])
+    (expected,) = th.autograd.grad((plain + shift).amin(dim=0).square().sum(), inputs)
+    th.testing.assert_close(found, expected, **({} if dtype == "float32" else {"rtol": 0.05, "atol": 0.5}))
+    buffers = sum(map(len, workspace._free.values()))
+    tied = evaluate(networks, inputs, workspace=workspace, frozen=True) * 0.0 + inputs.sum(dim=1).detach()
+    th.autograd.grad(tied.amin(dim=0).sum(), inputs)
+    assert asked == [[4, 8, 0]]
+    assert sum(map(len, workspace._free.values())) >= buffers
 
 
 @pytest.mark.parametrize(("few_rows", "n_buffers"), [(0, 3 * 2 + 2), (12, 2 + 2)])

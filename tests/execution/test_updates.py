@@ -14,7 +14,7 @@ from stable_baselines3 import SAC
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sb3_offline import COMBO, CQL, DROMO, MOPO, OfflineSAC
+from sb3_offline import COMBO, CQL, DROMO, EDAC, MOBILE, MOPO, OfflineSAC
 from sb3_offline.execution import optimizers, updates
 from sb3_offline.execution import precision as precisions
 from sb3_offline.execution.fallback import FallbackWarning, announce
@@ -31,6 +31,8 @@ CASES: dict[str, tuple[type[OfflineSAC], dict[str, Any]]] = {
     "DROMO": (DROMO, FAST_DROMO),
     "DROMO, strict": (DROMO, FAST_DROMO | {"strict": True, "behavior_kwargs": None}),
     "MOPO": (MOPO, FAST_MODEL_BASED),
+    "MOBILE": (MOBILE, FAST_MODEL_BASED),
+    "EDAC": (EDAC, FAST),
 }
 every_algorithm = pytest.mark.parametrize("case", CASES)
 with_cuda = pytest.mark.skipif(not th.cuda.is_available(), reason="needs a GPU")
