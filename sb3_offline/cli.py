@@ -13,6 +13,7 @@ import typer
 from sb3_offline._version import __version__
 from sb3_offline.commands import USER_ERRORS, report
 from sb3_offline.files.refusal import printable
+from sb3_offline.shell.flags import name_flags_alone
 from sb3_offline.shell.own_code import OPTION, import_own, imports_first
 
 _PASS_ON = {"ignore_unknown_options": True, "allow_extra_args": True}
@@ -161,7 +162,7 @@ def collect(
 
     from sb3_offline.shell.collect import collect as roll_out
     from sb3_offline.shell.models import load_model
-    from sb3_offline.shell.writing import check_target, write_dataset
+    from sb3_offline.shell.writing import check_target, place_of, write_dataset
     from sb3_offline.zoo.envs import resolve_env_id
 
     check_target(output, force)
@@ -177,7 +178,7 @@ def collect(
     summary = data.summary()
     algo = "discrete_cql" if type(data.info.action_space).__name__ == "Discrete" else "cql"
     Console().print(
-        f"{output}: {summary['transitions']:,} transitions, {summary['episodes']} episodes, mean return "
+        f"{place_of(output)}: {summary['transitions']:,} transitions, {summary['episodes']} episodes, mean return "
         f"{summary['mean_return']:.1f}. Train on it: sb3-offline train --algo {algo} --env {env} --dataset {output}",
         markup=False,
         soft_wrap=True,
@@ -257,14 +258,14 @@ def convert(
     from rich.console import Console
 
     from sb3_offline.datasets import open_dataset
-    from sb3_offline.shell.writing import check_target
+    from sb3_offline.shell.writing import check_target, place_of
     from sb3_offline.shell.writing import convert as write
 
     check_target(target, force)
     opened = open_dataset(source, env_id=env_id, columns=columns, trust=trust)
     origin = {"source": source, "columns": columns, "env_id": env_id}
     n_rows, n_episodes = write(opened, target, origin, reward_scale, reward_shift)
-    Console().print(f"{target}: {n_rows:,} transitions, {n_episodes:,} episodes.", markup=False, soft_wrap=True)
+    Console().print(f"{place_of(target)}: {n_rows:,} transitions, {n_episodes:,} episodes.", markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -407,6 +408,9 @@ def certify(
         Console().print(f"- {reason}", markup=False, highlight=False, soft_wrap=True)
     if not result.granted:
         raise typer.Exit(1)
+
+
+name_flags_alone(app)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -114,6 +114,9 @@ def fit_behavior_policy(
             if nll < best_nll:
                 best_nll, best_step = nll, step
                 best_state = {name: value.clone() for name, value in policy.state_dict().items()}
+        if step < n_steps:  # a bar that ends half full looks like a failure
+            bar.total = step
+            bar.set_postfix_str(f"done: no better for {step - best_step} steps")
     policy.load_state_dict(best_state)
     policy.fitted.fill_(True)
     train_nll = _mean_nll(policy, obs[probe], act[probe])

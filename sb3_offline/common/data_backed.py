@@ -52,11 +52,13 @@ class DataBacked(OffPolicyAlgorithm):
         env = self._find_env(env, dataset)
         for kind, space in (("action", env.action_space), ("observation", env.observation_space)):
             check_space(kind, space, type(self).__name__)
-            if not isinstance(space, self.supported_spaces[kind]):
+            way = way_on(kind, space)
+            if way or not isinstance(space, self.supported_spaces[kind]):
                 names = " or ".join(supported.__name__ for supported in self.supported_spaces[kind])
+                names += " space" + (" of floats within finite bounds" if kind == "action" and names == "Box" else "")
                 others = learners(action_space=env.action_space, observation_space=env.observation_space)
-                hint = f" {', '.join(others)} can learn from it." if others else way_on(kind, space)
-                raise ValueError(f"{type(self).__name__} needs {kind}s in a {names} space; this task has {space}.{hint}")
+                hint = way or (f" {', '.join(others)} can learn from it." if others else "")
+                raise ValueError(f"{type(self).__name__} needs {kind}s in a {names}; this task has {space}.{hint}")
         return env
 
     def _find_env(self, env: GymEnv | str | None, dataset: Source | None) -> GymEnv:

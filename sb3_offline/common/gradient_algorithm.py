@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import math
+import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Hashable
 from typing import Any, ClassVar
@@ -10,6 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import ReplayBufferSamples, Schedule
 from stable_baselines3.common.utils import FloatSchedule
 
@@ -51,6 +54,8 @@ class GradientAlgorithm(OfflineAlgorithm):
 
     tau: float
     _runner: Callable[[], Logs] | None  # an UpdateRunner, or what runs it for several models at once
+    _scheduled: dict[str, float | Schedule]  # the options that the present schedules were made from
+    _last_rates: dict[str, float]  # what the optimisers were last given
 
     def __init__(self, *args: Any, execution: Execution = "auto", precision: Precision = "float32", **kwargs: Any):
         self.execution: Execution = execution
@@ -62,6 +67,8 @@ class GradientAlgorithm(OfflineAlgorithm):
             setattr(self, rate, kwargs.pop(rate))
         super().__init__(*args, **kwargs)
         check_execution(execution, precision, self.device, self.capture_obstacle())
+        if kwargs.get("_init_setup_model", True):
+            self._last_rates = self._optimizer_rates()
 
     def _setup_model(self) -> None:
         if self.standardizes and issubclass(self.policy_class, ActorPolicy):
@@ -72,6 +79,7 @@ class GradientAlgorithm(OfflineAlgorithm):
             raise ValueError("VecNormalize(norm_obs=True) and normalize_observations normalise twice: drop one of them.")
         self.register_state("_runner", None, saved=False)
         self._setup_schedules()
+        self.register_state("_last_rates", {}, saved=False)
 
     def _can_standardize(self) -> bool:
         space, normalizer = self.observation_space, self._vec_normalize_env
@@ -82,6 +90,40 @@ class GradientAlgorithm(OfflineAlgorithm):
     def _setup_schedules(self) -> None:
         for rate in self.rates[1:]:
             self.register_state(_schedule_name(rate), FloatSchedule(getattr(self, rate)), saved=False)
+        self.register_state("_scheduled", {rate: getattr(self, rate) for rate in self.rates}, saved=False)
+
+    def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
+        self._take_up_rates()
+        return super()._setup_learn(*args, **kwargs)
+
+    def _take_up_rates(self) -> None:
+        """A rate that was assigned to its option has its schedule from now on; warns of one that was put into an optimiser."""
+        for rate, before in self._scheduled.items():
+            if getattr(self, rate) != before:
+                setattr(self, _schedule_name(rate), FloatSchedule(getattr(self, rate)))
+                self._scheduled[rate] = getattr(self, rate)
+        for path, found in self._optimizer_rates().items():
+            if not math.isclose(found, self._last_rates.get(path, found), rel_tol=1e-6):
+                rate = self._parts.rates[path]
+                warnings.warn(
+                    f"The learning rate {found:g} that was put into {path} does not last: learn() takes it from {rate}, as "
+                    f"SB3's does. Assign model.{rate} = {found:g} instead.",
+                    stacklevel=4,
+                )
+
+    def _optimizer_rates(self) -> dict[str, float]:
+        """What each optimiser holds whose rate is one of :attr:`rates`, by its path."""
+        optimizers = self._parts.optimizers(self).items()
+        return {path: float(each.param_groups[0]["lr"]) for path, each in optimizers if self._parts.rates[path] is not None}
+
+    def check_loaded(self) -> None:
+        super().check_loaded()
+        self._last_rates = self._optimizer_rates()
+
+    def set_parameters(self, load_path_or_dict: Any, exact_match: bool = True, device: th.device | str = "auto") -> None:
+        super().set_parameters(load_path_or_dict, exact_match, device)
+        if not isinstance(load_path_or_dict, dict):  # a file's rates are where its training was, not what is wanted
+            self._last_rates = self._optimizer_rates()
 
     def schedule(self, rate: str) -> Schedule:
         """The schedule of one of :attr:`rates`: progress that remains -> rate."""
@@ -169,6 +211,7 @@ class GradientAlgorithm(OfflineAlgorithm):
             rate = self._parts.rates[path]
             if rate is not None:
                 set_learning_rate(optimizer, values[rate])
+                self._last_rates[path] = values[rate]
 
     # --- how it is run ---
 

@@ -140,6 +140,8 @@ class ModelBasedAlgorithm(GradientAlgorithm):
             key = cache_key(*facts, learned_termination=needs_head(dataset, config), precision=self.precision)
             entry = CacheEntry(key)
             if entry.read(self.dynamics, self.streams):
+                if progress_bar or self.verbose > 0:
+                    print(f"{type(self).__name__}: the dynamics model of an earlier run is taken from {entry.path}.")
                 return
         if progress_bar or self.verbose > 0:
             bound = f"{config.epochs(len(dataset))} epochs"

@@ -37,8 +37,9 @@ from sb3_offline.deployment import Deployable
 from sb3_offline.execution.precision import Precision
 from sb3_offline.files.model_file import FilePath
 from sb3_offline.networks.networks import Normalizer, normalizer_of, vec_normalizer
-from sb3_offline.networks.observations import check_actions, check_observations
+from sb3_offline.networks.observations import check_actions, check_observations, check_policy
 from sb3_offline.networks.policies import ActorPolicy
+from sb3_offline.training.callback_checks import warn_of_idle
 from sb3_offline.training.health import TrainingDivergedError, non_finite_parameter
 from sb3_offline.training.log_sums import LogSums
 from sb3_offline.training.logged_values import show_sums
@@ -131,6 +132,7 @@ class OfflineAlgorithm(DataBacked, Deployable, SafeFiles):
         self.reward_shift = check_number("reward_shift", reward_shift)
         self.storage = check_storage(storage)
         self.check_data = check_flag("check_data", check_data)
+        check_policy(type(self).__name__, policy, self.policy_aliases)
         own_policy = isinstance(policy, str) or issubclass(policy, ActorPolicy)
         policy_kwargs = (dict(self.default_policy_kwargs) if own_policy else {}) | check_policy_kwargs(policy_kwargs)
         env = self._resolve_env(env, dataset, loading=not _init_setup_model)
@@ -373,6 +375,7 @@ class OfflineAlgorithm(DataBacked, Deployable, SafeFiles):
             tb_log_name or type(self).__name__,
             progress_bar,
         )
+        warn_of_idle(callback, type(self).__name__, imagines=type(self).before_update is not OfflineAlgorithm.before_update)
         show_sums(self.logger, self.log_sums)
         open_run(self, dataset.info.dataset_id)
         self.prepare(dataset, progress_bar)

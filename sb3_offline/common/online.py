@@ -11,6 +11,7 @@ from gymnasium import spaces
 from stable_baselines3 import SAC
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
+from stable_baselines3.common.utils import check_for_correct_spaces
 
 from sb3_offline.arguments import Interval, check_count, check_number, check_steps
 from sb3_offline.buffers.online_buffer import OfflineOnlineBuffer
@@ -136,6 +137,8 @@ def to_sac(model: Any, env: GymEnv | str | None, averaged: bool, sac_options: Ma
     }
     policy: Any = alias if plain else POLICIES.get(str(alias), model.policy_class)
     sac = SAC(policy, env or model.env, **(options | dict(sac_options)))
+    if sac.env is not None:
+        check_for_correct_spaces(sac.env, model.observation_space, model.action_space)
     known = sac.policy.state_dict()  # without a target actor, and an average
     known |= {name: value for name, value in model.policy.state_dict().items() if name in known}
     sac.policy.load_state_dict(known)

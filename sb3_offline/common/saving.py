@@ -66,7 +66,7 @@ class SafeFiles(OffPolicyAlgorithm):
                     warnings.warn(
                         f"{error}, which is not plain data. {type(self).__name__}.load will not unpickle it: give it "
                         f"again by custom_objects={{{key!r}: ...}}, or say trust=True.",
-                        stacklevel=2,
+                        stacklevel=3,  # above OfflineAlgorithm's own save
                     )
         members["data"] = json.dumps(data, indent=4).encode()
         header = {"format": FORMAT, "class": type(self).__name__, "version": __version__, "members": [*members]}

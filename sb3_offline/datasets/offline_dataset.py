@@ -253,8 +253,9 @@ class OfflineDataset:
         return digest.hexdigest()
 
     def summary(self) -> dict[str, Any]:
-        """Figures for display, all plain Python values. The score is None without reference returns."""
+        """Figures for display, all plain Python values of six digits. The score is None without reference returns."""
         returns, lengths = self.episode_returns(), self.episode_lengths()
+        score = self.normalized_score(float(returns.mean()))
         return {
             "dataset": self.info.dataset_id,
             "env": None if self.env_spec is None else self.env_spec.id,
@@ -264,10 +265,14 @@ class OfflineDataset:
             "episodes": self.n_episodes,
             "terminated_episodes": int(self.terminations.sum()),
             "truncated_episodes": int(self.truncations.sum()),
-            "mean_length": float(lengths.mean()),
-            "mean_return": float(returns.mean()),
-            "min_return": float(returns.min()),
-            "max_return": float(returns.max()),
-            "mean_normalized_score": self.normalized_score(float(returns.mean())),
+            "mean_length": _six_digits(lengths.mean()),
+            "mean_return": _six_digits(returns.mean()),
+            "min_return": _six_digits(returns.min()),
+            "max_return": _six_digits(returns.max()),
+            "mean_normalized_score": None if score is None else _six_digits(score),
             "fingerprint": self.fingerprint(),
         }
+
+
+def _six_digits(value: float) -> float:
+    return float(f"{value:.6g}")

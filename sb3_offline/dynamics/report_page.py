@@ -84,7 +84,7 @@ def _open_loop(report: ReportFigures, axes: Axes) -> None:
     axes.plot(curve.steps, curve.error, label="error")
     axes.plot(curve.steps, curve.spread, label="elites' spread", linestyle="--")
     axes.plot(curve.steps, curve.no_change, label="no change", color="grey", linestyle=":")
-    axes.axhline(ERROR_LIMIT, color="tab:red", linewidth=0.8)
+    axes.axhline(ERROR_LIMIT, color="tab:red", linewidth=0.8, label=f"no guide beyond {ERROR_LIMIT:g}")
     axes.set(title="open-loop error, std of the data", xlabel="steps", ylim=(0, None))
     axes.legend(frameon=False)
 
@@ -97,8 +97,9 @@ def _calibration(report: ReportFigures, axes: Axes) -> None:
 
 def _outside(report: ReportFigures, axes: Axes) -> None:
     axes.plot(report.coverage.steps, report.coverage.outside)
-    axes.axvline(report.rollout_length, color="tab:red", linewidth=0.8)
+    axes.axvline(report.rollout_length, color="tab:red", linewidth=0.8, label="suggested rollout length")
     axes.set(title="imagined states out of the data's range", xlabel="steps", ylim=(0, None))
+    axes.legend(frameon=False)
 
 
 def _distance(report: ReportFigures, axes: Axes) -> None:

@@ -108,11 +108,30 @@ def resolve_termination(
         return learned
     if termination == "auto" and known_rule(env_spec) is None and learned is not None and has_terminations:
         return learned
-    rule = _automatic_rule(env_spec, has_terminations) if termination == "auto" else never_ended
-    return lambda _observations, _actions, next_observations: rule(next_observations)
+    if termination != "auto":
+        return RuleOfEnv(None)
+    _warn_of_no_end(env_spec, has_terminations)
+    return RuleOfEnv(env_spec)
 
 
-def _automatic_rule(env_spec: EnvSpec | None, has_terminations: bool) -> Ended:
+class RuleOfEnv:
+    """
+    Gymnasium's rule of an env, or never; in another process it is made again.
+
+    :param env_spec: None for never, as for an env without a known rule
+    """
+
+    def __init__(self, env_spec: EnvSpec | None) -> None:
+        self.env_spec, self._rule = env_spec, known_rule(env_spec) or never_ended
+
+    def __call__(self, observations: th.Tensor, actions: th.Tensor, next_observations: th.Tensor) -> th.Tensor:
+        return self._rule(next_observations)
+
+    def __reduce__(self) -> tuple[type[RuleOfEnv], tuple[EnvSpec | None]]:
+        return type(self), (self.env_spec,)
+
+
+def _warn_of_no_end(env_spec: EnvSpec | None, has_terminations: bool) -> None:
     rule = known_rule(env_spec)
     if has_terminations and (rule is None or rule is never_ended):
         env = "its env" if env_spec is None else env_spec.id
@@ -124,4 +143,3 @@ def _automatic_rule(env_spec: EnvSpec | None, has_terminations: bool) -> Ended:
             UserWarning,
             stacklevel=3,
         )
-    return never_ended if rule is None else rule

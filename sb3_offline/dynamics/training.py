@@ -160,6 +160,9 @@ def fit_ensemble(
                 stopped_by = "max_epochs"
             elif checkpoint is not None:
                 checkpoint.after_epoch(epoch, stale)
+        if stopped_by == "patience":  # a bar that ends half full looks like a failure
+            bar.total = epoch
+            bar.set_postfix_str(f"done: no better for {stale} epochs")
 
     best.restore(model)
     model.elites.copy_(best.error.argsort(stable=True)[: len(model.elites)])

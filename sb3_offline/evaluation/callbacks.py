@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from stable_baselines3.common.callbacks import EvalCallback
@@ -16,13 +17,18 @@ class OfflineEvalCallback(EvalCallback):
     """
 
     last_normalized_score: float | None = None
+    _last_mean_reward = -math.inf
 
-    def _on_step(self) -> bool:
-        proceed: Any = super()._on_step()
-        info = getattr(self.model, "dataset_info", None)
-        if self.eval_freq > 0 and self.n_calls % self.eval_freq == 0 and info is not None:
-            self.last_normalized_score = info.normalized_score(float(self.last_mean_reward))
+    @property
+    def last_mean_reward(self) -> float:
+        """Of the latest evaluation. SB3 assigns it just before it records its own values, so the score joins their table."""
+        return self._last_mean_reward
+
+    @last_mean_reward.setter
+    def last_mean_reward(self, value: float) -> None:
+        self._last_mean_reward = value
+        info: Any = getattr(getattr(self, "model", None), "dataset_info", None)
+        if info is not None and math.isfinite(value):
+            self.last_normalized_score = info.normalized_score(value)
             if self.last_normalized_score is not None:
                 self.logger.record("eval/normalized_score", self.last_normalized_score)
-                self.logger.dump(self.num_timesteps)  # EvalCallback has dumped its own values already
-        return proceed

@@ -165,5 +165,5 @@ def write_curve(output: Path, evaluation: EvalCallback, info: DatasetInfo, data_
         if value is not None:
             axes.axhline(value, linestyle=style, color="grey", label=label)
     axes.set(xlabel="gradient steps", ylabel="mean return, 10 episodes", title=info.dataset_id)
-    axes.legend(loc="lower right")
+    figure.legend(loc="outside lower center", ncols=4, frameon=False)  # a curve may end in any corner
     figure.savefig(output / "learning_curve.png", dpi=120)

@@ -30,19 +30,24 @@ def evaluate(
     :param frozen: Gradients reach the inputs only, and nothing is spent on those of the weights.
     :param twice: The gradients can be differentiated again; the buffers cannot serve that.
     """
-    if inputs.is_cuda and workspace.once(_stackable, networks):
+    if inputs.is_cuda and are_alike(networks, workspace):
         return _stacked(networks, inputs, frozen)
     if inputs.device.type != "cpu" or twice or th.compiler.is_compiling():
         each = inputs.expand(len(networks), -1, -1).unbind()
         return th.stack([_as_it_is(network, rows, frozen) for network, rows in zip(networks, each, strict=True)])
     plain = [workspace.once(is_relu_network, [network]) for network in networks]
-    if all(plain) and len(networks) > 1 and len(inputs) <= FEW_ROWS and workspace.once(_stackable, networks):
+    if all(plain) and len(networks) > 1 and len(inputs) <= FEW_ROWS and are_alike(networks, workspace):
         return relu_pass(networks, inputs, workspace, frozen)
     values = [
         relu_pass([network], inputs, workspace, frozen) if is_plain else _as_it_is(network, inputs, frozen).unsqueeze(0)
         for network, is_plain in zip(networks, plain, strict=True)
     ]
     return th.cat(values)
+
+
+def are_alike(networks: Sequence[nn.Module], workspace: Workspace) -> bool:
+    """Are these equal stacks of known layers? torch.compile cannot trace the question: ask it ahead of the first pass."""
+    return workspace.once(_stackable, networks)
 
 
 def _as_it_is(network: nn.Module, inputs: th.Tensor, frozen: bool) -> th.Tensor:

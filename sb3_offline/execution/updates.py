@@ -142,7 +142,7 @@ class UpdateRunner:
             prepare_optimizer(optimizer, on_device=self.execution != "eager")
         phase = self.algorithm.phase
         with precision_scope(self.algorithm.precision, self.algorithm.device):
-            if self.execution == "compile" and self._n_eager[phase] > 0:
+            if self.execution == "compile":  # from the first on: a run in two parts has no other updates than one in one
                 return self._run_compiled()
             if self.execution == "cuda_graph" and self._n_eager[phase] >= WARM_UP_UPDATES:
                 return self._replay(phase)

@@ -26,15 +26,20 @@ def checked_parameters(model: OffPolicyAlgorithm, parameters: Mapping[str, Any])
         if name not in known:
             raise FileRefused(f"Key {name} is an invalid object name: {type(model).__name__} has {', '.join(known)}.")
         part = recursive_getattr(model, name)
-        checked[name] = checked_state(part, state, name) if isinstance(part, th.optim.Optimizer) else _network(state, name)
+        checked[name] = (
+            checked_state(part, state, name) if isinstance(part, th.optim.Optimizer) else _network(part, state, name)
+        )
     return checked
 
 
-def _network(state: Any, name: str) -> Any:
-    """torch compares names and shapes itself, but takes a complex or lazy tensor for its real part."""
+def _network(part: th.nn.Module, state: Any, name: str) -> Any:
+    """torch compares names and shapes itself, but takes a complex or lazy tensor for its real part, and any number."""
     if not isinstance(state, Mapping):
         raise FileRefused(f"{name} is no state of a network.")
     for key, value in state.items():
         if not isinstance(key, str) or not isinstance(value, th.Tensor) or not is_plain(value) or value.is_complex():
             raise FileRefused(f"{name} is no state of a network: {key!r:.80} is no tensor of real numbers.")
+    for key, _ in part.named_parameters():
+        if key in state and not th.isfinite(state[key]).all():
+            raise FileRefused(f"{name} holds NaN or infinite numbers in {key}: such a network gives no actions.")
     return state

@@ -13,7 +13,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from stable_baselines3.sac.policies import Actor
 from stable_baselines3.td3.policies import ContinuousCritic
 
-from sb3_offline.execution.critics import evaluate
+from sb3_offline.execution.critics import are_alike, evaluate
 from sb3_offline.execution.relu_pass import Workspace
 from sb3_offline.execution.updates import Logs
 from sb3_offline.networks.gaussian import gaussian, gaussian_log_prob, squashed_gaussian, squashed_gaussian_log_prob
@@ -80,6 +80,8 @@ class ActorCriticNetworks:
         self.policy: Any = policy
         self.normalize = normalize
         self.workspace = Workspace()
+        for critic in (self.policy.critic, self.policy.critic_target):
+            are_alike(critic.q_networks, self.workspace)
 
     def act(self, observations: Observations, noise: th.Tensor) -> th.Tensor:
         """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeAlias
 
 import gymnasium as gym
@@ -90,6 +90,21 @@ def check_observations(
         raise ValueError(f"'MultiInputPolicy' takes a Dict space, and this task has {space}: use 'MlpPolicy' or 'CnnPolicy'.")
     elif policy == "CnnPolicy" and "features_extractor_class" not in policy_kwargs:
         _check_nature_cnn(space, policy_kwargs.get("normalize_images", True))
+
+
+def check_policy(name: str, policy: Any, known: Collection[str]) -> None:
+    """
+    :param known: the aliases of the algorithm's policies
+    :raises ValueError: for another alias, with what would do
+    """
+    if isinstance(policy, str) and policy not in known:
+        way = ""
+        if "lstm" in policy.lower() or "recurrent" in policy.lower():
+            way = (
+                " Batches are single transitions, without the history that a recurrent policy reads: stack the last "
+                "observations in the data, and by gymnasium.wrappers.FrameStackObservation in the env."
+            )
+        raise ValueError(f"{name} has no policy {policy!r}: take {', '.join(map(repr, known))}.{way}")
 
 
 def check_actions(name: str, env: gym.Env | VecEnv) -> None:

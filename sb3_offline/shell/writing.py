@@ -57,6 +57,15 @@ def check_target(target: str, force: bool = False) -> None:
         raise ValueError(f"{target} is in the local Minari store already: take another version, or --force to replace it.")
 
 
+def place_of(target: str) -> str:
+    """A target as the user named it; a Minari id with its folder on the disk, which ``MINARI_DATASETS_PATH`` decides."""
+    if not _MINARI_ID.fullmatch(target):
+        return target
+    from minari.storage.datasets_root_dir import get_dataset_path
+
+    return f"{target} (in {get_dataset_path(target)})"
+
+
 def write_dataset(dataset: OfflineDataset, target: str, card: Mapping[str, Any] | None = None) -> None:
     """
     Write all rows, the task's id, the reference scores and the card. What is there is replaced.

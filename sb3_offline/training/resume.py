@@ -69,6 +69,13 @@ class Continuation:
     def remaining(self, total_timesteps: int | None) -> int:
         """Gradient steps left of a ``learn(total_timesteps)``; of the one that was interrupted, if not given."""
         end = self.about["total_timesteps"] if total_timesteps is None else self.about["start"] + total_timesteps
+        if end < self.about["total_timesteps"]:
+            whole, done = (self.about[name] - self.about["start"] for name in ("total_timesteps", "num_timesteps"))
+            warnings.warn(
+                f"learn({total_timesteps:,}) of a resumed run counts from the interrupted call's start, and ends before its "
+                f"{whole:,} steps, of which {done:,} are done: learn() without a number, or learn({whole:,}), finishes it.",
+                stacklevel=3,
+            )
         return max(end - self.about["num_timesteps"], 0)
 
 

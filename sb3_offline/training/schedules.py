@@ -69,17 +69,36 @@ class ScaledSchedule:
         return self.factor * self.schedule(progress_remaining)
 
 
+_TRIED_AT = (1.0, 0.5, 1e-6)  # of the progress that remains, which training ends just above 0
+
+
 def check_rate(name: str, rate: object) -> float | Schedule:
     """
     :return: the schedule, or the number, NumPy's as Python's
-    :raises ValueError: for what is neither a schedule nor a finite number that is not negative
+    :raises ValueError: for what is neither a schedule nor a finite number that is not negative, and for a schedule that fails
+        or gives such a number
     """
     if callable(rate):
-        return rate
+        return _tried(name, rate)
     if isinstance(rate, Real) and not isinstance(rate, bool) and float(rate) in NOT_NEGATIVE:
         return float(rate)
     hint = " RL-Zoo's texts are for its YAML files: here it is CosineSchedule(1e-4)." if isinstance(rate, str) else ""
     raise ValueError(f"{name} must be a schedule, or a number that is not negative, got {rate!r}.{hint}")
+
+
+def _tried(name: str, schedule: Schedule) -> Schedule:
+    for progress in _TRIED_AT:
+        try:
+            value: object = schedule(progress)
+            number = float(value)  # type: ignore[arg-type]
+        except Exception as error:  # of a user's function
+            raise ValueError(f"The schedule of {name} fails at {progress:g} of progress remaining: {error}.") from error
+        if number not in NOT_NEGATIVE:
+            raise ValueError(
+                f"The schedule of {name} gives {value!r} at {progress:g} of progress remaining: a rate must not be negative "
+                "or infinite."
+            )
+    return schedule
 
 
 def rate_afterwards(schedule: Schedule) -> float:

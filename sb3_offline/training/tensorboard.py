@@ -63,7 +63,10 @@ def open_run(model: BaseAlgorithm, dataset_id: str) -> None:
     for output in model.logger.output_formats:
         if isinstance(output, TensorBoardOutputFormat):
             output.writer.add_custom_scalars(LAYOUT)
-            values = {"algorithm": type(model).__name__, "dataset": dataset_id, **hyperparameters(model)}
+            options = {
+                name: str(value) if isinstance(value, bool) else value for name, value in hyperparameters(model).items()
+            }
+            values = {"algorithm": type(model).__name__, "dataset": dataset_id, **options}  # True would be shown as 1.0000
             output.write({"hparams": HParam(values, dict.fromkeys(_METRICS, 0.0))}, {"hparams": ()}, model.num_timesteps)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from sb3_offline.zoo.arguments import command_line, play_arguments, take_trust
-from sb3_offline.zoo.registration import register
+from sb3_offline.zoo.registration import only_ours, register
 
 
 @contextmanager
@@ -22,5 +22,5 @@ def play_command(program: str, words: Sequence[str]) -> Iterator[None]:
     words, trust = take_trust(words)
     if "-h" not in words and "--help" not in words:
         words = play_arguments(words)
-    with command_line(program, words), playing(trust):
+    with command_line(program, words), playing(trust), only_ours():
         yield

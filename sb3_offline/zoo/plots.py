@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
 
 from sb3_offline.commands import run
 from sb3_offline.zoo.arguments import command_line, take_trust
@@ -39,8 +46,66 @@ def plots(words: Sequence[str]) -> None:
     except ImportError as error:
         raise ImportError(f'plots need more packages ({error}): pip install "sb3-offline[zoo]"') from error
     register_reference_scores()
-    with command_line(f"sb3_offline.zoo.plots {kind}", _folder_names(words[1:])):
+    words = _folder_names(words[1:])
+    if kind == "all":
+        _check_runs(words)
+    with command_line(f"sb3_offline.zoo.plots {kind}", words), _single_runs():
         (all_plots if kind == "all" else plot_from_file)()
+
+
+def _check_runs(words: Sequence[str]) -> None:
+    """
+    RL-Zoo's table shows "0.0 +/- 0.0" for runs that do not exist: warn of them.
+
+    :raises ValueError: if there are none at all
+    """
+    algos, envs, folders = (_values(words, *names) for names in (("-a", "--algos"), _ENV_OPTIONS, ("-f", "--exp-folders")))
+    wanted = [(algo, env) for algo in algos for env in envs]
+    found = {
+        (algo, env)
+        for algo, env in wanted
+        for folder in folders
+        for log in Path(folder, algo.lower()).glob("*/evaluations.npz")
+        if env in log.parent.name
+    }
+    missing = ", ".join(f"{algo} in {env}" for algo, env in wanted if (algo, env) not in found)
+    if wanted and folders and not found:
+        raise ValueError(
+            f"no evaluations of {missing} under {', '.join(folders)}: name algorithm, env and folder as zoo.train had them, "
+            "which evaluates every --eval-freq steps."
+        )
+    if missing and folders:
+        warnings.warn(f"No evaluations of {missing}: the table's 0.0 +/- 0.0 there is no result.", stacklevel=2)
+
+
+def _values(words: Sequence[str], *names: str) -> list[str]:
+    """Those that follow an option, up to the next one."""
+    found, taken = [], False
+    for word in words:
+        taken = word in names if word.startswith("-") else taken
+        if taken and not word.startswith("-"):
+            found.append(word)
+    return found
+
+
+@contextmanager
+def _single_runs() -> Iterator[None]:
+    """RL-Zoo's from-file takes the last score of a single run, a number, for too short a run, and has then nothing to draw."""
+    module = sys.modules["rl_zoo3.plots.plot_from_file"]
+    read = module.pickle
+
+    def load(file: Any) -> Any:
+        results = read.load(file)
+        for env, entries in results.items():
+            for entry in entries.values() if env != "results_table" else ():
+                entry["last_evals"] = np.atleast_1d(entry["last_evals"])
+        return results
+
+    module.pickle = SimpleNamespace(load=load)
+    try:
+        yield
+    finally:
+        module.pickle = read
 
 
 def _folder_names(words: Sequence[str]) -> list[str]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from sb3_offline.catalogue import BUILTIN_TASKS, NAMESPACE
 from sb3_offline.datasets import open_dataset
 from sb3_offline.datasets.references import REFERENCE_SCORES
@@ -27,6 +30,20 @@ def register() -> None:
         HYPERPARAMS_CONVERTER[name] = convert_params
         HYPERPARAMS_SAMPLER[name] = make_sampler(algorithm)
     register_minari_envs()
+
+
+@contextmanager
+def only_ours() -> Iterator[None]:
+    """Hide SB3's own algorithms, which learn from no data, from the help and the choices of RL-Zoo's parsers."""
+    from rl_zoo3 import ALGOS
+
+    before = dict(ALGOS)
+    for name in ALGOS.keys() - algorithms().keys():
+        del ALGOS[name]
+    try:
+        yield
+    finally:
+        ALGOS.update(before)
 
 
 def register_reference_scores() -> None:

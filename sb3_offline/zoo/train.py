@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from sb3_offline.commands import run
 from sb3_offline.zoo.arguments import Arguments, command_line, take_trust, train_arguments
-from sb3_offline.zoo.registration import register
+from sb3_offline.zoo.registration import only_ours, register
 
 
 def train(words: Sequence[str]) -> None:
@@ -33,7 +33,7 @@ def train(words: Sequence[str]) -> None:
     if "-h" not in words and "--help" not in words:
         words = train_arguments(words, trust)
     waiting = Waiting() if seeds else None
-    with offline_manager(check_objective(objective), waiting), trusting(trust):
+    with offline_manager(check_objective(objective), waiting), trusting(trust), only_ours():
         for own in [["--seed", str(seed)] for seed in seeds] or [[]]:
             with command_line("sb3_offline.zoo.train", [*words, *own]):
                 rl_zoo3.train.train()

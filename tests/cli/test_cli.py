@@ -346,6 +346,22 @@ def test_as_a_module() -> None:
     assert done.stderr.startswith("sb3-offline inspect: missing.npz: there is no such file")
 
 
+@pytest.mark.parametrize("words", [[], ["collect"], ["datasets"], ["datasets", "download"]])
+def test_help_names_flags_without_a_type(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    main([*words, "--help"])
+    text = capsys.readouterr().out
+    assert "--help" in text
+    assert "bool" not in text.lower()
+
+
+def test_convert_says_where_minari_keeps_it(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    pytest.importorskip("minari")
+    assert main(["convert", "Pendulum-medium-v0", "mine/pendulum-v0"]) == 0
+    folder = tmp_path / "minari" / "mine" / "pendulum-v0"
+    assert folder.is_dir()
+    assert f"mine/pendulum-v0 (in {folder}): 5,000 transitions" in capsys.readouterr().out.replace("\n", "")
+
+
 def test_help_version_and_datasets_import_no_torch() -> None:
     """They answer at once: what is heavy is imported by the command that needs it."""
     for words in (["--help"], ["train", "--help"], ["--version"], ["datasets"]):

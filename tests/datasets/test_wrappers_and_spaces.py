@@ -16,7 +16,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_offline import CQL, DiscreteCQL, OfflineSAC
-from sb3_offline.datasets import DatasetError, SpacesOnlyEnv, load_dataset
+from sb3_offline.datasets import DatasetError, DatasetWarning, SpacesOnlyEnv, load_dataset
 
 DATA = "sb3_offline/Pendulum-medium-v0"
 SMALL: dict[str, Any] = {"policy_kwargs": {"net_arch": [8]}, "batch_size": 32, "seed": 0, "device": "cpu"}
@@ -167,3 +167,43 @@ def test_several_discrete_actions_train_enumerated_as_the_message_says(space: An
     data["actions"] = np.ravel_multi_index(actions.T, sizes)
     env = of(BOX, spaces.Discrete(int(np.prod(sizes))))
     assert DiscreteCQL("MlpPolicy", env, dataset=data, **SMALL).learn(2).replay_buffer.size() == 90
+
+
+def test_unbounded_actions_train_in_declared_bounds_as_the_message_says() -> None:
+    arrays = cartpole_like(np.random.default_rng(0).normal(size=(400, 1)))
+    env: gym.Env = SpacesOnlyEnv(spaces.Box(-9, 9, (3,)), spaces.Box(-np.inf, np.inf, (1,)))
+    with pytest.raises(ValueError, match=r"of floats within finite bounds; .*TransformAction\(env, lambda action: action"):
+        CQL("MlpPolicy", env, dataset=arrays, **SMALL)
+    low, high = arrays["actions"].min(axis=0), arrays["actions"].max(axis=0)
+    bounded = gym.wrappers.TransformAction(env, lambda action: action, spaces.Box(low, high))  # type: ignore[arg-type]
+    assert CQL("MlpPolicy", bounded, dataset=arrays, **SMALL).learn(1).replay_buffer.size() == 400
+    free = {"observation_space": spaces.Box(-9, 9, (3,)), "action_space": spaces.Box(low, high)}
+    assert CQL("MlpPolicy", dataset=load_dataset(arrays, **free), **SMALL).learn(1).replay_buffer.size() == 400
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.uint8])
+def test_whole_number_actions_train_enumerated_as_the_message_says(dtype: Any) -> None:
+    arrays = cartpole_like(np.random.default_rng(0).integers(2, 5, (400, 1)))
+    whole = spaces.Box(2, 4, (1,), dtype)
+    with pytest.raises(ValueError, match=r"of floats within finite bounds; .*subtract low"):
+        CQL("MlpPolicy", SpacesOnlyEnv(spaces.Box(-9, 9, (3,)), whole), dataset=arrays, **SMALL)
+    numbered = SpacesOnlyEnv(spaces.Box(-9, 9, (3,)), spaces.Discrete(3))
+    arrays["actions"] = arrays["actions"][:, 0] - 2
+    model = DiscreteCQL("MlpPolicy", numbered, dataset=arrays, **SMALL).learn(1)
+    assert model.predict(np.zeros(3, np.float32))[0] in (0, 1, 2)
+
+
+@pytest.mark.parametrize("name", ["action_masks", "action_mask", "legal_actions", "avail_actions"])
+def test_masks_of_actions_are_said_not_to_be_heeded(name: str) -> None:
+    arrays = cartpole_like(np.random.default_rng(0).integers(0, 2, 400)) | {name: np.ones((400, 2), bool)}
+    free = {"observation_space": spaces.Box(-9, 9, (3,)), "action_space": spaces.Discrete(2)}
+    with pytest.warns(DatasetWarning, match=f"not read: '{name}'.* may choose any action"):
+        load_dataset(arrays, **free)
+
+
+def cartpole_like(actions: np.ndarray) -> dict[str, np.ndarray]:
+    """400 rows of a random walk in episodes of 20."""
+    states = np.cumsum(np.random.default_rng(1).normal(scale=0.1, size=(401, 3)), axis=0).clip(-9, 9)
+    ends = np.arange(400) % 20 == 19
+    rows = {"observations": states[:-1], "next_observations": states[1:], "rewards": states[:-1, 0]}
+    return rows | {"actions": actions, "terminations": np.zeros(400, bool), "truncations": ends}

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch as th
 from stable_baselines3 import SAC
+from stable_baselines3.common.callbacks import CheckpointCallback, ConvertCallback
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -197,6 +198,36 @@ def test_compiled_losses_are_whole_and_give_the_same_numbers(case: str, pendulum
     assert len(graphs) == 2
     for name, value in weights(model).items():
         th.testing.assert_close(value, weights(eager)[name], rtol=1e-4, atol=1e-5)
+
+
+def test_every_update_is_compiled_from_the_first_on(pendulum_arrays: Arrays, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the first step of every call of learn, and after a checkpoint, would be rounded otherwise."""
+    calls: list[str] = []
+
+    def compiled(loss: Any, **_: Any) -> Any:
+        return lambda *args: (calls.append(loss.__name__), loss(*args))[1]
+
+    monkeypatch.setattr(updates, "available_execution", lambda *_: "compile")
+    monkeypatch.setattr(th, "compile", compiled)
+    make("CQL", pendulum_arrays, execution="compile").learn(2).learn(1)
+    assert calls == ["critic_loss", "actor_loss"] * 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["CQL", "COMBO"])
+def test_a_compiled_run_in_parts_is_the_whole(case: str, pendulum_arrays: Arrays, tmp_path: Path) -> None:
+    if updates.compile_obstacle("cpu") is not None:
+        pytest.skip("no toolchain")
+    options = {"execution": "compile", "rollout_freq": 5} if case == "COMBO" else {"execution": "compile"}
+    stop = ConvertCallback(lambda found, _: found["self"].num_timesteps < 10)
+    whole = weights(make(case, pendulum_arrays, **options).learn(20))
+    parts = make(case, pendulum_arrays, **options).learn(10)
+    make(case, pendulum_arrays, **options).learn(20, [CheckpointCallback(10, str(tmp_path)), stop])
+    resumed = type(parts).resume(tmp_path, dataset=pendulum_arrays).learn()
+    parts.learn(10, reset_num_timesteps=False)
+    for name, value in whole.items():
+        assert th.equal(weights(parts)[name], value), name
+        assert th.equal(weights(resumed)[name], value), name
 
 
 @pytest.mark.slow

@@ -99,6 +99,16 @@ def test_the_same_script_may_say_the_steps_again(pendulum_arrays: Arrays, tmp_pa
     assert resumed.learn(3).num_timesteps == 3  # the next call is an ordinary one
 
 
+def test_a_number_below_the_interrupted_calls_is_warned_of(pendulum_arrays: Arrays, tmp_path: Path) -> None:
+    """The steps that remain, as one goes on in SB3, are not the whole call's."""
+    make(CQL, pendulum_arrays, **FAST | NETS).learn(12, callback=[Save(tmp_path, 5), StopAfter(7)])
+    model = CQL.resume(tmp_path, dataset=pendulum_arrays)
+    with pytest.warns(UserWarning, match=r"learn\(7\) of a resumed run .* its 12 steps, of which 5 are done") as seen:
+        model.learn(12 - 5)
+    assert [w.filename for w in seen if "resumed run" in str(w.message)] == [__file__]
+    assert model.num_timesteps == 7
+
+
 def test_resumed_twice(pendulum_arrays: Arrays, tmp_path: Path) -> None:
     whole = make(COMBO, pendulum_arrays, **MODEL).learn(14)
     make(COMBO, pendulum_arrays, **MODEL).learn(14, [Save(tmp_path, 4), StopAfter(5)])

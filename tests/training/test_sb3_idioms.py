@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,19 @@ import numpy as np
 import pytest
 import torch as th
 from stable_baselines3 import SAC
-from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.callbacks import (
+    BaseCallback,
+    CallbackList,
+    CheckpointCallback,
+    EveryNTimesteps,
+    StopTrainingOnMaxEpisodes,
+)
 from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 
-from sb3_offline import CQL, MOPO, DiscreteCQL, OfflineSAC
+from sb3_offline import CQL, MOPO, DiscreteCQL, OfflineEvalCallback, OfflineSAC
+from sb3_offline.dynamics import resolve_termination
 from tests.conftest import FAST, FAST_MODEL_BASED, record
 
 DATA = "sb3_offline/Pendulum-medium-v0"
@@ -203,3 +212,161 @@ def test_a_copy_in_a_callback_is_the_model_of_that_step_and_trains_on(copied: An
     first.learn(1, reset_num_timesteps=False)  # the step that the original took next
     assert first.num_timesteps == second.num_timesteps == 2
     assert np.array_equal(first.predict(OBSERVATION, deterministic=True)[0], later)
+
+
+def test_a_loaded_model_of_every_kind_travels_to_another_process() -> None:
+    """By pickle, as multiprocessing's spawn sends it; imagined episodes end in the copy as in the original."""
+    model = MOPO("MlpPolicy", DATA, **FAST_MODEL_BASED).learn(2)
+    copied = pickle.loads(pickle.dumps(model))
+    assert np.array_equal(
+        copied.predict(OBSERVATION, deterministic=True)[0], model.predict(OBSERVATION, deterministic=True)[0]
+    )
+    hopper = resolve_termination("auto", gym.spec("Hopper-v5"), has_terminations=False)
+    fallen = th.zeros(2, 11)
+    for rule in (hopper, pickle.loads(pickle.dumps(hopper))):
+        assert rule(fallen, th.zeros(2, 3), fallen).all()
+    copied.learn(2)
+
+
+# --- rates ---
+
+
+def rates(model: Any) -> tuple[float, float]:
+    return tuple(float(each.optimizer.param_groups[0]["lr"]) for each in (model.actor, model.critic))  # type: ignore[return-value]
+
+
+def test_a_rate_that_is_assigned_is_taken() -> None:
+    model = CQL("MlpPolicy", DATA, **SMALL).learn(1)
+    model.learning_rate, model.qf_learning_rate = 1e-7, lambda progress: 1e-6 * progress
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        model.learn(2)
+    assert rates(model) == pytest.approx((1e-7, 0.5e-6))
+    model.lr_schedule = lambda _: 3e-7  # as SB3's users also do
+    model.learn(1)
+    assert rates(model) == pytest.approx((3e-7, 1e-6))
+
+
+def by_set_parameters(model: CQL) -> None:
+    parameters = model.get_parameters()
+    parameters["actor.optimizer"]["param_groups"][0]["lr"] = 1e-7
+    model.set_parameters(parameters)
+
+
+def by_hand(model: CQL) -> None:
+    model.actor.optimizer.param_groups[0]["lr"] = 1e-7
+
+
+@pytest.mark.parametrize("put", [by_set_parameters, by_hand])
+@pytest.mark.parametrize("steps_before", [0, 1])
+def test_a_rate_that_is_put_into_an_optimiser_is_warned_of(put: Any, steps_before: int) -> None:
+    model = CQL("MlpPolicy", DATA, **SMALL)
+    if steps_before:
+        model.learn(steps_before)
+    put(model)
+    with pytest.warns(
+        UserWarning, match=r"1e-07 that was put into actor.optimizer.*Assign model.learning_rate = 1e-07"
+    ) as seen:
+        model.learn(1)
+    assert [w.filename for w in seen if "was put into" in str(w.message)] == [__file__]
+
+
+def test_rates_that_nobody_put_are_not_warned_of(tmp_path: Path) -> None:
+    options = SMALL | {"learning_rate": lambda progress: 1e-3 * progress}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        model = OfflineSAC("MlpPolicy", DATA, **options).learn(3).learn(2)
+        model.scale_learning_rates(0.5)
+        model.learn(1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the schedule, which is no plain data
+            model.save(tmp_path / "m")
+        OfflineSAC("MlpPolicy", DATA, **SMALL).load(tmp_path / "m", learning_rate=1e-5).learn(1)
+        fresh = OfflineSAC("MlpPolicy", DATA, **SMALL)
+        fresh.set_parameters(tmp_path / "m.zip")
+        fresh.learn(1)
+
+
+# --- callbacks that wait in vain ---
+
+
+class Rollouts(BaseCallback):
+    def __init__(self) -> None:
+        super().__init__()
+        self.ends = 0
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_end(self) -> None:
+        self.ends += 1
+
+
+@pytest.mark.parametrize("inside", [lambda c: c, lambda c: [c], lambda c: EveryNTimesteps(1, c)])
+def test_callbacks_that_wait_for_what_is_collected_are_named(inside: Any) -> None:
+    with pytest.warns(UserWarning, match="StopTrainingOnMaxEpisodes never stops") as seen:
+        CQL("MlpPolicy", DATA, **SMALL).learn(1, inside(StopTrainingOnMaxEpisodes(1)))
+    assert [w.filename for w in seen if "never stops" in str(w.message)] == [__file__]
+    with pytest.warns(UserWarning, match=r"Rollouts._on_rollout_end is never called.*_on_step is called"):
+        CQL("MlpPolicy", DATA, **SMALL).learn(1, inside(Rollouts()))
+
+
+def test_imagined_rollouts_call_the_hooks() -> None:
+    callback = Rollouts()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*never called")
+        MOPO("MlpPolicy", DATA, **FAST_MODEL_BASED | {"rollout_freq": 2}).learn(5, callback)
+    assert callback.ends == 3  # ahead of steps 0, 2 and 4
+    quiet = CallbackList([CheckpointCallback(100, "."), EveryNTimesteps(2, Does(lambda c: c.n_calls))])
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*never")
+        CQL("MlpPolicy", DATA, **SMALL).learn(1, quiet)
+
+
+# --- a model goes on elsewhere ---
+
+
+def test_what_does_not_fit_is_refused_by_name() -> None:
+    model = CQL("MlpPolicy", DATA, **SMALL)
+    with pytest.raises(ValueError, match="Observation spaces do not match"):
+        model.to_sac(gym.make("MountainCarContinuous-v0"))
+    parameters = copy.deepcopy(model.get_parameters())
+    parameters["policy"]["actor.mu.bias"][:] = float("nan")
+    with pytest.raises(ValueError, match=r"policy holds NaN or infinite numbers in actor\.mu\.bias"):
+        model.set_parameters(parameters)
+    assert np.isfinite(model.predict(OBSERVATION)[0]).all()
+
+
+def test_policies_that_there_are_not() -> None:
+    with pytest.raises(ValueError, match=r"CQL has no policy 'MlpLstmPolicy': take 'MlpPolicy'.*FrameStackObservation"):
+        CQL("MlpLstmPolicy", DATA, **SMALL)
+    with pytest.raises(ValueError, match="DiscreteCQL has no policy 'mlp': take 'MlpPolicy'"):
+        DiscreteCQL("mlp", "CartPole-v1", dataset=record("CartPole-v1", 20), **SMALL)
+
+
+# --- what is shown ---
+
+
+def test_an_evaluation_is_one_table(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    evaluation = OfflineEvalCallback(Monitor(gym.make("Pendulum-v1", max_episode_steps=5)), eval_freq=2, n_eval_episodes=1)
+    options = SMALL | {"verbose": 1, "tensorboard_log": str(tmp_path)}
+    model = CQL("MlpPolicy", DATA, **options).learn(2, evaluation, log_interval=None)
+    text = capsys.readouterr().out
+    assert text.count("| eval/ ") == text.count("normalized_score") == text.count("mean_reward ") == 1
+    assert scalars(tmp_path, "eval/normalized_score") == [2]
+    assert model.dataset_info is not None
+    assert evaluation.last_normalized_score == model.dataset_info.normalized_score(evaluation.last_mean_reward)
+
+
+def test_a_warning_of_save_points_to_who_saves(tmp_path: Path) -> None:
+    model = CQL("MlpPolicy", DATA, **SMALL | {"learning_rate": lambda progress: 1e-3 * progress})
+    with pytest.warns(UserWarning, match="not plain data") as seen:
+        model.save(tmp_path / "m")
+    assert {w.filename for w in seen if "not plain data" in str(w.message)} == {__file__}
+
+
+def test_a_cached_fit_is_said(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SB3_OFFLINE_CACHE", str(tmp_path))
+    for message in ("fitting the dynamics model to", f"of an earlier run is taken from {tmp_path}"):
+        MOPO("MlpPolicy", DATA, **FAST_MODEL_BASED | {"verbose": 1, "dynamics_cache": True}).learn(1)
+        assert message in capsys.readouterr().out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,6 +30,20 @@ def test_schedules_as_yaml_writes_them() -> None:
     assert parse_schedule("cosine_1e-4") == CosineSchedule(1e-4)
     assert parse_schedule("held_3e-4") == HoldThenDecay(3e-4)
     assert parse_schedule("lin_1e-4") is None  # RL-Zoo's own
+
+
+@pytest.mark.parametrize(
+    ("schedule", "message"),
+    [
+        (lambda progress: 1e-3 * (progress - 0.1), r"gives -\S+ at 1e-06"),
+        (lambda _: float("nan"), "gives nan at 1 of"),
+        (lambda _: "1e-3 or so", "fails at 1 of progress remaining: could not convert"),
+        (lambda progress: 1e-4 / (progress - 0.5), "fails at 0.5 of progress remaining: float division"),
+    ],
+)
+def test_schedules_are_tried_before_anything_is_fitted(schedule: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=f"qf_learning_rate {message}"):
+        CQL("MlpPolicy", "sb3_offline/Pendulum-medium-v0", **FAST, qf_learning_rate=schedule)
 
 
 def test_negative_rates_are_refused() -> None:

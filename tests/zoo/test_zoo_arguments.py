@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
+from sb3_offline.commands import run
+from sb3_offline.registry import names
 from sb3_offline.zoo import config_path
 from sb3_offline.zoo.arguments import play_arguments, train_arguments
+from sb3_offline.zoo.enjoy import enjoy
 from sb3_offline.zoo.plots import _folder_names, plots
+from sb3_offline.zoo.record_video import record_video
+from sb3_offline.zoo.train import train
 
 PENDULUM = ["--algo", "cql", "--env", "sb3_offline/Pendulum-medium-v0"]
 
@@ -108,3 +116,42 @@ def test_plots_name_folders_as_rl_zoo_does() -> None:
 def test_plots_that_cannot_be(words: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         plots(words)
+
+
+@pytest.mark.parametrize("command", [enjoy, record_video, train])
+def test_help_offers_our_algorithms_alone(command: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        command(["--help"])
+    assert ended.value.code == 0
+    choices = re.search(r"--algo \{([^}]*)\}", "".join(capsys.readouterr().out.split()).replace("--algo{", "--algo {"))
+    assert choices is not None
+    assert choices[1].split(",") == names()
+    from rl_zoo3 import ALGOS
+
+    assert "ppo" in ALGOS  # for whoever calls RL-Zoo afterwards
+
+
+def evaluations(folder: Path, *returns: float) -> None:
+    folder.mkdir(parents=True)
+    steps = np.arange(1, len(returns) + 1) * 10
+    np.savez(folder / "evaluations.npz", timesteps=steps, results=np.array(returns)[:, None] + [-1.0, 1.0], ep_lengths=0)
+
+
+@pytest.mark.parametrize("words", [["--help"], ["all", "--help"], ["from-file", "--help"]])
+def test_plots_help_is_no_error(words: list[str]) -> None:
+    pytest.importorskip("seaborn")
+    assert run("plots", plots, words) == 0
+
+
+def test_plots_of_one_short_run_and_of_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("seaborn")
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    evaluations(tmp_path / "cql" / "sb3_offline-Pendulum-medium-v0_1", -900.0, -500.0, -300.0)
+    words = ["-e", "sb3_offline/Pendulum-medium-v0", "-f", str(tmp_path), "--no-display", "-o", str(tmp_path / "result")]
+    plots(["all", "-a", "cql", *words])
+    plots(["from-file", "--trust", "-i", str(tmp_path / "result"), "-b", "-o", str(tmp_path / "picture")])
+    assert list(tmp_path.glob("picture*"))
+    with pytest.warns(UserWarning, match="No evaluations of combo in sb3_offline-Pendulum-medium-v0: .* is no result"):
+        plots(["all", "-a", "cql", "combo", *words])
+    with pytest.raises(ValueError, match=f"no evaluations of combo in .* under {tmp_path}"):
+        plots(["all", "-a", "combo", *words])

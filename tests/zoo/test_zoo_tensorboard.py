@@ -53,6 +53,7 @@ def test_hyperparameters_are_logged(events: EventAccumulator) -> None:
     assert info["dataset"].string_value == "sb3_offline/Pendulum-medium-v0"
     assert info["robust_weight"].number_value == 0.1
     assert info["seed"].number_value == 3
+    assert info["strict"].string_value == "False"  # a number would be shown as 0.0000
     assert "visitation" not in info  # a module, not a number
 
 

@@ -40,6 +40,7 @@ SYNONYMS = {alias: name for name, aliases in _SYNONYMS.items() for alias in alia
 
 #: Names of flags that are 1 where the value goes on, a termination's opposite.
 _CONTINUES = ("discounts", "discount", "masks", "mask", "not_dones", "not_done", "continues", "continue")
+_MASK = re.compile(r"(?i)action.?mask|mask.*action|(legal|valid|avail\w*|allowed).?(actions?|moves?)")  # of a step's actions
 _DESCRIBING = ("env_id", "metadata", "info", "infos")  # never arrays of the data
 
 
@@ -108,9 +109,11 @@ def warn_of_unread(arrays: Mapping[str, Any], read: Iterable[str], n_rows: int, 
     others = [key for key in arrays if key not in set(read) and str(key).partition("/")[0] not in _DESCRIBING]
     unread = [str(key) for key in others if _length(arrays[key]) == n_rows]
     if unread:
+        masked = " The policy may choose any action: let the env replace one that a mask forbids, and observations show it."
         warnings.warn(
             f"{where}: not read: {', '.join(map(repr, unread))}, with one entry a row. What the policy may look at belongs in "
-            "observations, what ends an episode in terminations or truncations; leave out the rest to be rid of this warning.",
+            "observations, what ends an episode in terminations or truncations; leave out the rest to be rid of this warning."
+            f"{masked if any(map(_MASK.search, unread)) else ''}",
             DatasetWarning,
             stacklevel=2,
         )

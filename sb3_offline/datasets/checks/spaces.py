@@ -61,6 +61,17 @@ def way_on(kind: str, space: spaces.Space) -> str:
             " Enumerate the combinations as one Discrete action: numpy.ravel_multi_index(actions.T, sizes) in the data, and "
             "numpy.unravel_index in a gymnasium.wrappers.TransformAction around the env."
         )
+    if kind == "action" and isinstance(space, spaces.Box) and not np.issubdtype(space.dtype, np.floating):  # type: ignore[arg-type]
+        return (
+            " Enumerate whole numbers as one Discrete action: subtract low from the logged ones (numpy.ravel_multi_index for "
+            "several), and undo it in a gymnasium.wrappers.TransformAction around the env. If they are many, declare a "
+            "float32 Box of the same bounds there that rounds, and log floats."
+        )
+    if kind == "action" and isinstance(space, spaces.Box) and not space.is_bounded():
+        return (
+            " Declare bounds that hold the logged actions: gymnasium.wrappers.TransformAction(env, lambda action: action, "
+            "gymnasium.spaces.Box(low, high)), or action_space= beside data without an env."
+        )
     if kind == "observation" and isinstance(space, (spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)):
         return (
             " Make it one-hot: gymnasium.wrappers.FlattenObservation around the env, and in the data the same, such as "
