@@ -7,7 +7,16 @@ import warnings
 import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
+from stable_baselines3.common.vec_env import (
+    DummyVecEnv,
+    VecCheckNan,
+    VecEnv,
+    VecEnvWrapper,
+    VecMonitor,
+    VecNormalize,
+    VecTransposeImage,
+    VecVideoRecorder,
+)
 
 from sb3_offline.datasets.errors import DatasetWarning
 
@@ -22,6 +31,8 @@ TRANSPARENT = (
 )
 #: These, too, but they change when and how an env is reset or drawn, so that its spec is not the plain task's.
 _HARMLESS = (*TRANSPARENT, gym.wrappers.HumanRendering, gym.wrappers.RenderCollection, gym.wrappers.Autoreset)
+#: Around a vector of environments; VecNormalize is looked at where its statistics are.
+_HARMLESS_VECTORS = (VecMonitor, VecCheckNan, VecVideoRecorder, VecTransposeImage, VecNormalize)
 
 
 def changing_wrappers(env: gym.Env | VecEnv) -> dict[str, str]:
@@ -29,11 +40,15 @@ def changing_wrappers(env: gym.Env | VecEnv) -> dict[str, str]:
     What each wrapper around a task may change, by the wrapper's name, from the outermost one inwards. A wrapper with a
     ``step`` of its own may change anything. Environments in other processes cannot be looked at.
     """
-    if isinstance(env, VecEnv):
-        if not isinstance(env.unwrapped, DummyVecEnv):
-            return {}
-        env = env.unwrapped.envs[0]
     changed = {}
+    while isinstance(env, VecEnvWrapper):
+        if not isinstance(env, _HARMLESS_VECTORS):
+            changed[type(env).__name__] = "observations or rewards"
+        env = env.venv
+    if isinstance(env, VecEnv):
+        if not isinstance(env, DummyVecEnv):
+            return changed
+        env = env.envs[0]
     while isinstance(env, gym.Wrapper):
         kinds = {gym.RewardWrapper: "rewards", gym.ObservationWrapper: "observations", gym.ActionWrapper: "actions"}
         what = next((what for kind, what in kinds.items() if isinstance(env, kind)), None)

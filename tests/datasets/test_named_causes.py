@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import multiprocessing
 import warnings
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from stable_baselines3 import SAC, HerReplayBuffer
+from stable_baselines3.common.buffers import ReplayBuffer, RolloutBuffer
 
 from sb3_offline import COMBO
 from sb3_offline.datasets import DatasetError, DatasetWarning, SpacesOnlyEnv, load_dataset, open_dataset
@@ -44,6 +46,44 @@ def test_addresses(name: str, kind: type) -> None:
         DatasetError, match=rf"this is an address \({scheme}\), and nothing is read from the network. Download it"
     ):
         open_dataset(kind(name))
+
+
+@pytest.mark.parametrize("name", ["log.hdf5", "log.npz", "log.parquet", "log.txt"])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "a pointer of Git LFS.*`git lfs pull`"),
+        (b"<!DOCTYPE html><html><body>Sign in</body></html>", "a web page"),
+        (b"", "it is empty"),
+        (gzip.compress(b"rows"), "compressed by gzip: unpack it"),
+        (b"\x93NUMPY\x01\x00", "a single array of numpy.save"),
+        (b"\x80\x04\x95", "a pickle"),
+        (b"PK\x03\x04", "a zip archive"),
+        (b"\x89HDF\r\n\x1a\n", "an HDF5 file: give it a name that ends in .hdf5"),
+        (b"PAR1", "a Parquet file"),
+    ],
+)
+def test_a_file_that_is_not_what_its_name_says(name: str, content: bytes, message: str, tmp_path: Path) -> None:
+    if {".npz": b"PK", ".hdf5": b"\x89H", ".parquet": b"PA"}.get(Path(name).suffix) == content[:2]:
+        message = "damaged|cut short|unpack"  # it begins as its name says
+    if name == "log.parquet":
+        pytest.importorskip("pyarrow")
+        message += "|table cannot be read" if content[:2] == b"\x1f\x8b" else ""  # a compressed table is read
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DatasetError, match=message):
+        load_dataset(tmp_path / name, **SPACES)
+
+
+def test_a_link_that_leads_nowhere(tmp_path: Path) -> None:
+    (tmp_path / "log.npz").symlink_to(tmp_path / "gone.npz")
+    with pytest.raises(DatasetError, match=r"this link leads to .*gone\.npz, which is not there"):
+        load_dataset(tmp_path / "log.npz", **SPACES)
+
+
+def test_ids_of_d4rl_are_no_minari_ids() -> None:
+    for name in ("hopper-medium-v2", "antmaze-large-diverse-v1", "pen-human-v0"):
+        with pytest.raises(DatasetError, match=f"'{name}' is an id of D4RL.* path of its HDF5 file"):
+            load_dataset(name)
 
 
 def test_a_file_by_its_address(tmp_path: Path) -> None:
@@ -190,3 +230,64 @@ def test_hindsight_buffers_are_read_as_they_were_logged_and_say_so() -> None:
         data: Any = load_dataset(model.replay_buffer)
     assert data.episode_lengths().tolist() == [10] * 20
     assert (data.observations["desired_goal"] == 3).all()
+
+
+# --- what people have at hand ---
+
+
+class Halves(ReplayBuffer):
+    def _get_samples(self, batch_inds: np.ndarray, env: Any = None) -> Any:
+        samples = super()._get_samples(batch_inds, env)
+        return samples._replace(rewards=samples.rewards / 2)
+
+
+class Latest(ReplayBuffer):
+    def sample(self, batch_size: int, env: Any = None) -> Any:
+        return self._get_samples(np.arange(batch_size))
+
+
+@pytest.mark.parametrize("kind", [Halves, Latest])
+def test_buffers_that_do_something_where_they_sample_say_so(kind: Any) -> None:
+    buffer = kind(50, SPACES["observation_space"], SPACES["action_space"])
+    for step in range(20):
+        state = np.full((1, 3), 0.01 * step)
+        buffer.add(state, state + 0.01, np.zeros((1, 1)), np.array([4.0]), np.zeros(1, bool), [{}])
+    with pytest.warns(DatasetWarning, match=f"{kind.__name__}: what this class does where it samples"):
+        dataset = load_dataset(buffer)
+    assert dataset.rewards.tolist() == [4.0] * 20
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (lambda: gym.make("sb3_offline/Pendulum-medium-v0"), r"An environment is given as env=; .*get_dataset\(\)"),
+        (lambda: SAC("MlpPolicy", "Pendulum-v1", buffer_size=9), "A model is no data, its model.replay_buffer is"),
+        (lambda: RolloutBuffer(9, SPACES["observation_space"], SPACES["action_space"]), "keeps neither next observations"),
+        (lambda: ({} for _ in range(3)), r"read once only: list\(...\)"),
+        (lambda: np.zeros((9, 5)), "it is not known which numbers are what"),
+    ],
+)
+def test_what_is_no_data_is_told_what_is(source: Any, message: str) -> None:
+    with pytest.raises(DatasetError, match=message):
+        load_dataset(source(), **SPACES)
+    assert len(load_dataset(gym.make("sb3_offline/Pendulum-medium-v0").unwrapped.get_dataset())) == 30_000  # as it says
+
+
+def test_numbers_of_episodes_are_said_to_tell_where_episodes_end() -> None:
+    arrays = linear()
+    lengths = np.diff(np.append(np.flatnonzero(arrays.pop("truncations")), N - 1), prepend=-1)
+    arrays["episode_id"] = x = np.repeat(np.arange(len(lengths)), lengths)
+    with pytest.warns(
+        DatasetWarning, match=r"'episode_id' tells where episodes end: .*numpy\.append\(x\[1:\] != x\[:-1\], True\)"
+    ):
+        assert load_dataset(arrays, **SPACES).n_episodes == 1
+    del arrays["episode_id"]
+    assert load_dataset(arrays | {"truncations": np.append(x[1:] != x[:-1], True)}, **SPACES).n_episodes == x[-1] + 1
+
+
+def test_sparse_matrices_are_read() -> None:
+    sparse = pytest.importorskip("scipy.sparse")
+    arrays = linear()
+    expected = load_dataset(arrays, **SPACES).observations
+    arrays["observations"] = sparse.csr_matrix(arrays["observations"])
+    np.testing.assert_array_equal(load_dataset(arrays, **SPACES).observations, expected)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecCheckNan, VecEnvWrapper, VecMonitor, VecNormalize
 
 from sb3_offline import CQL, DiscreteCQL, OfflineSAC
 from sb3_offline.datasets import DatasetError, DatasetWarning, SpacesOnlyEnv, load_dataset
@@ -56,6 +56,28 @@ def test_wrappers_around_the_datas_env(name: str, vector: bool) -> None:
     env: Any = DummyVecEnv([lambda: made(wrapper)]) if vector else made(wrapper)
     with pytest.warns(UserWarning, match=rf"wrapper {name} may change {what}: .*rewards\. Apply the same change to the data"):
         CQL("MlpPolicy", env, **SMALL).learn(1)
+
+
+class Halves(VecEnvWrapper):
+    """Pays half around a vector of environments."""
+
+    def reset(self) -> Any:
+        return self.venv.reset()
+
+    def step_wait(self) -> Any:
+        observations, rewards, dones, infos = self.venv.step_wait()
+        return observations, rewards / 2, dones, infos
+
+
+def test_wrappers_around_a_vector_of_environments() -> None:
+    def venv() -> DummyVecEnv:
+        return DummyVecEnv([lambda: gym.make(DATA)])
+
+    with pytest.warns(UserWarning, match="wrapper Halves may change observations or rewards"):
+        CQL("MlpPolicy", Halves(venv()), **SMALL).learn(1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        CQL("MlpPolicy", VecCheckNan(VecMonitor(venv())), **SMALL).learn(1)
 
 
 @pytest.mark.parametrize("wrapper", [Monitor, Keeps, gym.wrappers.RecordEpisodeStatistics, lambda env: env])

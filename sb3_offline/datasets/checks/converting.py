@@ -34,6 +34,8 @@ def as_array(name: str, value: Any, where: str) -> np.ndarray:
     if hasattr(value, "columns") and hasattr(value, "to_numpy"):  # a frame of pandas or polars
         columns = [as_array(f"{name}, column {str(column)!r}", value[column], where) for column in value.columns]
         return np.column_stack(columns) if columns else np.empty((len(value), 0))
+    if type(value).__module__.startswith("scipy.sparse"):
+        value = value.toarray()
     missing = _missing_in(value)
     if missing is not None and missing.any():
         return _with_gaps(name, value, missing, where)

@@ -22,13 +22,13 @@ END_NAMES = ("ends", "starts")
 
 #: The same arrays as other libraries and papers name them: gymnasium, SB3, RLDS, d3rlpy, Tianshou, RLlib, CORL, Cleanrl, ...
 _SYNONYMS = {
-    "observations": "observation obs ob states state s o",
-    "actions": "action acts act a",
-    "rewards": "reward rews rew r",
+    "observations": "observation obs ob states state s o obs_t",
+    "actions": "action acts act a action_t act_t a_t",
+    "rewards": "reward rews rew r reward_t rew_t r_t",
     "next_observations": """
         next_observation next_obs next_ob next_states next_state next_s new_observations new_observation new_obs new_states
         new_state observations_next observation_next obs_next states_next state_next s_next observations2 obs2 states2 state2
-        s2 o2 s_ s_prime sp obs_ state_ obs_tp1 successors successor""",
+        s2 o2 s_ s_prime sp obs_ state_ obs_tp1 obs_t1 successors successor""",
     "terminations": "termination terminal terminated terminateds is_terminal is_terminated",
     "truncations": "truncation truncated truncateds trunc timeout time_outs time_out is_truncated timelimit.truncated",
     "ends": """
@@ -41,6 +41,7 @@ SYNONYMS = {alias: name for name, aliases in _SYNONYMS.items() for alias in alia
 #: Names of flags that are 1 where the value goes on, a termination's opposite.
 _CONTINUES = ("discounts", "discount", "masks", "mask", "not_dones", "not_done", "continues", "continue")
 _MASK = re.compile(r"(?i)action.?mask|mask.*action|(legal|valid|avail\w*|allowed).?(actions?|moves?)")  # of a step's actions
+_EPISODE = re.compile(r"(?i)(ep|episode|traj|trajectory|rollout)s?[._ ]?(id|ids|index|idx|number|no)?")
 _DESCRIBING = ("env_id", "metadata", "info", "infos")  # never arrays of the data
 
 
@@ -109,11 +110,17 @@ def warn_of_unread(arrays: Mapping[str, Any], read: Iterable[str], n_rows: int, 
     others = [key for key in arrays if key not in set(read) and str(key).partition("/")[0] not in _DESCRIBING]
     unread = [str(key) for key in others if _length(arrays[key]) == n_rows]
     if unread:
+        number = next(filter(_EPISODE.fullmatch, unread), None)
+        ended = (
+            ""
+            if number is None
+            else f" {number!r} tells where episodes end: truncations = numpy.append(x[1:] != x[:-1], True)."
+        )
         masked = " The policy may choose any action: let the env replace one that a mask forbids, and observations show it."
         warnings.warn(
             f"{where}: not read: {', '.join(map(repr, unread))}, with one entry a row. What the policy may look at belongs in "
             "observations, what ends an episode in terminations or truncations; leave out the rest to be rid of this warning."
-            f"{masked if any(map(_MASK.search, unread)) else ''}",
+            f"{masked if any(map(_MASK.search, unread)) else ''}{ended}",
             DatasetWarning,
             stacklevel=2,
         )

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
-from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from sb3_offline.datasets.checks import ACTION_TOLERANCE, build_dataset
@@ -68,6 +68,12 @@ def open_offline_dataset(dataset: OfflineDataset) -> RawSource:
     )
 
 
+#: How SB3's plain buffers draw their rows.
+_SAMPLING = {
+    method: tuple(getattr(cls, method) for cls in (ReplayBuffer, DictReplayBuffer)) for method in ("sample", "_get_samples")
+}
+
+
 def open_replay_buffer(buffer: ReplayBuffer) -> RawSource:
     """A filled SB3 replay buffer, also of dict observations.
 
@@ -88,6 +94,13 @@ def open_replay_buffer(buffer: ReplayBuffer) -> RawSource:
             f"{name}: hindsight relabelling happens where SB3 samples from this buffer, and its rows are taken as they were "
             "logged, with the goals and rewards of that time. Where few of these were reached, relabel first: put goals that "
             "were reached into the rows and compute their rewards by env.compute_reward, and give a dict of arrays.",
+            DatasetWarning,
+            stacklevel=4,
+        )
+    elif any(getattr(type(buffer), method) not in known for method, known in _SAMPLING.items()):
+        warnings.warn(
+            f"{name}: what this class does where it samples (n-step returns, relabelling, priorities, ...) is not done to its "
+            "rows, which are taken as they were logged. If it matters, give a dict of arrays with its outcome.",
             DatasetWarning,
             stacklevel=4,
         )

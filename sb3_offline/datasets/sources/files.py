@@ -7,15 +7,17 @@ import os
 import re
 import stat
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
 from sb3_offline.datasets.errors import DatasetError
+from sb3_offline.files.kinds import true_kind
 
 HDF5_SUFFIXES = (".hdf5", ".h5")
 TABLE_SUFFIXES = (".parquet", ".pq", ".csv", ".csv.gz", ".tsv", ".arrow", ".feather")
-_PICKLE_SUFFIXES = (".pkl", ".pickle", ".pt", ".pth", ".joblib", ".zip")
-_SUFFIXES = (*HDF5_SUFFIXES, ".npz", ".npy", ".gz", *TABLE_SUFFIXES, *_PICKLE_SUFFIXES)
+_PICKLE_SUFFIXES = (".pkl", ".pickle", ".pt", ".pth", ".joblib")
+_SUFFIXES = (*HDF5_SUFFIXES, ".npz", ".npy", ".gz", ".zip", *TABLE_SUFFIXES, *_PICKLE_SUFFIXES)
 
 
 def looks_like_file(path: Path) -> bool:
@@ -56,6 +58,9 @@ def refuse_file(path: Path) -> NoReturn:
             f"{path} is a directory without observations.npy and without tables; a data file (.hdf5, .h5, .npz, .parquet, "
             ".csv, ...), a folder of .npy files or of tables, or a Minari id is needed."
         )
+    with suppress(OSError):  # of a name that no file can have
+        if mode is None and path.is_symlink():
+            raise DatasetError(f"{path}: this link leads to {path.readlink()}, which is not there.")
     if suffix in _PICKLE_SUFFIXES:
         raise DatasetError(
             f"{path}: pickled data are refused, because reading them runs code from the file. Save the arrays with "
@@ -67,6 +72,8 @@ def refuse_file(path: Path) -> NoReturn:
         raise DatasetError(f"{path}: this is a device or a pipe, not a file. Write the data to a file first.")
     if not os.access(path, os.R_OK):
         raise DatasetError(f"{path}: no permission to read this file.")
+    if (why := true_kind(path)) is not None:
+        raise DatasetError(f"{path} cannot be read as data: {why}.")
     raise DatasetError(
         f"{path}: {suffix or 'no suffix'} is not a known format; {', '.join((*HDF5_SUFFIXES, '.npz', *TABLE_SUFFIXES))} are."
     )

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stable_baselines3.common.buffers import ReplayBuffer
+import gymnasium as gym
+import numpy as np
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.buffers import ReplayBuffer, RolloutBuffer
+from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_offline.datasets.errors import DatasetError
 from sb3_offline.datasets.offline_dataset import OfflineDataset
@@ -140,6 +144,21 @@ def open_one(source: Any, task: Task) -> RawSource:
                 raise DatasetError(f"{raw.dataset_id}: columns= tells how to read a table; this is {kind.name}: leave it out.")
             return raw
     raise DatasetError(
-        f"Data cannot be read from a {type(source).__name__}. Give an id, a file, a dict of arrays, a table, an SB3 "
-        "ReplayBuffer, a MinariDataset, an OfflineDataset, or a list of these."
+        f"Data cannot be read from a {type(source).__name__}. {_meant_by(source)}Give an id, a file, a dict of arrays, a table, "
+        "an SB3 ReplayBuffer, a MinariDataset, an OfflineDataset, or a list of these."
     )
+
+
+def _meant_by(source: object) -> str:
+    """What is needed in place of something else that people have at hand; a sentence, or nothing."""
+    if isinstance(source, BaseAlgorithm):
+        return "A model is no data, its model.replay_buffer is. "
+    if isinstance(source, (gym.Env, VecEnv)):
+        return "An environment is given as env=; data that it carries are env.unwrapped.get_dataset(). "
+    if isinstance(source, RolloutBuffer):
+        return "It keeps neither next observations nor which ends are terminations: log these by a callback. "
+    if isinstance(source, Iterator):
+        return "An iterator can be read once only: list(...) makes a list of it. "
+    if isinstance(source, np.ndarray):
+        return "Of one array alone it is not known which numbers are what. "
+    return ""

@@ -16,6 +16,7 @@ from sb3_offline.datasets.errors import DatasetError
 from sb3_offline.datasets.mapped import blocks
 from sb3_offline.datasets.sources.hdf5_safety import check_numbers, check_sizes, check_stored, is_short, refuse_links_out
 from sb3_offline.datasets.sources.raw import Arrays, RawSource, by_key, collect_metadata, raw_from_metadata
+from sb3_offline.files.kinds import true_kind
 
 #: D4RL's genuine files (e.g. hopper_medium_expert-v2.hdf5) do not name their task, but their names may tell it.
 _TASKS_IN_FILE_NAMES = {
@@ -85,7 +86,9 @@ def opened_hdf5(path: Path) -> Iterator[h5py.File]:
                 f"{path}: another program, or this one, has this file open for writing. Close it there and read it again "
                 "(a file that a crashed program left open: h5clear -s FILE)."
             ) from error
-        raise DatasetError(f"{path}: not an HDF5 file, or damaged or cut short ({error}).") from error
+        why = true_kind(path, b"\x89HDF\r\n\x1a\n")
+        what = f"not an HDF5 file: {why}." if why else f"not an HDF5 file, or damaged or cut short ({error})."
+        raise DatasetError(f"{path}: {what}") from error
 
 
 def holds(path: Path, *keys: str) -> bool:

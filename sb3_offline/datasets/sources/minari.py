@@ -181,6 +181,11 @@ def _refuse_foreign_code(dataset_id: str, metadata: dict[str, Any]) -> None:
         )
 
 
+_D4RL_ID = re.compile(
+    r"(halfcheetah|hopper|walker2d|ant|antmaze|maze2d|kitchen|pen|hammer|door|relocate|bullet|flow|carla)-[-a-z0-9]+-v\d"
+)
+
+
 def _malformed(dataset_id: str, local: dict[str, Any]) -> str:
     return (
         f"{dataset_id!r} is not a data set: a Minari id reads namespace/name-vN with its version, e.g. "
@@ -192,6 +197,11 @@ def _malformed(dataset_id: str, local: dict[str, Any]) -> str:
 def _not_installed(dataset_id: str, local: dict[str, Any]) -> str:
     if dataset_id in gym.registry:
         return f"{dataset_id!r} is an environment, not a data set: give its data by dataset=, or the id of a data set."
+    if _D4RL_ID.fullmatch(dataset_id):
+        return (
+            f"{dataset_id!r} is an id of D4RL, whose package is not needed: give the path of its HDF5 file. Minari has data "
+            "of its own for these tasks, by other names: `minari list remote` shows them."
+        )
     return (
         f"{dataset_id!r} is no gymnasium id, and not in the local Minari store.{_near(dataset_id, local)} "
         f"`minari list local` and `minari list remote` show what there is; `minari download {dataset_id}`, or "

@@ -16,6 +16,7 @@ from sb3_offline.datasets.checks.keys import UnreadArray, keys_to_read
 from sb3_offline.datasets.errors import DatasetError
 from sb3_offline.datasets.sources.raw import Arrays, RawSource, by_key, collect_metadata, raw_from_metadata
 from sb3_offline.files.archives import FileRefused, open_archive
+from sb3_offline.files.kinds import true_kind
 
 _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError)  # of what zipfile unpacks
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
@@ -55,8 +56,11 @@ def _check_zip(path: Path, stream: IO[bytes]) -> None:
             "from the file."
         )
     if magic not in (b"PK\x03\x04", b"PK\x05\x06") or not zipfile.is_zipfile(stream):
+        why = true_kind(path, b"PK\x03\x04", b"PK\x05\x06")
         raise DatasetError(
-            f"{path}: this is not an npz file, or it is damaged or cut short. Write it with numpy.savez_compressed."
+            f"{path}: this is not an npz file: {why}."
+            if why
+            else f"{path}: this is not an npz file, or it is damaged or cut short. Write it with numpy.savez_compressed."
         )
     try:
         open_archive(stream, str(path))

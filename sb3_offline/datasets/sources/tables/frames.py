@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from sb3_offline.datasets.errors import DatasetError
 from sb3_offline.datasets.sources.files import TABLE_SUFFIXES, is_data_file, is_directory
 from sb3_offline.files.archives import FileRefused, check_expansion
+from sb3_offline.files.kinds import true_kind
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -64,8 +65,9 @@ def readable(name: str) -> Iterator[None]:
     except DatasetError:
         raise
     except Exception as error:
-        message = " ".join(str(error).split())
-        raise DatasetError(f"{name}: the table cannot be read; it may be damaged or cut short ({message}).") from error
+        message, why = " ".join(str(error).split()), true_kind(Path(name), b"PAR1", b"ARROW1", b"\x1f\x8b")
+        cause = f"{why}." if why else f"it may be damaged or cut short ({message})."
+        raise DatasetError(f"{name}: the table cannot be read; {cause}") from error
 
 
 class Frame:
