@@ -31,3 +31,10 @@ def read_regular(path: Path, most: int = -1) -> bytes:
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     with os.fdopen(handle, "rb") as file:
         return file.read(most)
+
+
+def bytes_on_disk(path: Path) -> int:
+    """What a file takes there: the holes of a sparse file cost nothing, and are read as zeros."""
+    found = path.stat()
+    blocks: int = getattr(found, "st_blocks", 0)  # not everywhere told, or 0 where it is not known
+    return min(found.st_size, 512 * blocks) if blocks else found.st_size

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gzip
 import json
 import os
 import shutil
@@ -325,3 +326,83 @@ def test_minari_links_and_spaces(store: Path) -> None:
     (store / "main_data.hdf5").symlink_to(store.parent / "away.hdf5")
     with pytest.raises(DatasetError, match="is a link"):
         load_dataset("local/small-v0")
+
+
+# --- tables, and files with holes ---
+
+
+def equal_rows(path: Path, n_rows: int) -> None:
+    """A table of one number, which costs a few bytes whatever its length."""
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    part = pa.table({name: np.zeros(2**20) for name in ("obs_x", "action_x", "reward")})
+    if path.suffix == ".parquet":
+        with pq.ParquetWriter(path, part.schema, use_dictionary=True, compression="zstd") as writer:
+            for _ in range(n_rows // 2**20):
+                writer.write_table(part)
+    else:
+        options = pa.ipc.IpcWriteOptions(compression="zstd")
+        with pa.ipc.new_file(str(path), part.schema, options=options) as writer:
+            for _ in range(n_rows // 2**20):
+                writer.write_table(part)
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".arrow"])
+def test_tables_that_ask_for_memory(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"log{suffix}"
+    equal_rows(path, 12 * 2**20)  # 24 bytes a row: 302 MB
+    assert path.stat().st_size < 10**6
+    with pytest.raises(DatasetError, match=rf"log\{suffix} would unpack .* as a zip bomb does"):
+        load_dataset(path, env_id="Pendulum-v1", columns={"terminations": False})
+
+
+def test_text_that_asks_for_memory(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    with gzip.open(tmp_path / "log.csv.gz", "wb", compresslevel=9) as file:
+        file.write(b"obs_x,action_x,reward\n")
+        for _ in range(270):
+            file.write(b"0,0,0" + b" " * 999_994 + b"\n")
+    with pytest.raises(DatasetError, match=r"log\.csv\.gz would unpack .* as a zip bomb does"):
+        load_dataset(tmp_path / "log.csv.gz", env_id="Pendulum-v1", columns={"terminations": False})
+
+
+def with_hole(path: Path, size: int) -> None:
+    with path.open("r+b") as file:
+        file.truncate(size)
+    if path.stat().st_blocks * 512 > size // 2:
+        pytest.skip("this file system keeps no holes")
+
+
+def test_holes_are_no_data(tmp_path: Path) -> None:
+    data = load_dataset(arrays(), env_id="Pendulum-v1")
+    folder = tmp_path / "log.mmap"
+    save_mapped(data, folder)
+    assert len(load_dataset(folder)) == N
+    header = np.lib.format.header_data_from_array_1_0(np.zeros((0, 3), np.float32)) | {"shape": (10**8, 3)}
+    with (folder / "observations.npy").open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        start = file.tell()
+    with_hole(folder / "observations.npy", start + 12 * 10**8)
+    with pytest.raises(DatasetError, match=r"observations\.npy would unpack .* as a zip bomb does"):
+        load_dataset(folder)
+    path = tmp_path / "log.hdf5"
+    with h5py.File(path, "w") as file:
+        for key, value in arrays().items():
+            file[key] = value
+        file.create_dataset("timeouts", (4 * 10**8,), dtype=bool)
+    with_hole(path, 2 * 10**9)
+    with pytest.raises(DatasetError, match="zip bomb"):
+        load_dataset(path, env_id="Pendulum-v1")
+
+
+@pytest.mark.parametrize("form", ["arrow", "parquet"])
+def test_minari_tables_are_looked_at_first(form: str, tmp_path: Path) -> None:
+    from sb3_offline.datasets.sources.minari_safety import check_minari_arrays
+
+    (tmp_path / "0").mkdir()
+    equal_rows(tmp_path / "0" / f"part-0.{form}", 2**20)
+    check_minari_arrays(tmp_path)
+    equal_rows(tmp_path / "0" / f"part-0.{form}", 12 * 2**20)
+    with pytest.raises(DatasetError, match="zip bomb"):
+        check_minari_arrays(tmp_path)

@@ -111,16 +111,12 @@ def warn_of_unread(arrays: Mapping[str, Any], read: Iterable[str], n_rows: int, 
     unread = [str(key) for key in others if _length(arrays[key]) == n_rows]
     if unread:
         number = next(filter(_EPISODE.fullmatch, unread), None)
-        ended = (
-            ""
-            if number is None
-            else f" {number!r} tells where episodes end: truncations = numpy.append(x[1:] != x[:-1], True)."
-        )
+        ends = f" {number!r} tells where episodes end: truncations = numpy.append(x[1:] != x[:-1], True)."
         masked = " The policy may choose any action: let the env replace one that a mask forbids, and observations show it."
         warnings.warn(
             f"{where}: not read: {', '.join(map(repr, unread))}, with one entry a row. What the policy may look at belongs in "
             "observations, what ends an episode in terminations or truncations; leave out the rest to be rid of this warning."
-            f"{masked if any(map(_MASK.search, unread)) else ''}{ended}",
+            f"{masked if any(map(_MASK.search, unread)) else ''}{'' if number is None else ends}",
             DatasetWarning,
             stacklevel=2,
         )

@@ -20,8 +20,10 @@ from sb3_offline.datasets.sources.files import file_mode
 from sb3_offline.datasets.sources.folder_checksums import verify_checksums, write_checksums
 from sb3_offline.datasets.sources.progress import Layout, Progress, clear_progress, read_progress, write_progress
 from sb3_offline.datasets.sources.raw import RawSource, collect_metadata, raw_from_metadata
+from sb3_offline.files.archives import check_expansion
 from sb3_offline.files.atomic import named_target, write_atomically
-from sb3_offline.files.regular import is_regular
+from sb3_offline.files.refusal import FileRefused
+from sb3_offline.files.regular import bytes_on_disk, is_regular
 
 FOLDER_SUFFIX = ".mmap"
 _METADATA = "metadata.json"
@@ -51,11 +53,22 @@ def open_folder(path: Path) -> RawSource:
     metadata = collect_metadata(path.name, {"metadata": text})
 
     def build(info: DatasetInfo) -> OfflineDataset:
+        _refuse_holes(path)
         checked = check_mapped(_map(path, info), info)  # its errors name rows, so they come first
         verify_checksums(path)
         return checked
 
     return raw_from_metadata(path.name, dict, metadata, build=build)
+
+
+def _refuse_holes(path: Path) -> None:
+    """Of a sparse file any size costs nothing, until training copies its rows."""
+    for file in path.glob("*.npy"):
+        if is_regular(file):
+            try:
+                check_expansion(str(file), file.stat().st_size, bytes_on_disk(file))
+            except FileRefused as error:
+                raise DatasetError(str(error)) from error
 
 
 def _map(path: Path, info: DatasetInfo) -> OfflineDataset:

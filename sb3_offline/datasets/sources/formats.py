@@ -144,8 +144,8 @@ def open_one(source: Any, task: Task) -> RawSource:
                 raise DatasetError(f"{raw.dataset_id}: columns= tells how to read a table; this is {kind.name}: leave it out.")
             return raw
     raise DatasetError(
-        f"Data cannot be read from a {type(source).__name__}. {_meant_by(source)}Give an id, a file, a dict of arrays, a table, "
-        "an SB3 ReplayBuffer, a MinariDataset, an OfflineDataset, or a list of these."
+        f"Data cannot be read from a {type(source).__name__}. {_meant_by(source)}Give an id, a file, a dict of arrays, a "
+        "table, an SB3 ReplayBuffer, a MinariDataset, an OfflineDataset, or a list of these."
     )
 
 

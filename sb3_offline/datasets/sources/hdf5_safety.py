@@ -11,6 +11,7 @@ import numpy as np
 
 from sb3_offline.datasets.errors import DatasetError
 from sb3_offline.files.archives import DATA_LIMITS, Budget, FileRefused
+from sb3_offline.files.regular import bytes_on_disk
 
 #: HDF5's own filters and h5py's lzf. Any other is a plugin: a shared library, which HDF5 would load for the file's sake.
 _FILTERS = {
@@ -69,7 +70,7 @@ def check_sizes(path: Path, *items: h5py.Dataset) -> None:
 
     :raises DatasetError: if what is to be read takes much more memory than the file has bytes
     """
-    budget = Budget(str(path), path.stat().st_size, DATA_LIMITS)
+    budget = Budget(str(path), bytes_on_disk(path), DATA_LIMITS)
     try:
         for item in items:
             width = item.dtype.itemsize if item.dtype == np.uint8 else max(item.dtype.itemsize, 4)  # others become floats

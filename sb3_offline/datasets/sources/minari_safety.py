@@ -13,6 +13,7 @@ import numpy as np
 
 from sb3_offline.datasets.errors import DatasetError
 from sb3_offline.datasets.sources.hdf5_safety import check_sizes, check_stored, refuse_links_out
+from sb3_offline.datasets.sources.tables.sizes import check_table_size
 from sb3_offline.files.refusal import FileRefused
 from sb3_offline.files.regular import is_regular, read_regular
 from sb3_offline.files.structure import read_json
@@ -45,6 +46,14 @@ def check_minari_arrays(folder: Path) -> None:
     for path in _files(folder):
         if path.suffix in (".hdf5", ".h5"):
             _check_hdf5(path)
+        elif path.suffix in (".arrow", ".parquet"):
+            _check_arrow(path)
+
+
+def _check_arrow(path: Path) -> None:
+    import pyarrow.dataset as ds  # Minari reads these by it, too
+
+    check_table_size(str(path), [path], ds.dataset(str(path), format=path.suffix.removeprefix(".")))
 
 
 def _check_hdf5(path: Path) -> None:

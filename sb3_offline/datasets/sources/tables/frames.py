@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from sb3_offline.datasets.errors import DatasetError
 from sb3_offline.datasets.sources.files import TABLE_SUFFIXES, is_data_file, is_directory
-from sb3_offline.files.archives import FileRefused, check_expansion
+from sb3_offline.datasets.sources.tables.sizes import check_gzip_size, check_table_size
 from sb3_offline.files.kinds import true_kind
 
 if TYPE_CHECKING:
@@ -183,23 +183,12 @@ def _from_path(path: Path) -> Any:
         lacking = first ^ set(fragment.physical_schema.names)  # would be read as missing values
         if lacking:
             raise DatasetError(f"{path}: {file.name} and {files[0].name} differ in the columns {sorted(lacking)}.")
-    if kind == "parquet":
-        _check_size(path, files, dataset)
+    check_table_size(str(path), files, dataset)
     return dataset
 
 
 def _format_of(file: Path) -> str:
     return next((kind for suffix, kind in _FORMATS.items() if file.name.lower().endswith(suffix)), "ipc")
-
-
-def _check_size(path: Path, files: Sequence[Path], dataset: Any) -> None:
-    """A column of equal values costs nothing on disk."""
-    groups = (group for fragment in dataset.get_fragments() for group in fragment.row_groups)
-    unpacked, on_disk = sum(group.total_byte_size for group in groups), sum(file.stat().st_size for file in files)
-    try:
-        check_expansion(str(path), unpacked, on_disk)
-    except FileRefused as error:
-        raise DatasetError(str(error)) from error
 
 
 def _from_csv(path: Path, files: Sequence[Path]) -> Any:
@@ -208,6 +197,9 @@ def _from_csv(path: Path, files: Sequence[Path]) -> Any:
     import pyarrow.csv as csv
     import pyarrow.dataset as ds
 
+    for file in files:
+        if file.suffix.lower() == ".gz":
+            check_gzip_size(file)
     delimiters = csv.ParseOptions(delimiter="\t" if files[0].suffix.lower() == ".tsv" else ",")
     if sum(file.stat().st_size for file in files) <= KEPT_BYTES:
         tables = [_with_partition(csv.read_csv(file, parse_options=delimiters), path, file) for file in files]
