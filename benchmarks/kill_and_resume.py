@@ -1,5 +1,6 @@
 """
-Kills training at random moments (SIGKILL), resumes it, and compares the outcome with an uninterrupted run, to the bit.
+Kills training at random moments (SIGKILL), resumes it, and compares the outcome with an uninterrupted run, to the bit; fills
+the disk under a run, and resumes it with more room; and kills what replaces files (:mod:`benchmarks.kill_writers`).
 
     python -m benchmarks.kill_and_resume --kills 30 --output benchmarks/results/resume
 """
@@ -23,6 +24,7 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.callbacks import CheckpointCallback
 
+from benchmarks.kill_writers import WRITERS, enlarge, measure_writer, small_disk
 from sb3_offline._version import __version__
 from sb3_offline.common.offline_algorithm import OfflineAlgorithm
 from sb3_offline.registry import class_names, find_algorithm
@@ -36,6 +38,7 @@ MODEL_BASED: dict[str, Any] = SMALL | {
 }
 OPTIONS: dict[str, dict[str, Any]] = {
     "CQL": SMALL | {"n_action_samples": 2, "target_gap": 1.0},
+    "CQL, compiled": SMALL | {"n_action_samples": 2, "execution": "compile"},
     "COMBO": MODEL_BASED,
     "DROMO": MODEL_BASED | {"n_action_samples": 2, "behavior_kwargs": {"hidden_sizes": (16,), "n_steps": 250}},
     "MOPO": MODEL_BASED,
@@ -60,7 +63,7 @@ def train(name: str, folder: Path, steps: int, save_freq: int) -> None:
     th.set_num_threads(1)
     os.environ["SB3_OFFLINE_CACHE"] = str(folder / "cache")
     callback = CheckpointCallback(save_freq, str(folder))
-    algorithm = find_algorithm(class_names()[name])
+    algorithm = find_algorithm(class_names()[name.partition(",")[0]])
     if list(folder.glob("*.resume")):
         model = algorithm.resume(folder)
     else:
@@ -133,9 +136,25 @@ def measure(name: str, kills: int, steps: int, save_freq: int, seed: int) -> lis
     return trials
 
 
+def fill_disk(name: str, steps: int, save_freq: int, size: str = "1m") -> bool | None:
+    """Whether a run that a full disk ended goes on, with more room, to the uninterrupted end; None where one may not mount."""
+    with tempfile.TemporaryDirectory() as temporary, small_disk(size) as disk:
+        if disk is None:
+            return None
+        run(name, Path(temporary), steps, save_freq)
+        try:
+            run(name, disk, steps, save_freq)
+        except RuntimeError:
+            enlarge(disk, "64m")
+            run(name, disk, steps, save_freq)
+            return (disk / "done").read_text() == (Path(temporary) / "done").read_text()
+        raise RuntimeError(f"a disk of {size} was not filled by {name}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=30)
+    parser.add_argument("--writer-kills", type=int, default=10, help="of each kind")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--save-freq", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0)
@@ -147,18 +166,29 @@ def main() -> None:
         for trial in measure(name, share, arguments.steps, arguments.save_freq, arguments.seed + index):
             print(trial, flush=True)
             trials.append(trial)
+    writers = [
+        trial
+        for index, kind in enumerate(WRITERS)
+        for trial in measure_writer(kind, arguments.writer_kills, arguments.seed + index)
+    ]
+    full_disk = fill_disk("CQL", arguments.steps, arguments.save_freq)
     arguments.output.mkdir(parents=True, exist_ok=True)
     facts = {
         "command": f"python -m benchmarks.kill_and_resume --kills {arguments.kills} --steps {arguments.steps} "
-        f"--save-freq {arguments.save_freq} --seed {arguments.seed}",
+        f"--save-freq {arguments.save_freq} --seed {arguments.seed} --writer-kills {arguments.writer_kills}",
         "versions": {"sb3_offline": __version__, "torch": th.__version__, "python": platform.python_version()},
         "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, 1 thread",
         "identical": sum(trial.identical for trial in trials),
         "kills": len(trials),
         "trials": [asdict(trial) for trial in trials],
+        "writers whole": sum(trial.whole and trial.whole_again for trial in writers),
+        "writers": [asdict(trial) for trial in writers],
+        "a full disk": "may not mount one" if full_disk is None else "identical" if full_disk else "differs",
     }
     (arguments.output / "kill_and_resume.json").write_text(json.dumps(facts, indent=1) + "\n")
     print(f"{facts['identical']} of {facts['kills']} ended bit-identical to the uninterrupted run")
+    print(f"A run that a full disk ended: {facts['a full disk']}")
+    print(f"{facts['writers whole']} of {len(writers)} killed writers left the old or the new one, whole")
 
 
 if __name__ == "__main__":

@@ -359,7 +359,7 @@ def test_convert_says_where_minari_keeps_it(capsys: pytest.CaptureFixture[str], 
     assert main(["convert", "Pendulum-medium-v0", "mine/pendulum-v0"]) == 0
     folder = tmp_path / "minari" / "mine" / "pendulum-v0"
     assert folder.is_dir()
-    assert f"mine/pendulum-v0 (in {folder}): 5,000 transitions" in capsys.readouterr().out.replace("\n", "")
+    assert f"mine/pendulum-v0 (in {folder}): 30,000 transitions" in capsys.readouterr().out.replace("\n", "")
 
 
 def test_help_version_and_datasets_import_no_torch() -> None:

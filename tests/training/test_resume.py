@@ -15,7 +15,8 @@ from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback,
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from benchmarks.kill_and_resume import OPTIONS, digest, measure
+from benchmarks.kill_and_resume import OPTIONS, digest, fill_disk, measure
+from benchmarks.kill_writers import WRITERS, measure_writer
 from sb3_offline import COMBO, CQL, DROMO, MOPO, OfflineSAC, PreQN
 from sb3_offline.files.atomic import write_atomically
 from sb3_offline.files.checksum import write_checked
@@ -258,6 +259,20 @@ def test_killed_at_a_random_moment(name: str, monkeypatch: pytest.MonkeyPatch) -
     quick = OPTIONS[name] | {"dynamics_kwargs": MODEL["dynamics_kwargs"]} if name == "COMBO" else OPTIONS[name]
     monkeypatch.setitem(OPTIONS, name, quick)
     assert all(trial.identical for trial in measure(name, kills=1, steps=40, save_freq=10, seed=0))
+
+
+@pytest.mark.slow
+def test_a_run_that_filled_the_disk_goes_on() -> None:
+    outcome = fill_disk("CQL", steps=60, save_freq=10)
+    if outcome is None:
+        pytest.skip("file systems may not be mounted here")
+    assert outcome
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", WRITERS)
+def test_killed_writers_leave_the_old_one_or_the_new_one(kind: str) -> None:
+    assert all(trial.whole and trial.whole_again for trial in measure_writer(kind, kills=3, seed=0))
 
 
 @pytest.mark.slow
