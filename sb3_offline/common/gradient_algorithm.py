@@ -104,11 +104,11 @@ class GradientAlgorithm(OfflineAlgorithm):
                 self._scheduled[rate] = getattr(self, rate)
         for path, found in self._optimizer_rates().items():
             if not math.isclose(found, self._last_rates.get(path, found), rel_tol=1e-6):
-                rate = self._parts.rates[path]
+                option = self._parts.rates[path]
                 warnings.warn(
-                    f"The learning rate {found:g} that was put into {path} does not last: learn() takes it from {rate}, as "
-                    f"SB3's does. Assign model.{rate} = {found:g} instead.",
-                    stacklevel=4,
+                    f"The learning rate {found:g} that was put into {path} does not last: learn() takes it from {option}, as "
+                    f"SB3's does. Assign model.{option} = {found:g} instead.",
+                    stacklevel=5,
                 )
 
     def _optimizer_rates(self) -> dict[str, float]:

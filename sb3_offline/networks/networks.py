@@ -80,7 +80,8 @@ class ActorCriticNetworks:
         self.policy: Any = policy
         self.normalize = normalize
         self.workspace = Workspace()
-        for critic in (self.policy.critic, self.policy.critic_target):
+        critics: list[Any] = [getattr(policy, name, None) for name in ("critic", "critic_target")]
+        for critic in filter(None, critics):
             are_alike(critic.q_networks, self.workspace)
 
     def act(self, observations: Observations, noise: th.Tensor) -> th.Tensor:

@@ -25,12 +25,12 @@ def warn_of_idle(callback: BaseCallback, algorithm: str, imagines: bool) -> None
             warnings.warn(
                 f"{name} never stops: it counts collected episodes, and {algorithm}.learn() collects none. Bound the gradient "
                 "steps by total_timesteps.",
-                stacklevel=3,
+                stacklevel=4,
             )
         own = [hook for hook in _HOOKS if getattr(type(each), hook) is not getattr(BaseCallback, hook)]
         if own and not imagines and not type(each).__module__.startswith("stable_baselines3."):
             warnings.warn(
                 f"{name}.{own[0]} is never called: {algorithm}.learn() collects nothing. _on_step is called after each "
                 "gradient step.",
-                stacklevel=3,
+                stacklevel=4,
             )

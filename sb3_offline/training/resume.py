@@ -74,7 +74,7 @@ class Continuation:
             warnings.warn(
                 f"learn({total_timesteps:,}) of a resumed run counts from the interrupted call's start, and ends before its "
                 f"{whole:,} steps, of which {done:,} are done: learn() without a number, or learn({whole:,}), finishes it.",
-                stacklevel=3,
+                stacklevel=4,
             )
         return max(end - self.about["num_timesteps"], 0)
 

@@ -91,7 +91,7 @@ def _values(words: Sequence[str], *names: str) -> list[str]:
 @contextmanager
 def _single_runs() -> Iterator[None]:
     """RL-Zoo's from-file takes the last score of a single run, a number, for too short a run, and has then nothing to draw."""
-    module = sys.modules["rl_zoo3.plots.plot_from_file"]
+    module: Any = sys.modules["rl_zoo3.plots.plot_from_file"]
     read = module.pickle
 
     def load(file: Any) -> Any:

@@ -61,7 +61,7 @@ def way_on(kind: str, space: spaces.Space) -> str:
             " Enumerate the combinations as one Discrete action: numpy.ravel_multi_index(actions.T, sizes) in the data, and "
             "numpy.unravel_index in a gymnasium.wrappers.TransformAction around the env."
         )
-    if kind == "action" and isinstance(space, spaces.Box) and not np.issubdtype(space.dtype, np.floating):  # type: ignore[arg-type]
+    if kind == "action" and isinstance(space, spaces.Box) and not np.issubdtype(space.dtype, np.floating):
         return (
             " Enumerate whole numbers as one Discrete action: subtract low from the logged ones (numpy.ravel_multi_index for "
             "several), and undo it in a gymnasium.wrappers.TransformAction around the env. If they are many, declare a "
