@@ -406,3 +406,13 @@ def test_minari_tables_are_looked_at_first(form: str, tmp_path: Path) -> None:
     equal_rows(tmp_path / "0" / f"part-0.{form}", 12 * 2**20)
     with pytest.raises(DatasetError, match="zip bomb"):
         check_minari_arrays(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["{'descr': '<f4', 'fortran_order': False, 'shape': (60,", '{\'descr\': """', "((((" * 20])
+def test_headers_that_are_no_python(text: str, tmp_path: Path) -> None:
+    folder = tmp_path / "log.mmap"
+    save_mapped(load_dataset(arrays(), env_id="Pendulum-v1"), folder)
+    header = f"{text:<117}\n".encode()
+    (folder / "rewards.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(4 * N))
+    with pytest.raises(DatasetError, match=r"rewards\.npy: not a \.npy file of numbers"):
+        load_dataset(folder)

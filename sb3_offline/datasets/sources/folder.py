@@ -112,13 +112,13 @@ def _load(path: Path, name: str) -> np.ndarray:
         _own_file(file)
     try:
         array = np.load(file, mmap_mode="r", allow_pickle=False)
-        if array.ndim == 0 or (array.dtype.names is None and array.dtype.kind not in "biuf"):
-            raise DatasetError(f"{file}: {array.dtype} of shape {array.shape}, not numbers with one entry a row.")
-        return array
     except FileNotFoundError as error:
         raise DatasetError(f"{path}: {name}.npy is missing.") from error
-    except (ValueError, OSError, EOFError) as error:
+    except Exception as error:  # a damaged header, which is Python's text, raises any kind
         raise DatasetError(f"{file}: not a .npy file of numbers, or damaged or cut short ({error}).") from error
+    if array.ndim == 0 or (array.dtype.names is None and array.dtype.kind not in "biuf"):
+        raise DatasetError(f"{file}: {array.dtype} of shape {array.shape}, not numbers with one entry a row.")
+    return array
 
 
 def _is_there(file: Path) -> bool:
