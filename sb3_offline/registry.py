@@ -37,6 +37,7 @@ BUILT_IN = {
     "discrete_combo": "sb3_offline.combo.discrete_combo:DiscreteCOMBO",
     "discrete_cql": "sb3_offline.cql.discrete_cql:DiscreteCQL",
     "discrete_dromo": "sb3_offline.dromo.discrete_dromo:DiscreteDROMO",
+    "discrete_iql": "sb3_offline.iql.discrete_iql:DiscreteIQL",
     "dromo": "sb3_offline.dromo.dromo:DROMO",
     "edac": "sb3_offline.edac.edac:EDAC",
     "iql": "sb3_offline.iql.iql:IQL",

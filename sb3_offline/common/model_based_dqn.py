@@ -22,7 +22,7 @@ class ModelBasedDQN(ModelBasedAlgorithm, OfflineDQN):
                 chosen = th.randint(n_actions, (len(observations),), generator=generator, device=self.device)
             else:
                 value = nets.q_target if self.rollout_policy == "target" else nets.q
-                chosen = value(observations)[0].argmax(dim=1)
+                chosen = nets.greedy(value(observations)[0], observations)
             return one_hot(chosen, n_actions)
 
         return act

@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Hashable, Mapping
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 import torch as th
 import torch.nn.functional as F
 from stable_baselines3 import DQN
+from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import Schedule
-from stable_baselines3.dqn.policies import DQNPolicy
 
-from sb3_offline.arguments import UPDATE_RATE, check_count, check_number
+from sb3_offline.arguments import UPDATE_RATE, Interval, check_count, check_number
 from sb3_offline.common.discrete_actions import DiscreteActions
 from sb3_offline.common.signature import check_policy_kwargs
 from sb3_offline.common.validation import HeldOutValues, Validation
 from sb3_offline.execution.optimizers import minimize
 from sb3_offline.execution.updates import Call, call_plainly
 from sb3_offline.networks.networks import Batch, Logs, Normalizer
-from sb3_offline.networks.observations import Observations
+from sb3_offline.networks.observations import Observations, take_rows
+from sb3_offline.networks.support import SUPPORT_POLICIES, greedy_supported
 
 # What the algorithms for continuous actions take, and why there is none of it here
 CONTINUOUS_ONLY = {
     "n_action_samples": "sums over discrete actions are exact",
     "qf_learning_rate": "the Q-network is the only network, and learning_rate is its rate",
-    "ent_coef": "the policy is greedy",
-    "target_entropy": "the policy is greedy",
-    "entropy_backup": "the policy is greedy",
+    "ent_coef": "no entropy is rewarded",
+    "target_entropy": "no entropy is rewarded",
+    "entropy_backup": "no entropy is rewarded",
     "critic_update": "the Q-network is trained by Adam",
     "semi_gradient": "the Q-network is trained by Adam",
 }
@@ -40,8 +42,8 @@ class DQNNetworks:
     :param normalize: Maps raw observations to what the policy was built for (identity, or VecNormalize's statistics).
     """
 
-    def __init__(self, policy: DQNPolicy, normalize: Normalizer):
-        self.network = policy
+    def __init__(self, policy: BasePolicy, normalize: Normalizer):
+        self.network: Any = policy
         self.normalize = normalize
 
     def q(self, observations: Observations) -> th.Tensor:
@@ -52,11 +54,21 @@ class DQNNetworks:
         """Q of every action by the target network, shaped as :meth:`q`."""
         return self.network.q_net_target(self.normalize(observations)).float().unsqueeze(0)
 
+    def log_behavior(self, observations: Observations) -> th.Tensor:
+        """log pi_beta(.|s), (B, n_actions), where ``support_threshold`` is used."""
+        return self.network.behavior(self.normalize(observations))
+
+    @th.no_grad()
+    def greedy(self, q: th.Tensor, observations: Observations) -> th.Tensor:
+        """The action of the largest Q, (B, n_actions) -> (B,); with ``support_threshold`` among the supported ones."""
+        threshold = getattr(self.network, "support_threshold", None)
+        return q.argmax(dim=1) if threshold is None else greedy_supported(q, self.log_behavior(observations), threshold)
+
     @th.no_grad()
     def policy(self, observations: Observations) -> th.Tensor:
         """pi(a|s), (B, n_actions): the greedy policy of the Q-network."""
         q = self.q(observations)[0]
-        return one_hot(q.argmax(dim=1), q.shape[1])
+        return one_hot(self.greedy(q, observations), q.shape[1])
 
 
 class OfflineDQN(DiscreteActions, DQN):
@@ -69,7 +81,13 @@ class OfflineDQN(DiscreteActions, DQN):
     :param learning_rate: Of the Q-network; a number or a schedule.
     :param tau: Polyak coefficient of the target network; 1 copies.
     :param target_update_interval: Gradient steps between steps of the target network.
+    :param support_threshold: BCQ's rule (Fujimoto et al. 2019): actions less likely in the data than this share of the
+        likeliest one are neither bootstrapped from nor chosen, in (0, 1]. A network of the data's actions is learned beside
+        Q. None (default) has no such rule; BCQ's own value is 0.3, and 1 clones.
     """
+
+    td_weight: ClassVar[float] = 0.5  # of (Q - y)^2; every penalty's weight is relative to it
+    behavior: Any  # None without a support_threshold
 
     def __init__(
         self,
@@ -77,8 +95,13 @@ class OfflineDQN(DiscreteActions, DQN):
         learning_rate: float | Schedule = 3e-4,
         tau: float = 0.005,
         target_update_interval: int = 1,
+        support_threshold: float | None = None,
         **kwargs: Any,
     ):
+        share = Interval(0.0, 1.0, open_low=True)
+        self.support_threshold = (
+            None if support_threshold is None else check_number("support_threshold", support_threshold, share)
+        )
         if isinstance(check_policy_kwargs(kwargs.get("policy_kwargs")).get("net_arch"), Mapping):
             raise ValueError("policy_kwargs: net_arch is of one Q-network here, a list such as [256, 256].")
         kwargs |= {"learning_rate": learning_rate, "tau": check_number("tau", tau, UPDATE_RATE)}
@@ -89,22 +112,27 @@ class OfflineDQN(DiscreteActions, DQN):
     def check_arguments(cls, kwargs: Mapping[str, Any]) -> None:
         """Also refuse what only continuous actions have."""
         for name in kwargs:
-            if name in CONTINUOUS_ONLY:
+            if name in CONTINUOUS_ONLY and name not in inspect.signature(cls).parameters:
                 raise TypeError(f"{cls.__name__} takes no {name!r}: {CONTINUOUS_ONLY[name]}. Leave it out.")
         super().check_arguments(kwargs)
 
     def _setup_model(self) -> None:
+        if self.support_threshold is not None:
+            self.policy_class = SUPPORT_POLICIES.get(self.policy_class, self.policy_class)
+            self.policy_kwargs["support_threshold"] = self.support_threshold
         super()._setup_model()
-        self.register_state("policy", self.policy, optimizer=self.policy.optimizer, rate="learning_rate")
+        self.register_state("policy", self.policy, optimizer=self.policy.optimizer, rate=self.critic_rate)
+        behavior: Any = getattr(self.policy, "behavior", None)
+        self.register_state("behavior", behavior, optimizer=behavior and behavior.optimizer, rate="learning_rate", saved=False)
         self.register_state("q_net", self.q_net, target=self.q_net_target, saved=False)  # both within the policy
 
     # --- the loss: a pure function of (networks, batch); nothing in it is random ---
 
     def critic_loss(self, nets: DQNNetworks, batch: Batch, noise: None = None) -> tuple[th.Tensor, Logs]:
-        """1/2 E_{d_f}(Q - y)^2, summed over the critics, plus what children add (:meth:`critic_penalty`)."""
+        """``td_weight`` E_{d_f}(Q - y)^2, summed over the critics, plus what children add (:meth:`critic_penalty`)."""
         y = self.td_target(nets, batch)  # (B,)
         q = th.take_along_dim(nets.q(batch.observations), batch.actions.unsqueeze(0), dim=-1).squeeze(-1)  # (n_critics, B)
-        td_loss = 0.5 * (q - y).square().mean(dim=1).sum()
+        td_loss = self.td_weight * (q - y).square().mean(dim=1).sum()
         penalty, logs = self.critic_penalty(nets, batch, noise, q)
         loss = td_loss + penalty
         return loss, {"critic_loss": loss, "td_loss": td_loss, "q_data": q[:, : batch.n_real].mean(), **logs}
@@ -123,6 +151,12 @@ class OfflineDQN(DiscreteActions, DQN):
         """
         return q.new_zeros(()), {}
 
+    def behavior_loss(self, nets: DQNNetworks, batch: Batch, noise: None) -> tuple[th.Tensor, Logs]:
+        """-E_D log pi_beta(a|s), of the data's rows alone."""
+        rows = slice(batch.n_real)
+        loss = -nets.log_behavior(take_rows(batch.observations, rows)).gather(1, batch.actions[rows]).mean()
+        return loss, {"behavior_loss": loss}
+
     # --- one update ---
 
     @property
@@ -136,12 +170,21 @@ class OfflineDQN(DiscreteActions, DQN):
 
     def gradient_step(self, nets: DQNNetworks, batch: Batch, noise: None, call: Call = call_plainly) -> Logs:
         """The Q-network; every ``target_update_interval``-th update also its target."""
-        loss, logs = call(self.critic_loss, nets, batch, noise)
-        minimize(loss, self.policy.optimizer)
-        self.after_critic_step(logs)
+        logs = self.critic_step(nets, batch, noise, call)
         if self.target_is_due:
             self.update_targets()
         return {name: value.detach() for name, value in logs.items()}
+
+    def critic_step(self, nets: DQNNetworks, batch: Batch, noise: None, call: Call) -> Logs:
+        """One step of the Q-network, and of what is learned beside it."""
+        loss, logs = call(self.critic_loss, nets, batch, noise)
+        minimize(loss, self.policy.optimizer)
+        self.after_critic_step(logs)
+        if self.behavior is not None:
+            loss, more = call(self.behavior_loss, nets, batch, noise)
+            minimize(loss, self.behavior.optimizer)
+            logs = {**logs, **more}
+        return logs
 
     def networks(self) -> DQNNetworks:
         """The view of the networks that the losses get."""
@@ -173,7 +216,7 @@ class OfflineDQN(DiscreteActions, DQN):
 
     def next_actions(self, nets: DQNNetworks, batch: Batch, noise: None) -> th.Tensor:
         """Greedy in the online Q, (B, 1)."""
-        return nets.q(batch.next_observations)[0].argmax(dim=1, keepdim=True)
+        return nets.policy(batch.next_observations).argmax(dim=1, keepdim=True)
 
     @th.no_grad()
     def watched_values(self, observations: Any, actions: th.Tensor, generator: th.Generator) -> tuple[th.Tensor, th.Tensor]:

@@ -13,7 +13,7 @@ from torch import nn
 
 from sb3_offline.networks.networks import GaussianNetworks
 from sb3_offline.networks.observations import Observations
-from sb3_offline.networks.policies import GaussianPolicy, orthogonal
+from sb3_offline.networks.policies import GaussianPolicy, add_optimizer, orthogonal
 
 
 class ValueNetwork(BaseModel):
@@ -43,24 +43,37 @@ class ValueNetwork(BaseModel):
         return self.v_network(self.extract_features(obs, self.features_extractor)).squeeze(-1)
 
 
-class ValuePolicy(GaussianPolicy):
-    """:class:`~sb3_offline.networks.policies.GaussianPolicy` and ``value_net``, with as many hidden layers as a critic."""
+class WithValue(BasePolicy):
+    """A policy that holds V."""
 
-    def _build(self, lr_schedule: Schedule) -> None:
-        super()._build(lr_schedule)
-        own = {name: self.critic_kwargs[name] for name in ("observation_space", "action_space", "net_arch", "activation_fn")}
+    value_net: ValueNetwork
+
+    def make_value_net(self, like: dict[str, Any]) -> ValueNetwork:
+        """
+        V, with a features extractor of its own.
+
+        :param like: the arguments of the critic that it resembles
+        """
+        own = {name: like[name] for name in ("observation_space", "action_space", "net_arch", "activation_fn")}
         own["normalize_images"] = self.normalize_images
-        self.value_net = ValueNetwork(**self._update_features_extractor(own, None)).to(self.device)
-        if self.ortho_init:
-            *hidden, last = self.value_net.v_network.children()
-            orthogonal(nn.ModuleList(hidden), 2**0.5)
-            orthogonal(last, 1.0)
-        optimizer: Any = self.optimizer_class
-        self.value_net.optimizer = optimizer(self.value_net.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)
+        return ValueNetwork(**self._update_features_extractor(own, None)).to(self.device)
 
     def set_training_mode(self, mode: bool) -> None:
         super().set_training_mode(mode)
         self.value_net.set_training_mode(mode)
+
+
+class ValuePolicy(WithValue, GaussianPolicy):
+    """:class:`~sb3_offline.networks.policies.GaussianPolicy` and ``value_net``, with as many hidden layers as a critic."""
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        super()._build(lr_schedule)
+        self.value_net = self.make_value_net(self.critic_kwargs)
+        if self.ortho_init:
+            *hidden, last = self.value_net.v_network.children()
+            orthogonal(nn.ModuleList(hidden), 2**0.5)
+            orthogonal(last, 1.0)
+        add_optimizer(self.value_net, self, lr_schedule)
 
 
 class ValueCnnPolicy(ValuePolicy):

@@ -22,7 +22,7 @@ from torch import nn
 from sb3_offline.networks.gaussian import LOG_STD_MAX, LOG_STD_MIN
 from sb3_offline.networks.networks import Normalizer
 from sb3_offline.networks.observations import Observations
-from sb3_offline.networks.policies import ActorPolicy
+from sb3_offline.networks.policies import ActorPolicy, add_optimizer
 
 
 class CategoricalActor(BasePolicy):
@@ -108,8 +108,7 @@ class _ActorAlone(BasePolicy):
             "normalize_images": normalize_images,
         }
         self.actor = self.make_actor()
-        make_optimizer: Any = optimizer_class
-        self.actor.optimizer = make_optimizer(self.actor.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)
+        add_optimizer(self.actor, self, lr_schedule)
 
     def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> Any:
         kind: Any = CategoricalActor

@@ -322,3 +322,9 @@ def orthogonal(module: nn.Module, gain: float) -> None:
     """SB3's orthogonal initialisation of every linear layer within."""
     for layer in module.modules():
         SACPolicy.init_weights(layer, gain)
+
+
+def add_optimizer(network: Any, policy: BasePolicy, lr_schedule: Schedule) -> None:
+    """``network.optimizer``, of the policy's kind."""
+    make: Any = policy.optimizer_class
+    network.optimizer = make(network.parameters(), lr=lr_schedule(1), **policy.optimizer_kwargs)

@@ -95,7 +95,7 @@ class EvaluatedPolicy:
                 distribution: Any = self.policy.get_distribution(self._tensor(observations)).distribution
             return distribution.probs.cpu().numpy()
         actor = getattr(self.policy, "actor", None)
-        if isinstance(actor, CategoricalActor) and not self.deterministic:
+        if isinstance(actor, CategoricalActor) and not self.deterministic and not _is_greedy(self.policy):
             with th.no_grad():
                 return actor(self._tensor(observations)).exp().cpu().numpy()
         if self.deterministic or isinstance(self.policy, BasePolicy):  # DQN's policy samples nothing
@@ -149,6 +149,11 @@ class EvaluatedPolicy:
 
     def _tensor(self, observations: Any) -> Any:
         return self.policy.obs_to_tensor(self._as_seen(observations))[0]
+
+
+def _is_greedy(policy: Any) -> bool:
+    """Whether it acts by Q, and its actor only says what is likely."""
+    return getattr(policy, "support_threshold", None) is not None
 
 
 def _count(space: spaces.Space) -> tuple[Any, ...]:

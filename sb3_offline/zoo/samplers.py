@@ -34,6 +34,8 @@ SPACES: dict[str, Callable[[optuna.Trial, str], Any]] = {
     # IQL; Kostrikov et al. 2021 take .7 and .9, and 3 and 10
     "expectile": lambda trial, name: trial.suggest_float(name, 0.5, 0.95),
     "beta": lambda trial, name: trial.suggest_float(name, 0.5, 10.0, log=True),
+    # BCQ's tau; Fujimoto et al. 2019 take .3. None has no such rule
+    "support_threshold": lambda trial, name: trial.suggest_categorical(name, [None, 0.1, 0.3, 0.5]),
     # AWAC; around the published 1
     "temperature": lambda trial, name: trial.suggest_float(name, 0.1, 10.0, log=True),
     # EDAC; An et al. 2021 take 1 and 5 in locomotion, 10 to 1000 on Adroit

@@ -11,6 +11,7 @@ import torch as th
 
 from sb3_offline import AWAC
 from sb3_offline.awac.awac import AWACNoise
+from sb3_offline.networks.gaussian import gaussian_log_prob
 from sb3_offline.networks.networks import Batch
 from tests.conftest import FAST
 
@@ -54,6 +55,40 @@ def test_the_actors_loss_and_the_target_by_hand(pendulum_arrays: Arrays) -> None
     th.testing.assert_close(-3 * slope.flatten(), th.tensor([1.0, 2.718282, 7.389056]))
     assert float(loss.detach()) == pytest.approx((1.0 + 2 * 2.718282 + 3 * 7.389056) / 3)
     th.testing.assert_close(model.td_target(nets, batch, noise), th.tensor([1.0 + 2.7, 2.0 + 0.9, 3.0]))
+
+
+@pytest.mark.parametrize("options", [{}, {"max_weight": 2.0}, {"normalize_weights": True}])
+def test_the_actors_minimum_is_the_weighted_fit(options: dict[str, Any], pendulum_arrays: Arrays) -> None:
+    """Mean and deviation of the logged actions, weighed by exp(A / lambda)."""
+    rng = np.random.default_rng(0)
+    logged = rng.uniform(-0.9, 0.9, size=30)
+    advantages = logged + rng.normal(size=30)
+    model = make(pendulum_arrays, temperature=0.8, **options)
+    mean, log_std = (th.zeros(1, 1, dtype=th.float64, requires_grad=True) for _ in range(2))
+
+    def q(*_: Any) -> th.Tensor:  # of the logged action A, of its own 0
+        return th.stack([th.tensor(advantages), th.zeros(30, dtype=th.float64)], dim=1).unsqueeze(0)
+
+    nets: Any = SimpleNamespace(
+        act=lambda _, noise: noise, q=q, log_prob=lambda _, a: gaussian_log_prob(mean.expand(30, 1), log_std.expand(30, 1), a)
+    )
+    actions, noise = th.tensor(logged).unsqueeze(1), th.zeros(30, 1, 1, dtype=th.float64)
+    batch = Batch(None, actions, None, th.zeros(30), th.zeros(30), 30)
+    optimizer = th.optim.LBFGS([mean, log_std], max_iter=500, tolerance_grad=1e-11, line_search_fn="strong_wolfe")
+
+    def closure() -> th.Tensor:
+        optimizer.zero_grad()
+        loss, _ = model.actor_loss(nets, batch, AWACNoise(noise, noise))
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    weights = np.minimum(np.exp(advantages / 0.8), options.get("max_weight", 100.0))
+    expected = np.average(logged, weights=weights)
+    assert float(mean.detach()) == pytest.approx(expected, abs=1e-4)
+    deviation = np.sqrt(np.average((logged - expected) ** 2, weights=weights))
+    assert float(log_std.detach().exp()) == pytest.approx(deviation, abs=1e-4)
+    assert abs(expected - logged.mean()) > 0.1  # the weights do something
 
 
 def test_a_temperature_that_is_large_clones(pendulum_arrays: Arrays) -> None:

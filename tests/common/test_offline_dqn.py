@@ -182,7 +182,7 @@ def test_actions_that_do_not_start_at_zero() -> None:
     ("options", "error", "message"),
     [
         ({"n_action_samples": 4}, TypeError, "sums over discrete actions are exact"),
-        ({"ent_coef": "auto"}, TypeError, "the policy is greedy"),
+        ({"ent_coef": "auto"}, TypeError, "no entropy is rewarded"),
         ({"qf_learning_rate": 1e-3}, TypeError, "learning_rate is its rate"),
         ({"exploration_fraction": 0.1}, TypeError, "nothing is explored"),
         ({"conservative_wieght": 1.0}, TypeError, "Did you mean 'conservative_weight'"),

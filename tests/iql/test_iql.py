@@ -10,7 +10,7 @@ import pytest
 import torch as th
 
 from sb3_offline import IQL
-from sb3_offline.iql.iql import expectile_loss
+from sb3_offline.iql.expectile import expectile_loss
 from sb3_offline.networks.networks import Batch
 from sb3_offline.tabular import FiniteMDP, policy_evaluation, random_mdp
 from sb3_offline.training.schedules import CosineSchedule
