@@ -196,6 +196,10 @@ class GradientAlgorithm(OfflineAlgorithm):
         """y, towards which Q(s, a) is trained: (B,)."""
         raise NotImplementedError
 
+    def critic_step(self, nets: Any, batch: Batch, noise: Any, call: Call) -> Logs:
+        """One step of the critics, and of what is learned beside them."""
+        raise NotImplementedError
+
     def after_critic_step(self, logs: Logs) -> None:
         """Called with the critics' logs; a learned conservative weight takes its step here."""
 

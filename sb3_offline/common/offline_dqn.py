@@ -175,7 +175,7 @@ class OfflineDQN(DiscreteActions, DQN):
             self.update_targets()
         return {name: value.detach() for name, value in logs.items()}
 
-    def critic_step(self, nets: DQNNetworks, batch: Batch, noise: None, call: Call) -> Logs:
+    def critic_step(self, nets: Any, batch: Batch, noise: None, call: Call) -> Logs:
         """One step of the Q-network, and of what is learned beside it."""
         loss, logs = call(self.critic_loss, nets, batch, noise)
         minimize(loss, self.policy.optimizer)
