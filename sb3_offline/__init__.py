@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # what type checkers see; a test compares it with what there 
     from sb3_offline.dromo import DROMO, DiscreteDROMO
     from sb3_offline.edac import EDAC
     from sb3_offline.evaluation import OfflineEvalCallback
+    from sb3_offline.fql import FQL
     from sb3_offline.iql import IQL, DiscreteIQL
     from sb3_offline.mobile import MOBILE
     from sb3_offline.mopo import MOPO

@@ -40,6 +40,7 @@ BUILT_IN = {
     "discrete_iql": "sb3_offline.iql.discrete_iql:DiscreteIQL",
     "dromo": "sb3_offline.dromo.dromo:DROMO",
     "edac": "sb3_offline.edac.edac:EDAC",
+    "fql": "sb3_offline.fql.fql:FQL",
     "iql": "sb3_offline.iql.iql:IQL",
     "mobile": "sb3_offline.mobile.mobile:MOBILE",
     "mopo": "sb3_offline.mopo.mopo:MOPO",

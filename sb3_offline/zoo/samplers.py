@@ -38,6 +38,9 @@ SPACES: dict[str, Callable[[optuna.Trial, str], Any]] = {
     "support_threshold": lambda trial, name: trial.suggest_categorical(name, [None, 0.1, 0.3, 0.5]),
     # AWAC; around the published 1
     "temperature": lambda trial, name: trial.suggest_float(name, 0.1, 10.0, log=True),
+    # FQL's alpha, which counts in units of Q unless Q is normalised; Park et al. 2025 take 3 to 30,000, and 0.03 to 10
+    "distill_weight": lambda trial, name: trial.suggest_float(name, 0.03, 1000.0, log=True),
+    "normalize_q": lambda trial, name: trial.suggest_categorical(name, [False, True]),
     # EDAC; An et al. 2021 take 1 and 5 in locomotion, 10 to 1000 on Adroit
     "eta": lambda trial, name: trial.suggest_float(name, 0.1, 100.0, log=True),
     # SAC-N and EDAC; An et al. 2021 take 10 to 500, whose cost grows with their number
