@@ -27,6 +27,9 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from benchmarks.kill_and_resume import digest
+from sb3_offline.common.gradient_algorithm import GradientAlgorithm
+from sb3_offline.execution import precision
+from sb3_offline.execution.updates import UpdateRunner
 from sb3_offline.seeds import train_seeds
 from tests.contract.subjects import BEYOND_VECTORS, Subject, assert_equal_parameters, same, weights
 
@@ -200,6 +203,40 @@ def test_what_tensorboard_shows(subject: Subject, tmp_path: Path) -> None:
     for tag in [*losses, "train/learning_rate"]:
         assert [event.step for event in events.Scalars(tag)] == [3, 6]
         assert np.isfinite([event.value for event in events.Scalars(tag)]).all()
+
+
+@pytest.mark.slow
+def test_its_losses_compile_whole(subject: Subject) -> None:
+    """Each is one graph without a break, and gives the numbers of eager execution."""
+    model, eager = (subject.make().learn(1) for _ in range(2))
+    if not isinstance(model, GradientAlgorithm) or model.capture_obstacle() is not None:
+        pytest.skip("it is not compiled")
+    graphs = []
+
+    def backend(module: Any, _: Any) -> Any:
+        graphs.append(module)
+        return module.forward
+
+    model.execution = "compile"
+    model._runner = UpdateRunner(model, compile_backend=backend)  # type: ignore[arg-type]
+    for _ in range(3):
+        model.update()
+        eager.update()
+    assert graphs
+    for name, value in weights(model).items():
+        th.testing.assert_close(value, weights(eager)[name], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_products_in_bf16_leave_float32_weights(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rounded, and no more than that."""
+    if not subject.takes("precision"):
+        pytest.skip("it has no precision")
+    monkeypatch.setattr(precision, "available_precision", lambda wanted, _: wanted)  # slow where torch emulates it, but exact
+    exact, rounded = (weights(subject.make(precision=kind).learn(3)) for kind in ("float32", "bf16"))
+    differences = [float((value - rounded[name]).abs().max()) for name, value in exact.items() if value.is_floating_point()]
+    assert 0 < max(differences) < 0.05
+    assert all(rounded[name].dtype == value.dtype for name, value in exact.items())
 
 
 def test_seeds_in_one_process_are_runs_alone(subject: Subject) -> None:
