@@ -12,7 +12,7 @@ from sb3_offline.arguments import check_flag
 from sb3_offline.bc.cloning import Cloning
 from sb3_offline.common.online import to_sac
 from sb3_offline.common.validation import Validation
-from sb3_offline.networks.networks import Batch, Logs, SACNetworks, TD3Networks
+from sb3_offline.networks.networks import SACNetworks, TD3Networks
 
 
 class BC(Cloning):
@@ -35,11 +35,6 @@ class BC(Cloning):
         return (TD3Networks if self.deterministic else SACNetworks)(self.policy, self.normalizer)
 
     # --- the loss: a pure function of (networks, batch) ---
-
-    def actor_loss(self, nets: Any, batch: Batch, noise: None) -> tuple[th.Tensor, Logs]:
-        """-E_D log pi(a|s), or the mean over rows and dimensions of (mu(s) - a)^2."""
-        loss = self.imitation(nets, batch.observations, batch.actions).mean()
-        return loss, {"actor_loss": loss}
 
     def imitation(self, nets: Any, observations: Any, actions: th.Tensor) -> th.Tensor:
         """What a logged action costs, (B,): its negative log-density, or its mean squared distance."""

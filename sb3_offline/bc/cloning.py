@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 import torch as th
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import Schedule
 
 from sb3_offline.arguments import Interval, check_number
 from sb3_offline.common.gradient_algorithm import GradientAlgorithm
-from sb3_offline.common.validation import Validation
 from sb3_offline.datasets import OfflineDataset
 from sb3_offline.execution.optimizers import minimize
 from sb3_offline.execution.updates import Call, call_plainly
@@ -31,6 +31,8 @@ class Cloning(GradientAlgorithm):
     :param learning_rate: A cosine to 0 over ``learn`` if not given.
     :param top_percent: Learn from this percentage of the episodes alone, those of the highest returns ("10%-BC", Chen et al.
         2021); one at least. None takes all.
+    :param weights: How much each row of the data counts, (n,) numbers that are not negative, such as a column of a table: with
+        twice the weight it counts as two. No file keeps them: give them again to ``load`` or ``resume``.
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = CLONE_POLICIES
@@ -38,14 +40,19 @@ class Cloning(GradientAlgorithm):
     standardizes: ClassVar[bool] = True
     actor: Any
     kept_rows: th.Tensor | None
+    row_weights: th.Tensor | None
+    is_weighted: bool = False  # saved, where the weights are not
 
     def __init__(
         self,
         *args: Any,
         learning_rate: float | Schedule = CLONING_RATE,
         top_percent: float | None = None,
+        weights: npt.ArrayLike | None = None,
         **kwargs: Any,
     ):
+        self.weights = None if weights is None else check_weights(weights)
+        self.is_weighted = weights is not None
         share = Interval(0.0, 100.0, open_low=True)
         self.top_percent = None if top_percent is None else check_number("top_percent", top_percent, share)
         super().__init__(*args, learning_rate=learning_rate, **kwargs)
@@ -60,10 +67,14 @@ class Cloning(GradientAlgorithm):
         actor: Any = self.policy.actor
         self.register_state("actor", actor, optimizer=actor.optimizer, rate="learning_rate", saved=False)
         self.register_state("kept_rows", None, saved=False)
+        self.register_state("row_weights", None, saved=False)
 
     def prepare(self, dataset: OfflineDataset, progress_bar: bool) -> None:
         super().prepare(dataset, progress_bar)
-        self.kept_rows = None
+        self.kept_rows = self.row_weights = None
+        self.is_weighted = self.is_weighted or self.weights is not None  # load() may have brought them
+        if self.is_weighted:
+            self.row_weights = th.as_tensor(self.weights_of(dataset), device=self.device)
         if self.top_percent is not None:
             n_kept = max(1, int(dataset.n_episodes * self.top_percent / 100.0))
             kept = np.zeros(dataset.n_episodes, dtype=bool)
@@ -71,18 +82,41 @@ class Cloning(GradientAlgorithm):
             rows = np.flatnonzero(np.repeat(kept, dataset.episode_lengths()))
             self.kept_rows = th.as_tensor(rows, device=self.device)
 
+    def weights_of(self, dataset: OfflineDataset) -> np.ndarray:
+        """Those of a data set's rows, (n,), of mean 1."""
+        name = type(self).__name__
+        if self.weights is None:
+            raise ValueError(f"This {name} learns with weights, which no file keeps: give {name}.load(path, weights=...).")
+        weights = check_weights(self.weights)
+        if len(weights) != len(dataset):
+            raise ValueError(
+                f"weights are of {len(weights):,} rows, and {dataset.info.dataset_id} has {len(dataset):,}: give one a row. "
+                "With validation= as a share rows are missing: split the data, and give validation= the other part."
+            )
+        return weights / weights.mean(dtype=np.float64).astype(np.float32)
+
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "tau"]  # SB3's, of target networks
+        return [*super()._excluded_save_params(), "weights", "tau"]  # the last is SB3's, of target networks
 
     def sample_batch(self) -> Batch:
         """Of the data, or of the episodes that are kept."""
-        if self.kept_rows is None:
-            return super().sample_batch()
-        drawn = th.randint(len(self.kept_rows), (self.batch_size,), generator=self.streams["sampling"], device=self.device)
-        return Batch.of(self.replay_buffer._get_samples(self.kept_rows[drawn]))
+        buffer, kept = self.replay_buffer, self.kept_rows
+        if kept is None:
+            index = buffer.sample_index(self.batch_size)
+        else:
+            where = {"generator": self.streams["sampling"], "device": self.device}
+            index = kept[th.randint(len(kept), (self.batch_size,), **where)]  # type: ignore[call-overload]
+        weights = None if self.row_weights is None else self.row_weights[index]
+        return Batch.of(buffer._get_samples(index))._replace(weights=weights)
 
     def actor_loss(self, nets: Any, batch: Batch, noise: None) -> tuple[th.Tensor, Logs]:
-        """What the actor descends: a scalar, and what to log."""
+        """The mean of what each row costs, by its weight."""
+        cost = self.imitation(nets, batch.observations, batch.actions)
+        loss = cost.mean() if batch.weights is None else (batch.weights * cost).mean()
+        return loss, {"actor_loss": loss}
+
+    def imitation(self, nets: Any, observations: Any, actions: th.Tensor) -> th.Tensor:
+        """What a logged action costs, (B,)."""
         raise NotImplementedError
 
     def gradient_step(self, nets: Any, batch: Batch, noise: None, call: Call = call_plainly) -> Logs:
@@ -91,6 +125,18 @@ class Cloning(GradientAlgorithm):
         minimize(loss, self.actor.optimizer)
         return {name: value.detach() for name, value in logs.items()}
 
-    def held_out_figures(self, rows: Validation) -> dict[str, float]:
-        """``likelihood`` of held-out actions, mean log pi(a|s)."""
-        raise NotImplementedError
+
+def check_weights(weights: npt.ArrayLike) -> np.ndarray:
+    """
+    :return: (n,) float32
+    :raises ValueError: for what is no row of numbers, or has one that is negative or not finite, or nothing but zeros
+    """
+    array = np.asarray(weights)
+    if array.ndim != 1 or not np.issubdtype(array.dtype, np.number):
+        raise ValueError(f"weights must be one number a row, (n,); got {array.dtype} of shape {array.shape}.")
+    bad = np.flatnonzero(~(np.isfinite(array) & (array >= 0)))
+    if len(bad) > 0:
+        raise ValueError(f"weights must not be negative or infinite; row {bad[0]} has {array[bad[0]]}.")
+    if not array.any():
+        raise ValueError("weights must not all be 0.")
+    return array.astype(np.float32)

@@ -8,7 +8,6 @@ from sb3_offline.bc.cloning import Cloning
 from sb3_offline.common.discrete_actions import DiscreteActions
 from sb3_offline.common.validation import Validation
 from sb3_offline.networks.clones import CategoricalNetworks
-from sb3_offline.networks.networks import Batch, Logs
 from sb3_offline.networks.observations import Observations
 
 
@@ -19,15 +18,10 @@ class DiscreteBC(DiscreteActions, Cloning):
         """The view of the networks that the losses get."""
         return CategoricalNetworks(self.policy, self.normalizer)
 
-    def actor_loss(self, nets: CategoricalNetworks, batch: Batch, noise: None) -> tuple[th.Tensor, Logs]:
-        """-E_D log pi(a|s)."""
-        log_prob = self.log_prob(nets, batch.observations, batch.actions)
-        loss = -log_prob.mean()
-        return loss, {"actor_loss": loss}
-
-    def log_prob(self, nets: CategoricalNetworks, observations: Observations, actions: th.Tensor) -> th.Tensor:
-        """log pi(a|s) (B,) of logged actions (B, 1)."""
-        return nets.log_policy(observations).gather(1, actions).squeeze(1)
+    def imitation(self, nets: CategoricalNetworks, observations: Observations, actions: th.Tensor) -> th.Tensor:
+        """-log pi(a|s) (B,) of logged actions (B, 1)."""
+        return -nets.log_policy(observations).gather(1, actions).squeeze(1)
 
     def held_out_figures(self, rows: Validation) -> dict[str, float]:
-        return {"likelihood": float(self.log_prob(self.networks(), rows.observations, rows.actions).mean())}
+        """``likelihood`` of held-out actions, mean log pi(a|s)."""
+        return {"likelihood": -float(self.imitation(self.networks(), rows.observations, rows.actions).mean())}

@@ -44,7 +44,7 @@ class Batch(NamedTuple):
     Observations (B, obs) are raw, those of a Dict space a dict of them by key; actions (B, action_dim) in [-1, 1], rewards and
     dones (terminations) (B,). For the algorithms that use them: ``returns`` (B,), Monte-Carlo returns-to-go, and
     ``next_actions`` (B, action_dim), the logged actions at the next observations, which mean nothing where ``has_next`` (B,)
-    is False.
+    is False; ``weights`` (B,), how much each row counts, of mean 1 over the data.
     """
 
     observations: Any
@@ -56,6 +56,7 @@ class Batch(NamedTuple):
     returns: th.Tensor | None = None
     next_actions: th.Tensor | None = None
     has_next: th.Tensor | None = None
+    weights: th.Tensor | None = None
 
     @classmethod
     def of(cls, real: ReplayBufferSamples, model: ReplayBufferSamples | None = None) -> Batch:

@@ -140,6 +140,51 @@ def test_a_percentage_that_cannot_be_is_refused(percent: Any, pendulum_arrays: A
         make(pendulum_arrays, top_percent=percent)
 
 
+# --- weights ---
+
+
+@pytest.mark.parametrize("weights", [np.r_[np.zeros(10), np.ones(10)], np.arange(20)])
+def test_weights_by_a_column(weights: np.ndarray, tmp_path: Path) -> None:
+    """The same episode four times over, each time with another action: the clone does their weighted mean."""
+    data = episodes([1.0] * 4)
+    data["observations"][:, 0] = data["next_observations"][:, 0] = 0.0
+    data["actions"] = np.repeat(np.float32([[-1.6], [0.4], [1.0], [-0.6]]), 5, axis=0)
+    model = make(data, weights=weights, deterministic=True, learning_rate=3e-3, batch_size=256).learn(400)
+    for step in range(5):
+        same_state = slice(step, None, 5)
+        expected = np.average(data["actions"][same_state, 0], weights=weights[same_state])
+        assert model.predict(data["observations"][step], deterministic=True)[0] == pytest.approx(expected, abs=0.08)
+    drawn = [model.sample_batch() for _ in range(50)]
+    assert float(th.cat([batch.weights for batch in drawn]).mean()) == pytest.approx(1.0, abs=0.03)
+    model.save(tmp_path / "model")
+    loaded = BC.load(tmp_path / "model", device="cpu")
+    loaded.dataset = data
+    with pytest.raises(ValueError, match=r"learns with weights, which no file keeps: give BC.load\(path, weights="):
+        loaded.learn(1)
+    make(data).learn(1).save(tmp_path / "plain")
+    for name in ("model", "plain"):
+        again = BC.load(tmp_path / name, device="cpu", weights=weights.tolist())
+        again.dataset = data
+        again.learn(1)
+        assert float(again.row_weights.mean()) == pytest.approx(1.0)
+
+
+def test_weights_that_cannot_be_are_refused(pendulum_arrays: Arrays) -> None:
+    for weights, message in (
+        (np.full(1000, -1.0), "row 0 has -1.0"),
+        ([1.0, float("nan")], "row 1 has nan"),
+        (np.zeros(1000), "must not all be 0"),
+        (np.ones((1000, 1)), r"one number a row, \(n,\)"),
+        ("quality", "one number a row"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make(pendulum_arrays, weights=weights)
+    with pytest.raises(ValueError, match=r"weights are of 7 rows, and arrays has 1,000"):
+        make(pendulum_arrays, weights=np.ones(7)).learn(1)
+    with pytest.raises(ValueError, match="validation= as a share"):
+        make(pendulum_arrays, weights=np.ones(1000)).learn(1, validation=0.5)
+
+
 # --- no critic ---
 
 
