@@ -8,6 +8,7 @@ Says its versions once, as JSON. Then a line "CQL 20" asks for 20 updates of CQL
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import json
 import sys
@@ -33,9 +34,13 @@ def main(path: str, threads: str, device: str, clock: str) -> None:
         # alpha fixed, as ours
         ("CQL", d3rlpy.algos.CQLConfig, 3, {"n_action_samples": 10, "alpha_learning_rate": 0.0}),
         ("SAC", d3rlpy.algos.SACConfig, 2, {}),
+        ("BC", d3rlpy.algos.BCConfig, 2, {}),  # deterministic, as its default is
+        ("TD3BC", d3rlpy.algos.TD3PlusBCConfig, 2, {}),
+        ("IQL", d3rlpy.algos.IQLConfig, 2, {}),
+        ("AWAC", d3rlpy.algos.AWACConfig, 2, {}),
     ):
         encoder = VectorEncoderFactory([256] * layers)
-        encoders = {"actor_encoder_factory": encoder, "critic_encoder_factory": encoder}
+        encoders = {field.name: encoder for field in dataclasses.fields(config) if field.name.endswith("encoder_factory")}
         algorithms[name] = config(batch_size=256, **encoders, **more).create(device=device)
         algorithms[name].build_with_dataset(dataset)
 

@@ -47,7 +47,7 @@ def loop_overhead(clock: str, steps: int = 3000, repeats: int = 5) -> dict[str, 
         for _ in range(repeats):
             model = make_model("OfflineSAC", data, "float32", "eager", "cpu", tensorboard_log=folder)
             logs = {name: th.zeros(()) for name in model.log_sums.sums}
-            model.update = partial(model.log_sums.add, logs)  # type: ignore[method-assign]
+            model.update = partial(model.log_sums.add, logs)
             loop = LoopClock(clock)
             model.learn(steps, callback=[loop], progress_bar=True)
             taken.append(loop.seconds / steps)

@@ -80,6 +80,7 @@ def _update_goals(part: dict[str, Any]) -> Iterator[Goal]:
         ("DROMO", "bf16", "d3rlpy CQL", 3.0),
         ("COMBO", "float32", "d3rlpy CQL", 5.0),
         ("OfflineSAC", "float32", "d3rlpy SAC", 1.5),
+        *((name, "float32", f"d3rlpy {name}", 2.0) for name in ("BC", "TD3BC", "IQL", "AWAC")),
     ):
         ours, theirs = find(part, name, precision), find(part, peer)
         if ours is not None and theirs is not None:

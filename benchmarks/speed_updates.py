@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,7 +20,7 @@ from benchmarks.peers import d3rlpy_peer
 from benchmarks.reference_cql import ReferenceCQL, make_reference
 from benchmarks.speed_dynamics import MODES, product_rate, seconds
 from benchmarks.turns import Contender, take_turns
-from sb3_offline import COMBO, CQL, DROMO, MOPO, SACN
+from sb3_offline import AWAC, BC, COMBO, CQL, DROMO, IQL, MOPO, SACN, TD3BC
 from sb3_offline.common.model_based import ModelBasedAlgorithm
 from sb3_offline.common.offline_sac import OfflineSAC
 from sb3_offline.datasets import DatasetInfo, OfflineDataset, SpacesOnlyEnv
@@ -32,11 +33,12 @@ OBSERVATION_DIM, ACTION_DIM, EPISODE, N_ROWS, BATCH_SIZE, WIDTH = 11, 3, 1000, 1
 class Setting(NamedTuple):
     """What of an algorithm is timed: its hidden layers, what it does, and the d3rlpy algorithm that it is held against."""
 
-    algorithm: type[OfflineSAC]
+    algorithm: type[Any]
     layers: int
     work: str
     peer: str
     reference: type[SAC] | None = None
+    options: Mapping[str, Any] = MappingProxyType({})
 
 
 SETTINGS = {
@@ -45,9 +47,13 @@ SETTINGS = {
     "COMBO": Setting(COMBO, 2, "2x256, Eq 8", "CQL"),
     "DROMO": Setting(DROMO, 2, "2x256, 10+10 actions", "CQL"),
     "MOPO": Setting(MOPO, 2, "2x256", "SAC"),
+    "BC": Setting(BC, 2, "2x256, deterministic", "BC", options={"deterministic": True}),
+    "TD3BC": Setting(TD3BC, 2, "2x256", "TD3BC"),
+    "IQL": Setting(IQL, 2, "2x256", "IQL"),
+    "AWAC": Setting(AWAC, 2, "2x256", "AWAC"),
     "SACN": Setting(SACN, 2, "2x256, 10 critics", "SAC"),
 }
-PEER_WORK = {"CQL": "3x256, N=10", "SAC": "2x256"}
+PEER_WORK = {"CQL": "3x256, N=10"}  # of the others 2x256
 
 
 def random_data(n_rows: int = N_ROWS) -> OfflineDataset:
@@ -75,12 +81,13 @@ def random_data(n_rows: int = N_ROWS) -> OfflineDataset:
 
 def make_model(
     name: str, data: OfflineDataset, precision: Precision, execution: Execution, device: str, **options: Any
-) -> OfflineSAC:
+) -> Any:
     """
     An algorithm ready for its updates. Its dynamics are not fitted: their weights are random, and cost as much to roll out.
     """
     algorithm = SETTINGS[name].algorithm
-    options = {"policy_kwargs": {"net_arch": [WIDTH] * SETTINGS[name].layers}, "batch_size": BATCH_SIZE, **options}
+    sizes = {"policy_kwargs": {"net_arch": [WIDTH] * SETTINGS[name].layers}, "batch_size": BATCH_SIZE}
+    options = {**sizes, **SETTINGS[name].options, **options}
     if issubclass(algorithm, DROMO):
         options["behavior_kwargs"] = {"n_steps": 10}
     env = SpacesOnlyEnv(data.info.observation_space, data.info.action_space)
@@ -117,7 +124,7 @@ def timed(work: Callable[[], Any], device: str) -> float:
     return seconds(all_of_it)
 
 
-def contender_of(name: str, model: OfflineSAC, work: str, device: str, peak: float | None) -> Contender:
+def contender_of(name: str, model: Any, work: str, device: str, peak: float | None) -> Contender:
     peer = SETTINGS[name].peer
 
     def updates(n: int) -> float:
@@ -180,7 +187,9 @@ def updates(
             versions = peer.versions
             for algorithm in sorted({SETTINGS[name].peer for name in names}):
                 run = partial(peer.seconds, algorithm)
-                contenders.append(Contender(f"d3rlpy {algorithm}", PEER_WORK[algorithm], algorithm, "float32", "eager", run))
+                contenders.append(
+                    Contender(f"d3rlpy {algorithm}", PEER_WORK.get(algorithm, "2x256"), algorithm, "float32", "eager", run)
+                )
         for name in names:
             setting = SETTINGS[name]
             if setting.reference is not None:

@@ -15,6 +15,7 @@ import torch as th
 from stable_baselines3 import SAC
 
 from sb3_offline import BC, DivergenceGuard
+from sb3_offline.diagnostics import NTKCallback
 from sb3_offline.networks.gaussian import squashed_gaussian_log_prob
 from sb3_offline.networks.networks import Batch
 from sb3_offline.networks.policies import GaussianPolicy
@@ -206,6 +207,8 @@ def test_nothing_of_a_critic(pendulum_arrays: Arrays, tmp_path: Path) -> None:
         BC(GaussianPolicy, "Pendulum-v1", dataset=pendulum_arrays, **FAST)
     with pytest.raises(TypeError, match="watches values, and BC has none"):
         model.learn(1, callback=DivergenceGuard())
+    with pytest.raises(TypeError, match="BC has no critic known here"):
+        model.learn(1, callback=NTKCallback())
 
 
 def test_what_held_out_episodes_say(pendulum_arrays: Arrays) -> None:

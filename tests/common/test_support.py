@@ -12,6 +12,7 @@ from stable_baselines3 import DQN
 
 from sb3_offline import DiscreteCOMBO, DiscreteCQL
 from sb3_offline.common.offline_dqn import DQNNetworks
+from sb3_offline.execution.updates import UpdateRunner
 from sb3_offline.networks.networks import Batch
 from sb3_offline.networks.support import greedy_supported, supported
 from tests.conftest import FAST, FAST_MODEL_BASED
@@ -112,6 +113,25 @@ def test_it_comes_back_and_goes_on(cartpole_arrays: Arrays, tmp_path: Any) -> No
     before = loaded.behavior.logits.weight.clone()
     loaded.learn(2)
     assert not th.equal(before, loaded.behavior.logits.weight)
+
+
+def test_its_losses_compile_whole(cartpole_arrays: Arrays) -> None:
+    """Q's and the clone's, and the numbers are those of eager execution."""
+    graphs = []
+
+    def backend(module: Any, _: Any) -> Any:
+        graphs.append(module)
+        return module.forward
+
+    model, eager = (make(cartpole_arrays, support_threshold=0.3).learn(1) for _ in range(2))
+    model.execution = "compile"
+    model._runner = UpdateRunner(model, compile_backend=backend)
+    for _ in range(3):
+        model.update()
+        eager.update()
+    assert len(graphs) == 2
+    for name, value in model.policy.state_dict().items():
+        th.testing.assert_close(value, eager.policy.state_dict()[name], rtol=1e-4, atol=1e-5)
 
 
 def test_rollouts_keep_to_the_support(cartpole_arrays: Arrays) -> None:
