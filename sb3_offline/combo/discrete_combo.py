@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
-from sb3_offline.combo.combo import COMBO
+from sb3_offline.combo.conservative import ExactModelConservative
 from sb3_offline.common.model_based_dqn import ModelBasedDQN
-from sb3_offline.cql.conservative import Conservatism
-from sb3_offline.cql.discrete_cql import DiscreteCQL
-from sb3_offline.networks.networks import Batch
+from sb3_offline.common.terms import Term
+from sb3_offline.cql.conservative import SUPERSEDED, Conservatism, check_conservatism
 
 
-class DiscreteCOMBO(ModelBasedDQN, DiscreteCQL):
+class DiscreteCOMBO(ModelBasedDQN):
     """
-    :class:`DiscreteCQL` whose pessimism falls on what the model imagines: beta (E_rho Q - E_D Q) beside 1/2 E_{d_f}(Q - y)^2
-    (Eq 8 of the DROMO paper, Eq 2 of COMBO). rho is the model buffer's states with the greedy policy's action.
+    :class:`~sb3_offline.DiscreteCQL` whose pessimism falls on what the model imagines: beta (E_rho Q - E_D Q) beside
+    1/2 E_{d_f}(Q - y)^2 (Eq 8 of the DROMO paper, Eq 2 of COMBO). rho is the model buffer's states with the greedy
+    policy's action.
 
     :param conservative_weight: beta, 0.5 if neither it nor ``target_gap`` is given; half of a published weight.
+    :param target_gap: Learn beta, within [1e-6, 1e3], by dual descent so that E_rho Q - E_D Q stays below this.
     :param conservative: "expectation" is Eq 8 as it stands; "logsumexp" is COMBO's practical variant, here exact.
     """
 
-    weight_bounds: ClassVar[tuple[float, float]] = COMBO.weight_bounds
+    superseded = SUPERSEDED
 
     def __init__(
         self,
@@ -30,12 +31,8 @@ class DiscreteCOMBO(ModelBasedDQN, DiscreteCQL):
         conservative: Conservatism = "expectation",
         **kwargs: Any,
     ):
-        if conservative_weight is None and target_gap is None:
-            conservative_weight = 0.5
-        super().__init__(
-            *args, conservative_weight=conservative_weight, target_gap=target_gap, conservative=conservative, **kwargs
-        )
+        check_conservatism(self, ExactModelConservative, conservative_weight, target_gap, conservative, default=0.5)
+        super().__init__(*args, **kwargs)
 
-    def penalty_rows(self, batch: Batch) -> slice:
-        """States of rho: the rows that the model imagined."""
-        return slice(batch.n_real, len(batch.rewards))
+    def make_terms(self) -> list[Term]:
+        return [ExactModelConservative(self)]

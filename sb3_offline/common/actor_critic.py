@@ -87,21 +87,13 @@ class OfflineActorCritic(GradientAlgorithm):
     # --- the losses: pure functions of (networks, batch, noise) ---
 
     def critic_loss(self, nets: Any, batch: Batch, noise: Any) -> tuple[th.Tensor, Logs]:
-        """``td_weight`` E_{d_f}(Q - y)^2, summed over the critics, plus what children add (:meth:`critic_penalty`)."""
+        """``td_weight`` E_{d_f}(Q - y)^2, summed over the critics, plus the :attr:`terms` (:meth:`critic_penalty`)."""
         y = self.td_target(nets, batch, noise)  # (B,)
         q = nets.q(batch.observations, batch.actions.unsqueeze(1)).squeeze(-1)  # (n_critics, B)
         td_loss = self.td_weight * (q - y).square().mean(dim=1).sum()
         penalty, logs = self.critic_penalty(nets, batch, noise, q)
         loss = td_loss + penalty
         return loss, {"critic_loss": loss, "td_loss": td_loss, "q_data": q[:, : batch.n_real].mean(), **logs}
-
-    def critic_penalty(self, nets: Any, batch: Batch, noise: Any, q: th.Tensor) -> tuple[th.Tensor, Logs]:
-        """
-        What an algorithm adds to the TD loss, already weighted and summed over the critics; nothing here.
-
-        :param q: Q of the batch's own actions, (n_critics, B).
-        """
-        return q.new_zeros(()), {}
 
     def actor_loss(self, nets: Any, batch: Batch, noise: Any) -> Any:
         """What the actor descends: a scalar, and what to log. A child that overrides :meth:`actor_step` may return more."""

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import math
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.save_util import recursive_getattr
 from stable_baselines3.common.type_aliases import ReplayBufferSamples, Schedule
 from stable_baselines3.common.utils import FloatSchedule
 
@@ -21,6 +23,7 @@ from sb3_offline.buffers.goal_buffer import GoalDatasetBuffer
 from sb3_offline.buffers.online_buffer import OfflineOnlineBuffer
 from sb3_offline.buffers.storage import HostDatasetBuffer
 from sb3_offline.common.offline_algorithm import OfflineAlgorithm
+from sb3_offline.common.terms import Term
 from sb3_offline.datasets import OfflineDataset
 from sb3_offline.execution.optimizers import on_its_own, plain_optimizer_state, polyak, set_learning_rate
 from sb3_offline.execution.precision import Precision
@@ -52,6 +55,7 @@ class GradientAlgorithm(OfflineAlgorithm):
     #: Whether batches have the logged actions at the next observations, too.
     uses_next_actions: ClassVar[bool] = False
 
+    terms: Sequence[Term] = ()  # of the critics' loss, see make_terms
     tau: float
     _runner: Callable[[], Logs] | None  # an UpdateRunner, or what runs it for several models at once
     _scheduled: dict[str, float | Schedule]  # the options that the present schedules were made from
@@ -80,6 +84,13 @@ class GradientAlgorithm(OfflineAlgorithm):
         self.register_state("_runner", None, saved=False)
         self._setup_schedules()
         self.register_state("_last_rates", {}, saved=False)
+        self.register_state("terms", self.make_terms(), saved=False)
+        for term in self.terms:
+            term.setup()
+
+    def make_terms(self) -> Sequence[Term]:
+        """What is added to the critics' TD loss, in this order; nothing here."""
+        return ()
 
     def _can_standardize(self) -> bool:
         space, normalizer = self.observation_space, self._vec_normalize_env
@@ -113,8 +124,8 @@ class GradientAlgorithm(OfflineAlgorithm):
 
     def _optimizer_rates(self) -> dict[str, float]:
         """What each optimiser holds whose rate is one of :attr:`rates`, by its path."""
-        optimizers = self._parts.optimizers(self).items()
-        return {path: float(each.param_groups[0]["lr"]) for path, each in optimizers if self._parts.rates[path] is not None}
+        each = zip(self._parts.rates.items(), self.optimizers(), strict=True)
+        return {path: float(optimizer.param_groups[0]["lr"]) for (path, rate), optimizer in each if rate is not None}
 
     def check_loaded(self) -> None:
         super().check_loaded()
@@ -142,6 +153,9 @@ class GradientAlgorithm(OfflineAlgorithm):
             moments = observation_moments(observations)
             for normalizer in normalizers:
                 normalizer.fit(*moments)
+        for term in self.terms:
+            if term.active:
+                term.prepare(dataset, progress_bar)
 
     # --- one update ---
 
@@ -192,6 +206,19 @@ class GradientAlgorithm(OfflineAlgorithm):
         """What the critics descend: a scalar, and what to log."""
         raise NotImplementedError
 
+    def critic_penalty(self, nets: Any, batch: Batch, noise: Any, q: th.Tensor) -> tuple[th.Tensor, Logs]:
+        """
+        What is added to the TD loss, already weighted and summed over the critics: the :attr:`terms`.
+
+        :param q: Q of the batch's own actions, (n_critics, B).
+        """
+        penalty, logs = q.new_zeros(()), Logs()
+        for term in self.terms:
+            if term.active:
+                loss, more = term.loss(nets, batch, noise, q)
+                penalty, logs = penalty + loss, {**logs, **more}
+        return penalty, logs
+
     def td_target(self, nets: Any, batch: Batch, noise: Any) -> th.Tensor:
         """y, towards which Q(s, a) is trained: (B,)."""
         raise NotImplementedError
@@ -201,7 +228,13 @@ class GradientAlgorithm(OfflineAlgorithm):
         raise NotImplementedError
 
     def after_critic_step(self, logs: Logs) -> None:
-        """Called with the critics' logs; a learned conservative weight takes its step here."""
+        """Called with the critics' logs; what is learned beside the critics takes its step here."""
+        for term in self.terms:
+            term.after_critic_step(logs)
+
+    def optimizers(self) -> list[th.optim.Optimizer]:
+        """All that take a step in an update."""
+        return [recursive_getattr(self, path) for path in self._parts.rates]
 
     def update_targets(self) -> None:
         """Polyak step of every target network: theta' <- tau theta + (1 - tau) theta'."""
@@ -211,8 +244,7 @@ class GradientAlgorithm(OfflineAlgorithm):
     def _update_learning_rates(self) -> None:
         progress = self._current_progress_remaining
         values = {rate: self.schedule(rate)(progress) for rate in self.rates}
-        for path, optimizer in self._parts.optimizers(self).items():
-            rate = self._parts.rates[path]
+        for optimizer, (path, rate) in zip(self.optimizers(), self._parts.rates.items(), strict=True):
             if rate is not None:
                 set_learning_rate(optimizer, values[rate])
                 self._last_rates[path] = values[rate]
@@ -227,15 +259,18 @@ class GradientAlgorithm(OfflineAlgorithm):
             return "the rewards of replaced goals are computed on the host"
         if isinstance(self.replay_buffer, OfflineOnlineBuffer):
             return "rows keep arriving from the environment"
-        return None
+        return next((reason for term in self.terms if (reason := term.capture_obstacle())), None)
 
     def baked_in(self) -> tuple[Any, ...]:
         """What a captured update holds as constants: when it changes, the update is captured again."""
         values = (getattr(self, name, None) for name in inspect.signature(type(self)).parameters)
-        options = (value for value in values if isinstance(value, int | float | str))
+        options = (value for value in values if isinstance(value, int | float | str) or dataclasses.is_dataclass(value))
         return (self.replay_buffer.size(), self.replay_buffer.address, *options)
 
     # --- what diagnostics ask ---
+
+    def largest_reward(self) -> float:
+        return super().largest_reward() + sum(term.largest_reward() for term in self.terms)
 
     @th.no_grad()
     def bootstrap(self, samples: ReplayBufferSamples, seed: int = 0, index: int = 0) -> tuple[th.Tensor, th.Tensor]:
@@ -278,8 +313,8 @@ class GradientAlgorithm(OfflineAlgorithm):
             setattr(self, rate, ScaledSchedule(value, factor) if callable(value) else factor * value)
         self._setup_lr_schedule()
         self._setup_schedules()
-        for path, optimizer in self._parts.optimizers(self).items():
-            if self._parts.rates[path] is None:
+        for optimizer, scheduled in zip(self.optimizers(), self._parts.rates.values(), strict=True):
+            if scheduled is None:
                 for group in optimizer.param_groups:
                     group["lr"] *= factor
 

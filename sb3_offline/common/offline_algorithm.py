@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import sys
 import time
@@ -83,6 +84,9 @@ class OfflineAlgorithm(DataBacked, Deployable, SafeFiles):
     """
 
     default_policy_kwargs: ClassVar[Mapping[str, Any]] = {}  # of our own policies, where policy_kwargs does not say
+    left_out: ClassVar[Mapping[str, str]] = {}  # options of its parents that a class does not take, and why
+    superseded: ClassVar[Mapping[str, str]] = {}  # options that are not given beside another, if that is
+    without_effect: ClassVar[Mapping[str, Any]] = {}  # values of what is left out, as an older file may hold them
     vectors_only: ClassVar[str | None] = None  # why images and dict observations cannot be learned from, if so
     precision: Precision = "float32"  # of matrix products; an instance may have another
     storage: Storage = "auto"  # where the data lie during training; an instance has its own
@@ -100,10 +104,30 @@ class OfflineAlgorithm(DataBacked, Deployable, SafeFiles):
         super().__init_subclass__(**kwargs)
         cls.__signature__ = merge_signature(cls)  # type: ignore[attr-defined]
 
+    def __new__(cls, *_: Any, **kwargs: Any) -> Any:
+        cls.check_arguments(kwargs)  # ahead of every constructor
+        return super().__new__(cls)
+
     @classmethod
     def check_arguments(cls, kwargs: Mapping[str, Any]) -> None:
         """Refuse unknown and online-only arguments (:func:`check_arguments`)."""
         check_arguments(cls, dict(kwargs))
+
+    @classmethod
+    def upgraded(cls, attributes: Mapping[str, Any]) -> dict[str, Any]:
+        """
+        A file's attributes, by name, as this version has them.
+
+        :raises OptionError: (a ValueError) for an option that there was, and is no more
+        """
+        for name, neutral in cls.without_effect.items():
+            value = attributes.get(name, neutral)
+            if value != neutral:
+                raise OptionError(
+                    f"it learned with {name}={value!r}, which {cls.__name__} does not have: {cls.left_out[name]}. To go on "
+                    f"without it, give custom_objects={{{name!r}: {neutral!r}}}."
+                )
+        return dict(attributes)
 
     def __init__(
         self,
@@ -162,7 +186,8 @@ class OfflineAlgorithm(DataBacked, Deployable, SafeFiles):
 
     def check_options(self) -> None:
         """
-        The constructor's own checks, of what the options are now: by a file, ``load``'s arguments, or an assignment.
+        The constructor's own checks, of what the options are now: by a file, ``load``'s arguments, or an assignment. What was
+        written as a mapping, or a kind's name, becomes the option.
 
         :raises OptionError: (a ValueError) for an option out of range
         :raises TypeError: for one of another kind
@@ -170,16 +195,23 @@ class OfflineAlgorithm(DataBacked, Deployable, SafeFiles):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the constructor has given them
             try:
-                type(self)(self.policy_class, device=self.device, _init_setup_model=False, **self.given_options())
+                made = type(self)(self.policy_class, device=self.device, _init_setup_model=False, **self.given_options())
             except ValueError as error:
                 raise OptionError(str(error)) from error
+        for name, value in vars(made).items():
+            mine = getattr(self, name, None)
+            if dataclasses.is_dataclass(value) or (isinstance(mine, str | Mapping) and isinstance(value, int | float)):
+                setattr(self, name, value)
 
     def given_options(self) -> dict[str, Any]:
-        """The constructor's options as they are now; a child leaves out those that the constructor would not take together."""
+        """The constructor's options as they are now."""
         names = inspect.signature(type(self)).parameters.keys() - _NO_OPTIONS
         options = {name: value for name, value in vars(self).items() if name in names and not isinstance(value, th.nn.Module)}
         if options.get("execution") == "cuda_graph":  # of a machine that has one: it falls back where there is none
             del options["execution"]
+        for name, other in self.superseded.items():
+            if options.get(other) is not None:
+                options.pop(name, None)
         return options
 
     def check_loaded(self) -> None:
@@ -224,7 +256,7 @@ class OfflineAlgorithm(DataBacked, Deployable, SafeFiles):
 
         :param value: A module or an optimiser, saved by its state dict; or a tensor. Anything that is not to be saved.
         :param optimizer: Of the value's parameters. It becomes ``value.optimizer`` of a module, ``NAME_optimizer`` of a
-            tensor; it is saved, and counts among :meth:`optimizers`.
+            tensor; it is saved, and counts among those that step in an update.
         :param rate: The option that holds the optimiser's learning rate, such as "qf_learning_rate"; None leaves the rate that
             it was made with.
         :param target: A network that follows this one by Polyak steps of ``tau``, kept and saved as ``NAME_target``; True
@@ -232,10 +264,6 @@ class OfflineAlgorithm(DataBacked, Deployable, SafeFiles):
         :param saved: False for what is made anew when the model is, or is part of another part, such as the policy.
         """
         self._parts.add(self, name, value, optimizer, rate, target, saved)
-
-    def optimizers(self) -> list[th.optim.Optimizer]:
-        """All that take a step in an update."""
-        return [*self._parts.optimizers(self).values()]
 
     def prepare(self, dataset: OfflineDataset, progress_bar: bool) -> None:
         """Everything that must be ready before the first gradient step. Children fit their models here."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Hashable, Mapping
 from typing import Any, ClassVar, NoReturn
 
@@ -86,6 +85,7 @@ class OfflineDQN(DiscreteActions, DQN):
         Q. None (default) has no such rule; BCQ's own value is 0.3, and 1 clones.
     """
 
+    left_out = CONTINUOUS_ONLY
     td_weight: ClassVar[float] = 0.5  # of (Q - y)^2; every penalty's weight is relative to it
     behavior: Any  # None without a support_threshold
 
@@ -108,14 +108,6 @@ class OfflineDQN(DiscreteActions, DQN):
         kwargs["target_update_interval"] = check_count("target_update_interval", target_update_interval)
         super().__init__(*args, **kwargs)
 
-    @classmethod
-    def check_arguments(cls, kwargs: Mapping[str, Any]) -> None:
-        """Also refuse what only continuous actions have."""
-        for name in kwargs:
-            if name in CONTINUOUS_ONLY and name not in inspect.signature(cls).parameters:
-                raise TypeError(f"{cls.__name__} takes no {name!r}: {CONTINUOUS_ONLY[name]}. Leave it out.")
-        super().check_arguments(kwargs)
-
     def _setup_model(self) -> None:
         if self.support_threshold is not None:
             self.policy_class = SUPPORT_POLICIES.get(self.policy_class, self.policy_class)
@@ -129,7 +121,7 @@ class OfflineDQN(DiscreteActions, DQN):
     # --- the loss: a pure function of (networks, batch); nothing in it is random ---
 
     def critic_loss(self, nets: DQNNetworks, batch: Batch, noise: None = None) -> tuple[th.Tensor, Logs]:
-        """``td_weight`` E_{d_f}(Q - y)^2, summed over the critics, plus what children add (:meth:`critic_penalty`)."""
+        """``td_weight`` E_{d_f}(Q - y)^2, summed over the critics, plus the :attr:`terms` (:meth:`critic_penalty`)."""
         y = self.td_target(nets, batch)  # (B,)
         q = th.take_along_dim(nets.q(batch.observations), batch.actions.unsqueeze(0), dim=-1).squeeze(-1)  # (n_critics, B)
         td_loss = self.td_weight * (q - y).square().mean(dim=1).sum()
@@ -142,14 +134,6 @@ class OfflineDQN(DiscreteActions, DQN):
         """y = r + gamma (1 - done) sum_a pi(a|s') Q'(s', a), (B,); pi is greedy in the online Q, hence "double"."""
         value = (nets.policy(batch.next_observations) * nets.q_target(batch.next_observations)).sum(dim=-1).amin(dim=0)
         return batch.rewards + self.gamma * (1.0 - batch.dones) * value
-
-    def critic_penalty(self, nets: DQNNetworks, batch: Batch, noise: None, q: th.Tensor) -> tuple[th.Tensor, Logs]:
-        """
-        What an algorithm adds to the TD loss, already weighted and summed over the critics; nothing here.
-
-        :param q: Q of the batch's own actions, (n_critics, B).
-        """
-        return q.new_zeros(()), {}
 
     def behavior_loss(self, nets: DQNNetworks, batch: Batch, noise: None) -> tuple[th.Tensor, Logs]:
         """-E_D log pi_beta(a|s), of the data's rows alone."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -27,10 +28,14 @@ CriticUpdate = Literal["adam", "normalized_td"]
 
 @dataclass(frozen=True)
 class SACNoise:
-    """Standard normals for the actions at the next states and at the states, each (B, 1, action_dim)."""
+    """
+    Standard normals for the actions at the next states and at the states, each (B, 1, action_dim), and what the terms of the
+    critics' loss draw, by their names.
+    """
 
     next_action: th.Tensor
     action: th.Tensor
+    terms: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
 
 
 class OfflineSAC(OfflineActorCritic, SAC):
@@ -114,8 +119,11 @@ class OfflineSAC(OfflineActorCritic, SAC):
     # --- one update ---
 
     def draw_noise(self, batch: Batch) -> Any:
-        shape = (len(batch.rewards), 1, batch.actions.shape[1])
-        return SACNoise(next_action=self.normals(*shape), action=self.normals(*shape))
+        shape, terms = (len(batch.rewards), 1, batch.actions.shape[1]), [term for term in self.terms if term.active]
+        ahead = [term.draw_ahead(batch) for term in terms]
+        next_action, action = self.normals(*shape), self.normals(*shape)
+        drawn = {term.name: term.draw_noise(batch, first) for term, first in zip(terms, ahead, strict=True)}
+        return SACNoise(next_action, action, terms=drawn)
 
     def critic_step(self, nets: SACNetworks, batch: Batch, noise: Any, call: Call) -> Logs:
         if self.critic_update == "adam":

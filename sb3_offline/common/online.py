@@ -119,7 +119,7 @@ def _set_env(model: GradientAlgorithm, env: GymEnv) -> None:
 
 def to_sac(model: Any, env: GymEnv | str | None, averaged: bool, sac_options: Mapping[str, Any]) -> SAC:
     """See :meth:`sb3_offline.common.offline_sac.OfflineSAC.to_sac`."""
-    if getattr(model, "actor_regularizer", "entropy") == "svpg":
+    if getattr(model, "n_particles", 1) > 1:
         raise ValueError("to_sac() moves one actor; actor_regularizer='svpg' trains several that make one policy.")
     rate = rate_afterwards(model.lr_schedule)
     if "learning_rate" not in sac_options and rate == 0:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch as th
-from stable_baselines3.common.save_util import recursive_getattr
 
 
 @dataclass
@@ -61,10 +60,6 @@ class Parts:
             self.names.append(path)
         self.state_dicts.append(path)
         self.rates[path] = rate
-
-    def optimizers(self, model: Any) -> dict[str, th.optim.Optimizer]:
-        """All that step in an update, by their paths."""
-        return {path: recursive_getattr(model, path) for path in self.rates}
 
 
 def frozen_copy(module: th.nn.Module) -> Any:

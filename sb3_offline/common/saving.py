@@ -112,7 +112,11 @@ class SafeFiles(OffPolicyAlgorithm):
         if header is not None:
             file.check(header, cls.__name__)
             given = file.hyperparameters(cls, given, is_trusted(trust))
-            cls.check_arguments(dict.fromkeys(kwargs.keys() - given.keys()))  # type: ignore[attr-defined]
+            try:
+                given = cls.upgraded(given)  # type: ignore[attr-defined]
+            except ValueError as error:
+                raise FileRefused(f"{name}: {error}") from error
+            cls.check_arguments({key: value for key, value in kwargs.items() if key not in given})  # type: ignore[attr-defined]
         elif not is_trusted(trust):
             raise FileRefused(
                 f"{name} is pickled: it was saved by an older sb3_offline, or is another library's. Loading it can run any "

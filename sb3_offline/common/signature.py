@@ -35,18 +35,21 @@ ONLINE_ONLY = {
 
 
 def merge_signature(cls: type) -> inspect.Signature:
-    """The signature a user should see: a class's own arguments first, then those its ``**kwargs`` hand to its parents."""
+    """
+    The signature a user should see: a class's own arguments first, then those its ``**kwargs`` hand to its parents, but for
+    those of its parents that it leaves out (``left_out``), and private ones.
+    """
     parameters: dict[str, inspect.Parameter] = {}
+    left_out: set[str] = {"self"}  # by the classes so far
     for base in cls.__mro__:
         if base.__module__.startswith("stable_baselines3"):
             break  # our root lists what it takes of SB3's own arguments
-        if "__init__" not in vars(base):
-            continue
-        own = inspect.signature(vars(base)["__init__"]).parameters.values()
+        own = inspect.signature(vars(base)["__init__"]).parameters.values() if "__init__" in vars(base) else ()
         for parameter in own:
-            if parameter.kind in (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY):
+            named = parameter.kind in (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+            if named and parameter.name not in left_out and not parameter.name.startswith("_"):
                 parameters.setdefault(parameter.name, parameter)
-    parameters.pop("self", None)
+        left_out |= vars(base).get("left_out", {}).keys()
     ordered = sorted(parameters.values(), key=lambda p: p.kind is inspect.Parameter.KEYWORD_ONLY)
     return inspect.Signature(ordered)
 
@@ -55,14 +58,14 @@ def check_arguments(cls: type, kwargs: dict[str, Any]) -> None:
     """
     Refuse what no constructor along the hierarchy takes, and say what was probably meant.
 
-    :raises TypeError: for an unknown argument, or one that only makes sense online.
+    :raises TypeError: for an unknown argument, one that the class leaves out, or one that only makes sense online.
     """
-    known = set(inspect.signature(cls).parameters)
+    known, reasons = set(inspect.signature(cls).parameters), {**ONLINE_ONLY, **getattr(cls, "left_out", {})}
     for name in kwargs:
-        if name in known:
+        if name in known or name.startswith("_"):
             continue
-        if name in ONLINE_ONLY:
-            raise TypeError(f"{cls.__name__} takes no {name!r}: {ONLINE_ONLY[name]}. Leave it out.")
+        if name in reasons:
+            raise TypeError(f"{cls.__name__} takes no {name!r}: {reasons[name]}. Leave it out.")
         raise TypeError(f"{cls.__name__} takes no argument {name!r}.{_nearest(name, known)}")
 
 

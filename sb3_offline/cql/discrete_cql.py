@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
-import torch as th
+from typing import Any
 
-from sb3_offline.common.offline_dqn import DQNNetworks, OfflineDQN
-from sb3_offline.cql.conservative import ConservativePenalty
-from sb3_offline.networks.networks import Batch
-from sb3_offline.networks.observations import take_rows
+from sb3_offline.common.offline_dqn import OfflineDQN
+from sb3_offline.common.terms import Term
+from sb3_offline.cql.conservative import SUPERSEDED, Conservatism, ExactConservative, check_conservatism
 
 
-class DiscreteCQL(ConservativePenalty, OfflineDQN):
+class DiscreteCQL(OfflineDQN):
     """
     Double DQN whose Q-network is pushed down on all actions and up on the data's:
     alpha (log sum_a exp Q(s, a) - E_D Q) beside 1/2 (Q - y)^2 (CQL, Eq 4). The sum is exact, so a published ``target_gap``
     holds as it is.
+
+    :param conservative_weight: alpha, 2.5 if neither it nor ``target_gap`` is given; half of a published weight.
+    :param target_gap: Learn the weight by dual descent so that the gap stays below this (CQL, Eq 30).
+    :param conservative: "logsumexp" is CQL(H); "expectation" takes the greedy action's Q instead of a soft maximum (Eq 2).
     """
 
-    regularizers = ("logsumexp", "expectation")  # the greedy pi leaves CQL(rho) nothing to weigh: it is the expectation
+    superseded = SUPERSEDED
 
-    def out_of_data_value(self, nets: DQNNetworks, batch: Batch, noise: None) -> th.Tensor:
-        """log sum_a exp Q(s, a), or E_{a ~ pi} Q(s, a): (n_critics, S)."""
-        observations = take_rows(batch.observations, self.penalty_rows(batch))
-        q = nets.q(observations)
-        if self.conservative == "expectation":
-            return (nets.policy(observations) * q).sum(dim=-1)
-        return th.logsumexp(q, dim=-1)
+    def __init__(
+        self,
+        *args: Any,
+        conservative_weight: float | None = None,
+        target_gap: float | None = None,
+        conservative: Conservatism = "logsumexp",
+        **kwargs: Any,
+    ):
+        check_conservatism(self, ExactConservative, conservative_weight, target_gap, conservative, default=2.5)
+        super().__init__(*args, **kwargs)
+
+    def make_terms(self) -> list[Term]:
+        return [ExactConservative(self)]

@@ -11,6 +11,7 @@ import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_offline.common.gradient_algorithm import GradientAlgorithm
+from sb3_offline.cql.conservative import Conservative
 from sb3_offline.training.health import CHECK_FREQ, non_finite_parameter
 
 GuardAction = Literal["warn", "stop", "lower_lr", "restore"]
@@ -145,7 +146,7 @@ class DivergenceGuard(BaseCallback):
     def _learned_weight(self) -> float | None:
         if getattr(self.model, "target_gap", None) is None:
             return None
-        return float(self.model.current_conservative_weight())  # type: ignore[attr-defined]
+        return next((float(term.weight()) for term in self.model.terms if isinstance(term, Conservative)), None)
 
     def _tensors(self) -> dict[str, th.Tensor]:
         names = self.model._get_torch_save_params()[1]

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, TypeAlias, cast
 
 import torch as th
 import torch.nn.functional as F
@@ -15,12 +14,12 @@ from stable_baselines3.sac.policies import Actor, SACPolicy
 from sb3_offline.dromo.particles import ParticleActor, with_particles
 from sb3_offline.execution.optimizers import minimize
 from sb3_offline.networks.networks import Logs
-
-ActorRegularizer = Literal["entropy", "svpg", "natural"]
+from sb3_offline.options import option
 
 _BACKTRACKS = 10
 
 
+@option
 @dataclass(frozen=True)
 class Entropy:
     """SAC: its entropy bonus alone, one step of the actor's optimiser."""
@@ -42,6 +41,7 @@ class Entropy:
         return {}
 
 
+@option
 @dataclass(frozen=True)
 class NaturalGradient(Entropy):
     """
@@ -89,6 +89,7 @@ class NaturalGradient(Entropy):
         return {"actor_kl": kl, "actor_step": scale}
 
 
+@option
 @dataclass(frozen=True)
 class SVPG(Entropy):
     """
@@ -127,25 +128,9 @@ class SVPG(Entropy):
         return {"particle_kernel": kernel.mean()}
 
 
+#: By the kind that a user gives as ``actor_regularizer``.
 RULES: Mapping[str, type[Entropy]] = {"entropy": Entropy, "svpg": SVPG, "natural": NaturalGradient}
-
-
-def actor_rule(name: str, options: Mapping[str, Any]) -> Entropy:
-    """
-    The rule called ``name``.
-
-    :raises ValueError: for an unknown name or a value out of range.
-    :raises TypeError: for an option that the rule does not have.
-    """
-    if name not in RULES:
-        raise ValueError(f"actor_regularizer must be one of {', '.join(RULES)}, got {name!r}.")
-    known = [field.name for field in dataclasses.fields(RULES[name])]
-    for option in options:
-        if option not in known:
-            raise TypeError(
-                f"actor_regularizer={name!r} takes no {option!r} in actor_kwargs; it takes: {', '.join(known) or 'none'}."
-            )
-    return RULES[name](**options)
+ActorRegularizer: TypeAlias = str | Entropy | Mapping[str, Any]
 
 
 def svpg_direction(positions: th.Tensor, gradients: th.Tensor, bandwidth: float | None) -> tuple[th.Tensor, th.Tensor]:

@@ -1,8 +1,6 @@
-"""What DROMO's loss may ask for beyond SAC's networks, and the noise that it draws."""
+"""What DROMO's loss may ask for beyond SAC's networks."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import torch as th
 from stable_baselines3.common.policies import BasePolicy
@@ -10,21 +8,8 @@ from stable_baselines3.sac.policies import Actor
 
 from sb3_offline.behavior.behavior_policy import BehaviorNoise, BehaviorPolicy
 from sb3_offline.behavior.visits import VisitationCounts
-from sb3_offline.cql.cql import CQLNoise
 from sb3_offline.dromo.particles import ParticleActor
 from sb3_offline.networks.networks import Normalizer, SACNetworks, squashed_gaussian
-
-
-@dataclass(frozen=True)
-class DROMONoise(CQLNoise):
-    """
-    Also the actions of the robust term: of pi_beta, and normals (S, N, action_dim) for pi, at all B states of the batch, or at
-    those that ``states`` (S,) names.
-    """
-
-    behavior: BehaviorNoise
-    robust_policy: th.Tensor
-    states: th.Tensor | None = None
 
 
 class DROMONetworks(SACNetworks):

@@ -2,15 +2,38 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch as th
 
+from sb3_offline.arguments import INSIDE_UNIT, check_number
 from sb3_offline.buffers.buffers import unscale_actions
 from sb3_offline.common.model_based_sac import ModelBasedSAC
 from sb3_offline.common.offline_sac import SACNoise
 from sb3_offline.networks.networks import Batch
+from sb3_offline.options import option
 
 BOUNDS = (0.05, 0.95)
-N_ROWS, N_DRAWS, RATE = 1024, 8, 0.1  # transitions and draws of the model each an estimate; weight of a new one
+N_ROWS, N_DRAWS = 1024, 8  # transitions and draws of the model each an estimate
+
+
+@option
+@dataclass(frozen=True)
+class AutoRealRatio:
+    """
+    f moves at every rollout towards b^2 / (b^2 + sigma^2), within [.05, .95], with b the bias of the model's target and sigma
+    the noise of the data's.
+
+    :param start: f at first.
+    :param rate: Share of the way at a rollout.
+    """
+
+    start: float = 0.5
+    rate: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name in ("start", "rate"):
+            check_number(f"real_ratio[{name!r}]", getattr(self, name), INSIDE_UNIT)
 
 
 def bias_and_variance(y_data: th.Tensor, y_model: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
@@ -33,7 +56,7 @@ def optimal_real_ratio(bias2: th.Tensor, variance: th.Tensor) -> float:
 
 
 @th.no_grad()
-def next_real_ratio(model: ModelBasedSAC) -> float:
+def next_real_ratio(model: ModelBasedSAC, rate: float) -> float:
     """f moved towards f*, estimated on rows of the data with the target critics and draws of the model."""
     generator, nets, (low, high) = model.streams["real_ratio"], model.networks(), model._action_bounds
     rows = th.randint(model.replay_buffer.size(), (N_ROWS,), generator=generator, device=model.device)
@@ -55,4 +78,4 @@ def next_real_ratio(model: ModelBasedSAC) -> float:
     if not bool(finite.any()):
         return model.real_ratio
     best = optimal_real_ratio(*bias_and_variance(target(data)[finite], y_model[:, finite]))
-    return model.real_ratio + RATE * (best - model.real_ratio)
+    return model.real_ratio + rate * (best - model.real_ratio)

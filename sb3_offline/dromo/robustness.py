@@ -1,16 +1,151 @@
-"""Worst cases of E_a Q(s, a) around pi^f, from samples of its two strata: pi_beta with weight f and pi with 1 - f."""
+"""
+The sets over which DROMO's critics are robust, each with what it costs, by name in :data:`SETS`; and the estimates that they
+take: worst cases of E_a Q(s, a) around pi^f, from samples of its two strata, pi_beta with weight f and pi with 1 - f.
+"""
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeAlias
 
 import torch as th
 
-from sb3_offline.networks.networks import Logs
+from sb3_offline.arguments import NOT_NEGATIVE, check_count, check_number
+from sb3_offline.dromo.networks import DROMONetworks
+from sb3_offline.dromo.smoothness import SLOPES, squared_slopes, wasserstein_excess
+from sb3_offline.networks.networks import Batch, Logs
+from sb3_offline.options import option
 
-Robustness = Literal["std", "chi2", "wasserstein"]
+Penalty = tuple[th.Tensor, Logs]
 
 _BISECTIONS = 40  # halve the bracket of eta to 1e-12 of its width
+
+
+@dataclass(frozen=True)
+class RobustSet:
+    """A child says how large it is, and what it costs."""
+
+    counts: ClassVar[bool] = True  # whether n(s) is asked
+    draws: ClassVar[bool] = True  # whether actions of pi^f are drawn
+    weighed: ClassVar[bool] = True  # whether beta weighs the penalty; else alpha
+    obstacle: ClassVar[str | None] = None  # why an update with it can be neither compiled nor captured
+
+    def size(self, model: Any) -> float:
+        """0 is COMBO."""
+        raise NotImplementedError
+
+    def penalty(self, term: Any, nets: DROMONetworks, batch: Batch, noise: Any, q: th.Tensor) -> Penalty:
+        """
+        What the critics pay, summed over them, and what to log; as :meth:`~sb3_offline.common.terms.Term.loss`.
+
+        :param term: A :class:`~sb3_offline.dromo.robust_term.RobustTerm`, which has the weights and the samples.
+        """
+        raise NotImplementedError
+
+
+def check_states(n_states: int | None) -> None:
+    """:raises ValueError: for a number of states below 1"""
+    if n_states is not None:
+        check_count("robustness['n_states']", n_states)
+
+
+@option
+@dataclass(frozen=True)
+class Std(RobustSet):
+    """
+    alpha E_{s ~ d_f} sqrt(Var_{pi^f}(Q(s, .)) / n(s)) (Eq 13), or with ``strict`` alpha sqrt(Var_{d_f}(Q) / n) (Eq 17).
+
+    :param n_states: At so many states of the batch, drawn anew for each update; None takes all.
+    """
+
+    n_states: int | None = 64
+    weighed: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        check_states(self.n_states)
+
+    def size(self, model: Any) -> float:
+        return model.robust_weight
+
+    def penalty(self, term: Any, nets: DROMONetworks, batch: Batch, noise: Any, q: th.Tensor) -> Penalty:
+        model, eps = term.model, smoothing(q)
+        if model.strict:
+            variance, observations = q.var(dim=1, keepdim=True), batch.observations  # (n_critics, 1)
+        else:
+            behavior, policy = term.mixture_values(nets, batch, noise)
+            variance = stratified_variance(behavior, policy, model.real_ratio, model.n_particles)  # (n_critics, S)
+            observations, q = term.own_rows(batch, noise, q)
+        return spread_penalty(model.robust_weight, variance, nets.visits(observations), eps, q)
+
+
+@option
+@dataclass(frozen=True)
+class ChiSquare(RobustSet):
+    """
+    beta E_{s ~ d_f} (sup_{chi^2(q || pi^f) <= radius / n(s)} E_q Q - E_{pi^f} Q), which Eq 13 approximates with
+    alpha = beta sqrt(radius).
+
+    :param radius: Twice Duchi and Namkoong's; 0 is COMBO.
+    :param n_states: At so many states of the batch, drawn anew for each update; None takes all.
+    """
+
+    radius: float
+    n_states: int | None = 64
+
+    def __post_init__(self) -> None:
+        check_number("robustness['radius']", self.radius, NOT_NEGATIVE)
+        check_states(self.n_states)
+
+    def size(self, model: Any) -> float:
+        return self.radius
+
+    def penalty(self, term: Any, nets: DROMONetworks, batch: Batch, noise: Any, q: th.Tensor) -> Penalty:
+        f, n_particles = term.model.real_ratio, term.model.n_particles
+        behavior, policy = term.mixture_values(nets, batch, noise)
+        values, p = th.cat([behavior, policy], dim=-1), stratified_weights(behavior, policy, f, n_particles)
+        observations, q = term.own_rows(batch, noise, q)
+        worst = chi2_worst_weights(values.detach(), p, self.radius / nets.visits(observations))
+        excess = ((worst - p) * values).sum(dim=-1)  # (n_critics, S)
+        spread = stratified_variance(behavior, policy, f, n_particles).detach().sqrt()
+        logs = spread_logs(spread, q, (worst == 0).any(dim=-1))  # where the ball leaves some action out
+        return (term.beta() * excess.mean(dim=1)).sum(), logs
+
+
+@option
+@dataclass(frozen=True)
+class Wasserstein(RobustSet):
+    """
+    beta eps sqrt(E_rho \\|grad_{(s, a)} Q\\|^2), to first order the worst rho within W2 <= eps.
+
+    :param radius: eps, in standard deviations of the observations and units of [-1, 1] of the actions; 0 is COMBO.
+    """
+
+    radius: float
+    counts: ClassVar[bool] = False
+    draws: ClassVar[bool] = False
+    obstacle: ClassVar[str | None] = SLOPES
+
+    def __post_init__(self) -> None:
+        check_number("robustness['radius']", self.radius, NOT_NEGATIVE)
+
+    def size(self, model: Any) -> float:
+        return self.radius
+
+    def penalty(self, term: Any, nets: DROMONetworks, batch: Batch, noise: Any, q: th.Tensor) -> Penalty:
+        conservative = term.conservative
+        observations = batch.observations[conservative.rows(batch)]
+        actions, _ = nets.sample(observations, noise.terms[conservative.name].policy[:, :1])
+        slope = wasserstein_excess(squared_slopes(nets, observations, actions, nets.observation_scale))  # (n_critics,)
+        return (term.beta() * self.radius * slope).sum(), {"q_slope": slope.mean()}
+
+
+#: By the kind that a user gives as ``robustness``.
+SETS: Mapping[str, type[RobustSet]] = {"std": Std, "chi2": ChiSquare, "wasserstein": Wasserstein}
+Robustness: TypeAlias = str | RobustSet | Mapping[str, Any]
+
+
+# --- estimates ---
 
 
 def strata(q_behavior: th.Tensor, q_policy: th.Tensor, f: float, n_particles: int = 1) -> list[tuple[float, th.Tensor]]:
@@ -106,6 +241,23 @@ def chi2_worst_weights(values: th.Tensor, p: th.Tensor, radius: th.Tensor) -> th
 def smoothing(q: th.Tensor) -> th.Tensor:
     """eps, which keeps the root smooth where all actions have the same Q: a thousandth of the spread of Q."""
     return 1e-3 * q.detach().std().clamp(min=1e-3)
+
+
+def spread_penalty(
+    weight: float, variance: th.Tensor, visits: th.Tensor, eps: th.Tensor, q: th.Tensor
+) -> tuple[th.Tensor, Logs]:
+    """
+    alpha E_s sqrt(Var / n(s)), summed over the critics, and its logs.
+
+    :param variance: Of Q across actions (Eq 13), (n_critics, S), or over d_f (Eq 17), (n_critics, 1).
+    :param visits: n(s), (S,).
+    :param eps: See :func:`smoothing`.
+    :param q: Of the states' own actions, (n_critics, S).
+    """
+    spread = (variance + eps.square()).sqrt()  # sigma
+    radius = weight * visits.rsqrt()  # alpha / sqrt(n(s)): (S,)
+    active = radius >= spread  # where the term flattens Q across actions
+    return (radius * spread).mean(dim=1).sum(), spread_logs(spread, q, active)
 
 
 def spread_logs(spread: th.Tensor, q: th.Tensor, active: th.Tensor) -> Logs:

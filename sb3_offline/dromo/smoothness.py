@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch as th
+
+from sb3_offline.arguments import NOT_NEGATIVE, check_number
+from sb3_offline.common.terms import Term
+from sb3_offline.networks.networks import Batch, Logs
+from sb3_offline.options import option
+
+#: Why an update with slopes can be neither compiled nor captured.
+SLOPES = "the gradients of Q in its inputs are differentiated once more"
 
 _TINY = 1e-12  # keeps roots smooth where a gradient vanishes
 
@@ -45,3 +54,36 @@ def wasserstein_excess(squared: th.Tensor) -> th.Tensor:
 def lipschitz_hinge(squared: th.Tensor, bound: float) -> th.Tensor:
     """E (\\|grad Q\\| - kappa)_+^2 of each critic: (n_critics,)."""
     return ((squared + _TINY).sqrt() - bound).clamp(min=0).square().mean(dim=1)
+
+
+@option
+@dataclass(frozen=True)
+class Lipschitz:
+    """
+    weight E_{d_f} (\\|grad_{(s, a)} Q\\| - bound)_+^2, lengths in standard deviations of the observations and units of [-1, 1]
+    of the actions.
+
+    :param weight: Of the penalty.
+    :param bound: kappa, the slope from which it counts, in units of Q.
+    """
+
+    weight: float
+    bound: float
+
+    def __post_init__(self) -> None:
+        for name in ("weight", "bound"):
+            check_number(f"lipschitz[{name!r}]", getattr(self, name), NOT_NEGATIVE)
+
+
+class LipschitzTerm(Term):
+    """The penalty of the model's ``lipschitz``."""
+
+    name = "lipschitz"
+
+    def loss(self, nets: Any, batch: Batch, noise: Any, q: th.Tensor) -> tuple[th.Tensor, Logs]:
+        squared = squared_slopes(nets, batch.observations, batch.actions.unsqueeze(1), nets.observation_scale)
+        hinge = self.model.lipschitz.weight * lipschitz_hinge(squared, self.model.lipschitz.bound).sum()
+        return hinge, {"lipschitz_penalty": hinge, "q_slope": squared.mean().sqrt()}
+
+    def capture_obstacle(self) -> str | None:
+        return SLOPES

@@ -9,6 +9,7 @@ can predict, be looked at and be saved at any time.
 from __future__ import annotations
 
 import copy
+import dataclasses
 import itertools
 from collections.abc import Hashable, Sequence
 from operator import attrgetter
@@ -355,6 +356,7 @@ def _plain_names(model: Any) -> list[str]:
             value is None
             or isinstance(value, (bool, int, float, str))
             or (isinstance(value, tuple) and all(map(is_plain, value)))
+            or (dataclasses.is_dataclass(value) and all(map(is_plain, vars(value).values())))
         )
 
     return [name for name, value in vars(model).items() if is_plain(value) and name not in _OWN and not name.endswith("seed")]

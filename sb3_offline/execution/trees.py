@@ -35,9 +35,9 @@ def rebuilt(tree: Any, tensors: Iterator[th.Tensor]) -> Any:
     children = [rebuilt(child, tensors) for child in _children(tree)]
     if isinstance(tree, Mapping):
         return dict(zip(tree, children, strict=True))
-    if dataclasses.is_dataclass(tree):
+    if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
         names = (field.name for field in dataclasses.fields(tree))
-        return type(tree)(**dict(zip(names, children, strict=True)))  # type: ignore[operator]
+        return type(tree)(**dict(zip(names, children, strict=True)))
     return type(tree)(*children) if hasattr(tree, "_fields") else type(tree)(children)
 
 

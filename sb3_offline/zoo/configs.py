@@ -81,7 +81,7 @@ def check_hyperparams(algo: type[OfflineAlgorithm], hyperparams: Mapping[str, An
     for key in hyperparams:
         if key in known:
             continue
-        reason = {**ONLINE_ONLY, **_REFUSED}.get(key)
+        reason = {**ONLINE_ONLY, **_REFUSED, **algo.left_out}.get(key)
         if reason is not None:
             raise TypeError(f"{where}: {key!r} cannot apply to {name}: {reason}. Leave it out.")
         near = difflib.get_close_matches(key, known, n=1)

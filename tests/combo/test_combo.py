@@ -43,7 +43,7 @@ def test_gap_is_model_states_minus_real_data(pendulum_arrays: dict[str, np.ndarr
     data_q = th.cat([th.full((2, 32), 2.0), th.full((2, 32), 1000.0)], dim=1)
     penalty, logs = model.critic_penalty(nets, batch, noise, data_q)
     assert th.equal(asked["observations"], batch.observations[32:])
-    fresh, _ = nets.sample(batch.observations[32:], noise.policy)
+    fresh, _ = nets.sample(batch.observations[32:], noise.terms["conservative"].policy)
     assert th.equal(asked["actions"], fresh)
     assert float(logs["conservative_gap"]) == pytest.approx(3.0)
     assert float(penalty) == pytest.approx(2 * 3.0 * 3.0)
@@ -136,7 +136,7 @@ def test_penalty_states_by_hand(pendulum_arrays: dict[str, np.ndarray], penalty_
     nets.q = lambda observations, actions: observations[:, :1].expand(2, -1, actions.shape[1])  # type: ignore[method-assign]
     data_q = th.cat([th.full((2, 32), 1.0), th.full((2, 32), 1000.0)], dim=1)
     noise = model.draw_noise(batch)
-    assert len(noise.policy) == {"model": 32, "mix": 64}[penalty_states]
+    assert len(noise.terms["conservative"].policy) == {"model": 32, "mix": 64}[penalty_states]
     penalty, logs = model.critic_penalty(nets, batch, noise, data_q)
     assert float(logs["q_policy"]) == pytest.approx(expected)
     assert float(penalty) == pytest.approx(2 * (expected - 1.0))
@@ -145,19 +145,19 @@ def test_penalty_states_by_hand(pendulum_arrays: dict[str, np.ndarray], penalty_
 def test_lagrange_weight_follows_the_gap_and_comes_back(pendulum_arrays: dict[str, np.ndarray]) -> None:
     """E_rho Q - E_D Q above the target raises beta, up to 1e3, where it does not stick."""
     model = make(pendulum_arrays, target_gap=1.0).learn(1)
-    start = float(model.current_conservative_weight())
+    start = float(model.terms[0].weight())
     model.after_critic_step({"conservative_gap": th.tensor(3.0)})
-    assert float(model.current_conservative_weight()) > start
+    assert float(model.terms[0].weight()) > start
     log_weight = model.log_conservative_weight
     assert log_weight is not None
     log_weight.data.fill_(np.log(999.0))
     for _ in range(50):
         model.after_critic_step({"conservative_gap": th.tensor(3.0)})
-    assert float(model.current_conservative_weight()) == pytest.approx(1e3)
+    assert float(model.terms[0].weight()) == pytest.approx(1e3)
     assert float(log_weight.detach()) == pytest.approx(np.log(1e3))
     for _ in range(30):
         model.after_critic_step({"conservative_gap": th.tensor(-3.0)})
-    assert float(model.current_conservative_weight()) < 999.0
+    assert float(model.terms[0].weight()) < 999.0
 
 
 def test_bound_on_q(pendulum_arrays: dict[str, np.ndarray]) -> None:

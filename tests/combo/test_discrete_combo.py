@@ -62,7 +62,7 @@ def test_a_learned_weight_keeps_combos_bounds(cartpole_arrays: Arrays) -> None:
     for algorithm in (DiscreteCOMBO, DiscreteDROMO):
         model = make(algorithm, cartpole_arrays, target_gap=1.0)
         model.log_conservative_weight.data.fill_(20.0)
-        assert float(model.current_conservative_weight()) == pytest.approx(1e3)
+        assert float(model.terms[0].weight()) == pytest.approx(1e3)
 
 
 def test_penalty_falls_on_imagined_states(cartpole_arrays: Arrays) -> None:
@@ -85,7 +85,7 @@ def test_variance_is_exact(cartpole_arrays: Arrays) -> None:
         p = 0.25 * model.behavior_policy(batch.observations).exp().double()
         p[th.arange(len(q)), q.argmax(dim=1)] += 0.75
         expected = (p * q.square()).sum(1) - (p * q).sum(1).square()
-        variance = model.action_variance(nets, batch)
+        variance = model.terms[1].action_variance(nets, batch)
     np.testing.assert_allclose(variance[0].numpy(), expected.numpy(), rtol=1e-3, atol=1e-7)
 
 

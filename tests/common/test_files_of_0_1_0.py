@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from sb3_offline import CQL, DROMO, DiscreteDROMO
+from sb3_offline.dromo.actor_rules import Entropy
+from sb3_offline.dromo.robustness import ChiSquare
 from sb3_offline.training.schedules import CosineSchedule
 
 Arrays = dict[str, np.ndarray]
@@ -31,6 +33,33 @@ def test_they_load_predict_and_go_on(algorithm: type[Any], pendulum_arrays: Arra
     np.testing.assert_allclose(actions.flatten(), ACTIONS[algorithm], rtol=1e-5)  # to the bit on the machine that wrote them
     model.dataset = arrays
     assert model.learn(2, reset_num_timesteps=False)._n_updates == 5
+
+
+def test_options_that_hang_together_are_one_object_now() -> None:
+    """The file has robustness="chi2" beside chi2_radius=0.5, and calibrated and the like at their defaults."""
+    model = DROMO.load(FILES / "dromo.zip", device="cpu")
+    assert model.robustness == ChiSquare(radius=0.5)
+    assert (model.actor_regularizer, model.lipschitz, model.auto_real_ratio) == (Entropy(), None, None)
+
+
+@pytest.mark.parametrize(
+    ("custom", "message"),
+    [
+        ({"n_target_actions": 3}, r"learned with n_target_actions=3, .* give custom_objects=\{'n_target_actions': 1\}"),
+        ({"calibrated": True}, "learned with calibrated=True, which DROMO does not have"),
+        ({"critic_update": "normalized_td"}, "learned with critic_update='normalized_td'"),
+    ],
+)
+def test_what_there_is_no_more_is_refused_by_name(custom: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        DROMO.load(FILES / "dromo.zip", device="cpu", custom_objects=custom)
+
+
+def test_an_option_given_to_load_may_be_a_mapping() -> None:
+    model = DROMO.load(FILES / "dromo.zip", device="cpu", robustness={"kind": "chi2", "radius": 0.25, "n_states": 8})
+    assert model.robustness == ChiSquare(radius=0.25, n_states=8)
+    with pytest.raises(TypeError, match=r"Write robustness=\{'kind': 'chi2', 'radius': 0.25\}"):
+        DROMO.load(FILES / "dromo.zip", device="cpu", chi2_radius=0.25)
 
 
 def test_a_schedule_that_moved_is_read() -> None:

@@ -126,7 +126,7 @@ def test_save_load_predict_and_continue(cartpole_arrays: Arrays, tmp_path: Path)
         assert set(expected.tolist()) <= {0, 1}
         np.testing.assert_array_equal(loaded.predict(observations, deterministic=True)[0], expected)
         np.testing.assert_array_equal(loaded.predict(observations)[0], expected)  # nothing is explored
-        assert th.equal(loaded.current_conservative_weight(), model.current_conservative_weight())
+        assert th.equal(loaded.terms[0].weight(), model.terms[0].weight())
         loaded.dataset = cartpole_arrays
         loaded.learn(5, reset_num_timesteps=False)
         assert loaded.num_timesteps == 15

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,9 @@ import torch as th
 from gymnasium import spaces
 
 from sb3_offline import load_dataset
+from sb3_offline.common.offline_sac import SACNoise
+from sb3_offline.cql.conservative import ConservativeNoise
+from sb3_offline.dromo.robust_term import RobustNoise
 from sb3_offline.networks.networks import Batch
 
 SEED_DATA = load_dataset(
@@ -75,6 +79,16 @@ def enumerate_policy(policy_counts: np.ndarray, states: th.Tensor) -> th.Tensor:
     """(S, A) integer counts, all rows with one sum N -> the actions (B, N, 1) at the given states."""
     rows = np.stack([np.repeat(np.arange(len(row)), row) for row in policy_counts])
     return th.tensor(rows, dtype=th.float64)[states[:, 0].long()].unsqueeze(-1)
+
+
+def cql_noise(next_action: th.Tensor, action: th.Tensor, *conservative: th.Tensor) -> SACNoise:
+    """Of an update with a conservative term: SAC's, and the term's ``policy``, ``next_policy`` and ``uniform``."""
+    return SACNoise(next_action, action, terms={"conservative": ConservativeNoise(*conservative)})
+
+
+def with_robust(noise: SACNoise, behavior: Any, policy: th.Tensor) -> SACNoise:
+    """The noise of COMBO with that of DROMO's term."""
+    return replace(noise, terms={**noise.terms, "robust": RobustNoise(behavior, policy)})
 
 
 def minimise(model: Any, nets: TableNetworks, batch: Batch, noise: Any) -> np.ndarray:

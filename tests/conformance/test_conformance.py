@@ -9,10 +9,9 @@ import pytest
 import torch as th
 
 from sb3_offline import COMBO, CQL, DROMO
-from sb3_offline.cql.cql import CQLNoise
-from sb3_offline.dromo.dromo import DROMONoise
+from sb3_offline.common.offline_sac import SACNoise
 from sb3_offline.tabular import combo_update, cql_h_update, cql_update, data_weight, dromo_update, strict_dromo_update
-from tests.conformance.tables import SEED_DATA, TableNetworks, enumerate_policy, full_batch, minimise
+from tests.conformance.tables import SEED_DATA, TableNetworks, cql_noise, enumerate_policy, full_batch, minimise, with_robust
 from tests.conftest import EQ_8
 
 TOLERANCE = 1e-4
@@ -54,12 +53,12 @@ class Problem:
     def batch(self, repeat: int = 1) -> Any:
         return full_batch(repeat * self.real, repeat * self.model, self.y_real, self.y_model)
 
-    def noise(self, batch: Any) -> CQLNoise:
+    def noise(self, batch: Any) -> SACNoise:
         """Fresh actions of rho: pi enumerated at the model's states."""
         states = batch.observations[batch.n_real :]
         none = th.zeros(len(states), 0, 1)
         single = th.zeros(len(batch.rewards), 1, 1)
-        return CQLNoise(single, single, enumerate_policy(self.pi, states), none, none)
+        return cql_noise(single, single, enumerate_policy(self.pi, states), none, none)
 
 
 def test_sample_weights_by_hand() -> None:
@@ -81,7 +80,7 @@ def test_cql_expectation_is_eq_11(seed: int) -> None:
     nothing = np.zeros_like(problem.real)
     batch = full_batch(problem.real, nothing, problem.y_real, problem.y_model)
     single, none = th.zeros(len(batch.rewards), 1, 1), th.zeros(len(batch.rewards), 0, 1)
-    noise = CQLNoise(single, single, enumerate_policy(problem.pi, batch.observations), none, none)
+    noise = cql_noise(single, single, enumerate_policy(problem.pi, batch.observations), none, none)
     model = make(CQL, conservative="expectation", conservative_weight=0.3)
     solution = minimise(model, TableNetworks(np.zeros((4, 3))), batch, noise)
     expected = cql_update(problem.y_real, problem.pi / 12, problem.pi_beta / 12, 0.3, subtract_behavior=True)
@@ -93,7 +92,7 @@ def test_cql_expectation_by_hand() -> None:
     real = np.array([[1, 3]])
     batch = full_batch(real, np.zeros_like(real), np.array([[1.0, 2.0]]), np.zeros((1, 2)))
     single, none = th.zeros(4, 1, 1), th.zeros(4, 0, 1)
-    noise = CQLNoise(single, single, enumerate_policy(np.array([[1, 1]]), batch.observations), none, none)
+    noise = cql_noise(single, single, enumerate_policy(np.array([[1, 1]]), batch.observations), none, none)
     model = make(CQL, conservative="expectation", conservative_weight=0.3)
     solution = minimise(model, TableNetworks(np.zeros((1, 2))), batch, noise)
     np.testing.assert_allclose(solution - 0.3, [[0.4, 1.8]], atol=TOLERANCE)
@@ -107,7 +106,7 @@ def test_cql_h(seed: int) -> None:
     every = enumerate_policy(np.ones((4, 3), dtype=int), batch.observations)
     single = th.zeros(len(batch.rewards), 1, 1)
     model = make(CQL, conservative_weight=0.7)
-    solution = minimise(model, TableNetworks(np.zeros((4, 3))), batch, CQLNoise(single, single, every, every, every))
+    solution = minimise(model, TableNetworks(np.zeros((4, 3))), batch, cql_noise(single, single, every, every, every))
     expected = cql_h_update(problem.y_real, problem.pi_beta / 12, 0.7)
     np.testing.assert_allclose(solution, expected, atol=TOLERANCE)
 
@@ -118,7 +117,7 @@ def test_cql_h_by_hand() -> None:
     batch = full_batch(np.array([[1, 1]]), np.array([[0, 0]]), y, y)
     every, single = enumerate_policy(np.array([[1, 1]]), batch.observations), th.zeros(2, 1, 1)
     model = make(CQL, conservative_weight=1.0)
-    solution = minimise(model, TableNetworks(np.zeros((1, 2))), batch, CQLNoise(single, single, every, every, every))
+    solution = minimise(model, TableNetworks(np.zeros((1, 2))), batch, cql_noise(single, single, every, every, every))
     np.testing.assert_allclose(solution, [[1.0, -1.0]], atol=TOLERANCE)
 
 
@@ -128,7 +127,7 @@ def test_cql_rho(seed: int) -> None:
     problem = Problem(seed)
     batch = full_batch(problem.real, np.zeros_like(problem.real), problem.y_real, problem.y_model)
     single, none = th.zeros(len(batch.rewards), 1, 1), th.zeros(len(batch.rewards), 0, 1)
-    noise = CQLNoise(single, single, enumerate_policy(problem.pi, batch.observations), none, none)
+    noise = cql_noise(single, single, enumerate_policy(problem.pi, batch.observations), none, none)
     model = make(CQL, conservative="rho", conservative_weight=0.7)
     solution = minimise(model, TableNetworks(np.zeros((4, 3))), batch, noise)
     log_rho = np.log(problem.pi / 12)
@@ -146,7 +145,7 @@ def test_cql_rho_by_hand() -> None:
         targets = np.array([y])
         batch = full_batch(np.array([[1, 1]]), np.array([[0, 0]]), targets, targets)
         single, none = th.zeros(2, 1, 1), th.zeros(2, 0, 1)
-        noise = CQLNoise(single, single, enumerate_policy(np.array([[3, 1]]), batch.observations), none, none)
+        noise = cql_noise(single, single, enumerate_policy(np.array([[3, 1]]), batch.observations), none, none)
         model = make(CQL, conservative="rho", conservative_weight=1.0)
         solution = minimise(model, TableNetworks(np.zeros((1, 2))), batch, noise)
         np.testing.assert_allclose(solution, [q], atol=TOLERANCE)
@@ -160,7 +159,7 @@ def test_calibrated_by_hand() -> None:
     y = np.array([[0.0, 4.0]])
     batch = full_batch(np.array([[1, 1]]), np.array([[0, 0]]), y, y)
     single, none = th.zeros(2, 1, 1), th.zeros(2, 0, 1)
-    noise = CQLNoise(single, single, enumerate_policy(np.array([[3, 1]]), batch.observations), none, none)
+    noise = cql_noise(single, single, enumerate_policy(np.array([[3, 1]]), batch.observations), none, none)
     model = make(CQL, conservative="expectation", conservative_weight=1.0, calibrated=True)
     for returns, expected in ((1.2, [1.0, 4.5]), (-np.inf, [-0.5, 4.5])):  # no reference: CQL
         calibrated = batch._replace(returns=th.full((2,), returns))
@@ -186,10 +185,10 @@ def test_dromo(seed: int) -> None:
     combo_noise = problem.noise(batch)
     model = make(DROMO, robust_weight=0.5, conservative_weight=0.4, real_ratio=problem.f)
     # the estimator's correction for few samples falls as 1/N: enumerate each policy 200 times over
-    noise = DROMONoise(
-        **vars(combo_noise),
-        behavior=enumerate_policy(200 * problem.pi_beta, batch.observations),  # type: ignore[arg-type]
-        robust_policy=enumerate_policy(200 * problem.pi, batch.observations),
+    noise = with_robust(
+        combo_noise,
+        enumerate_policy(200 * problem.pi_beta, batch.observations),
+        enumerate_policy(200 * problem.pi, batch.observations),
     )
     pi_f = problem.f * problem.pi_beta / 12 + (1 - problem.f) * problem.pi / 12
     expected = dromo_update(problem.y, problem.d, problem.rho, problem.visits, pi_f, problem.f, 0.4, 0.5)
@@ -205,10 +204,10 @@ def test_dromo_collapse() -> None:
     problem = Problem(0)
     batch = problem.batch()
     model = make(DROMO, robust_weight=50.0, conservative_weight=0.4, real_ratio=problem.f)
-    noise = DROMONoise(
-        **vars(problem.noise(batch)),
-        behavior=enumerate_policy(problem.pi_beta, batch.observations),  # type: ignore[arg-type]
-        robust_policy=enumerate_policy(problem.pi, batch.observations),
+    noise = with_robust(
+        problem.noise(batch),
+        enumerate_policy(problem.pi_beta, batch.observations),
+        enumerate_policy(problem.pi, batch.observations),
     )
     pi_f = problem.f * problem.pi_beta / 12 + (1 - problem.f) * problem.pi / 12
     expected = dromo_update(problem.y, problem.d, problem.rho, problem.visits, pi_f, problem.f, 0.4, 50.0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,10 +10,10 @@ import pytest
 import torch as th
 
 from sb3_offline import COMBO, DROMO
-from sb3_offline.dromo.dromo import DROMONoise
+from sb3_offline.common.offline_sac import SACNoise
 from sb3_offline.tabular import combo_update, dromo_update
 from sb3_offline.tabular.ambiguity import chi2_worst_case
-from tests.conformance.tables import TableNetworks, enumerate_policy, minimise
+from tests.conformance.tables import TableNetworks, enumerate_policy, minimise, with_robust
 from tests.conformance.test_conformance import TOLERANCE, Problem, float64, make  # noqa: F401
 
 
@@ -26,16 +26,16 @@ class LinearTable(TableNetworks):
         self.table = (th.tensor(features) @ self.weights).unsqueeze(0)
 
 
-def chi2_noise(problem: Problem, batch: Any) -> DROMONoise:
-    return DROMONoise(
-        **vars(problem.noise(batch)),
-        behavior=enumerate_policy(problem.pi_beta, batch.observations),  # type: ignore[arg-type]
-        robust_policy=enumerate_policy(problem.pi, batch.observations),
+def chi2_noise(problem: Problem, batch: Any) -> SACNoise:
+    return with_robust(
+        problem.noise(batch),
+        enumerate_policy(problem.pi_beta, batch.observations),
+        enumerate_policy(problem.pi, batch.observations),
     )
 
 
 def chi2_model(problem: Problem, radius: float, beta: float = 0.4) -> DROMO:
-    return make(DROMO, robustness="chi2", chi2_radius=radius, conservative_weight=beta, real_ratio=problem.f)
+    return make(DROMO, robustness={"kind": "chi2", "radius": radius}, conservative_weight=beta, real_ratio=problem.f)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -105,7 +105,7 @@ def test_wasserstein_for_linear_q() -> None:
     batch, weights = problem.batch(), np.array([1.5, -0.8])
     noise = problem.noise(batch)
     combo = make(COMBO, conservative_weight=0.4)
-    dromo = make(DROMO, robustness="wasserstein", wasserstein_radius=0.25, conservative_weight=0.4)
+    dromo = make(DROMO, robustness={"kind": "wasserstein", "radius": 0.25}, conservative_weight=0.4)
     found = []
     for model in (combo, dromo):
         nets = LinearQ(weights)
@@ -128,7 +128,9 @@ def test_combo_on_mixed_states(seed: int) -> None:
     batch = problem.batch()
     d_f = problem.f * problem.d + (1 - problem.f) * problem.rho
     pushed_down = d_f.sum(1, keepdims=True) * problem.pi / 12
-    noise = dataclasses.replace(problem.noise(batch), policy=enumerate_policy(problem.pi, batch.observations))
+    own = problem.noise(batch)
+    enumerated = replace(own.terms["conservative"], policy=enumerate_policy(problem.pi, batch.observations))
+    noise = replace(own, terms={"conservative": enumerated})
     model = make(COMBO, conservative_weight=0.4, penalty_states="mix")
     solution = minimise(model, TableNetworks(np.zeros((4, 3))), batch, noise)
     np.testing.assert_allclose(solution, problem.y - 0.4 * (pushed_down - problem.d) / d_f, atol=TOLERANCE)

@@ -11,8 +11,10 @@ import pytest
 import torch as th
 
 from sb3_offline import CQL
-from sb3_offline.cql.cql import CQLNoise, log_mean_exp
+from sb3_offline.common.offline_sac import SACNoise
+from sb3_offline.cql.conservative import log_mean_exp
 from sb3_offline.networks.networks import Batch
+from tests.conformance.tables import cql_noise
 from tests.conftest import FAST
 
 
@@ -39,11 +41,11 @@ def batch_of(n: int, action_dim: int) -> Batch:
     return Batch(th.zeros(n, 3), th.zeros(n, action_dim), th.zeros(n, 3), zeros, zeros, n_real=n)
 
 
-def noise_of(n: int, n_actions: int, action_dim: int) -> CQLNoise:
+def noise_of(n: int, n_actions: int, action_dim: int) -> SACNoise:
     generator = th.Generator().manual_seed(0)
     draw = [2 * th.rand(n, n_actions, action_dim, generator=generator) - 1 for _ in range(3)]
     single = th.zeros(n, 1, action_dim)
-    return CQLNoise(single, single, *draw)
+    return cql_noise(single, single, *draw)
 
 
 @pytest.mark.parametrize("action_dim", [1, 3])
@@ -51,7 +53,7 @@ def test_constant_q_gives_c_plus_m_log_2(pendulum_arrays: dict[str, np.ndarray],
     """With uniform proposals log E_a exp(Q) of a constant c is exactly c + m log 2: the volume of [-1, 1]^m is 2^m."""
     model = make(pendulum_arrays, n_action_samples=10)
     nets = StandIn(lambda _, actions: th.full(actions.shape[:2], 7.0))
-    value = model.out_of_data_value(nets, batch_of(4, action_dim), noise_of(4, 10, action_dim))
+    value = model.terms[0].out_of_data_value(nets, batch_of(4, action_dim), noise_of(4, 10, action_dim))
     assert value.shape == (2, 4)
     np.testing.assert_allclose(value.numpy(), 7.0 + action_dim * math.log(2), rtol=1e-6)
 
@@ -66,12 +68,12 @@ def test_soft_maximum_runs_over_all_3n_actions(pendulum_arrays: dict[str, np.nda
         return 5.0 * actions[..., 0]
 
     noise = noise_of(6, 10, 1)
-    value = model.out_of_data_value(StandIn(q, density=0.8), batch_of(6, 1), noise)[0]
+    value = model.terms[0].out_of_data_value(StandIn(q, density=0.8), batch_of(6, 1), noise)[0]
     assert seen == [30]
     for state in range(6):
-        terms = [5 * float(a) - math.log(0.5) for a in noise.uniform[state, :, 0]]
-        terms += [5 * float(a) - math.log(0.8) for a in noise.next_policy[state, :, 0]]
-        terms += [5 * float(a) - math.log(0.8) for a in noise.policy[state, :, 0]]
+        terms = [5 * float(a) - math.log(0.5) for a in noise.terms["conservative"].uniform[state, :, 0]]
+        terms += [5 * float(a) - math.log(0.8) for a in noise.terms["conservative"].next_policy[state, :, 0]]
+        terms += [5 * float(a) - math.log(0.8) for a in noise.terms["conservative"].policy[state, :, 0]]
         expected = math.log(sum(math.exp(t) for t in terms) / 30)
         assert float(value[state]) == pytest.approx(expected, rel=1e-5)
 
@@ -82,23 +84,23 @@ def test_actions_of_the_next_state_are_drawn_there(pendulum_arrays: dict[str, np
     nets = StandIn(lambda observations, actions: observations[..., 0] + actions[..., 0])
     nets.sample = lambda observations, noise: (noise + observations[:, :1, None], 2 * observations[:, :1].expand(-1, 2))  # type: ignore[method-assign]
     batch = batch_of(1, 1)._replace(observations=th.full((1, 3), 0.25), next_observations=th.full((1, 3), 0.5))
-    noise = CQLNoise(th.zeros(1, 1, 1), th.zeros(1, 1, 1), *(th.zeros(1, 2, 1) for _ in range(3)))
+    noise = cql_noise(th.zeros(1, 1, 1), th.zeros(1, 1, 1), *(th.zeros(1, 2, 1) for _ in range(3)))
     # uniform: Q = .25, log p = -log 2; pi(s'): Q = .25 + .5, log p = 1; pi(s): Q = .25 + .25, log p = .5
     expected = math.log((math.exp(0.25 + math.log(2)) + math.exp(0.75 - 1) + math.exp(0.5 - 0.5)) / 3)
-    assert float(model.out_of_data_value(nets, batch, noise)[0, 0]) == pytest.approx(expected, rel=1e-6)
+    assert float(model.terms[0].out_of_data_value(nets, batch, noise)[0, 0]) == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize("weight", [0, 5])
 def test_a_whole_number_will_do_as_weight(pendulum_arrays: dict[str, np.ndarray], weight: int) -> None:
     whole, floating = (make(pendulum_arrays, conservative_weight=kind(weight)).learn(3) for kind in (int, float))
-    assert whole.current_conservative_weight().dtype == th.float32
+    assert whole.terms[0].weight().dtype == th.float32
     assert all(th.equal(a, b) for a, b in zip(whole.policy.parameters(), floating.policy.parameters(), strict=True))
 
 
 def test_importance_sampling_estimates_the_integral(pendulum_arrays: dict[str, np.ndarray]) -> None:
     """log of the integral of exp(2a) over [-1, 1] = log(sinh 2)."""
     model = make(pendulum_arrays)
-    value = model.out_of_data_value(StandIn(lambda _, a: 2.0 * a[..., 0]), batch_of(20, 1), noise_of(20, 5000, 1))
+    value = model.terms[0].out_of_data_value(StandIn(lambda _, a: 2.0 * a[..., 0]), batch_of(20, 1), noise_of(20, 5000, 1))
     assert float(value.mean()) == pytest.approx(math.log(math.sinh(2.0)), abs=0.01)
 
 
@@ -112,7 +114,7 @@ def test_log_mean_exp_has_the_gradient_of_log_sum_exp() -> None:
 def test_uniform_actions_cover_the_whole_range(pendulum_arrays: dict[str, np.ndarray]) -> None:
     """Not U(1, 1), and not only [0, 1]."""
     model = make(pendulum_arrays, n_action_samples=50).learn(1)
-    uniform = model.draw_noise(model.sample_batch()).uniform
+    uniform = model.draw_noise(model.sample_batch()).terms["conservative"].uniform
     assert uniform.shape == (64, 50, 1)
     assert uniform.min() < -0.95
     assert uniform.max() > 0.95
@@ -129,7 +131,7 @@ def test_unseen_actions_receive_gradient(pendulum_arrays: dict[str, np.ndarray])
     def gap() -> tuple[float, float]:
         with th.no_grad():
             return (
-                float(model.out_of_data_value(nets, batch, noise).mean()),
+                float(model.terms[0].out_of_data_value(nets, batch, noise).mean()),
                 float(nets.q(batch.observations, data_actions).mean()),
             )
 
@@ -147,13 +149,13 @@ def test_unseen_actions_receive_gradient(pendulum_arrays: dict[str, np.ndarray])
 
 def test_gap_above_target_raises_the_weight(pendulum_arrays: dict[str, np.ndarray]) -> None:
     model = make(pendulum_arrays, target_gap=1.0).learn(1)
-    start = float(model.current_conservative_weight())
+    start = float(model.terms[0].weight())
     model.after_critic_step({"conservative_gap": th.tensor(3.0)})
-    risen = float(model.current_conservative_weight())
+    risen = float(model.terms[0].weight())
     assert risen > start
     for _ in range(20):
         model.after_critic_step({"conservative_gap": th.tensor(-3.0)})
-    assert float(model.current_conservative_weight()) < risen
+    assert float(model.terms[0].weight()) < risen
 
 
 def test_td_target_stops_at_terminations_only(pendulum_arrays: dict[str, np.ndarray]) -> None:
@@ -181,15 +183,21 @@ def test_rho_weighs_by_the_policy_not_by_its_density(pendulum_arrays: dict[str, 
     """log E_{a ~ pi} exp Q over the N fresh actions of pi; a constant Q is itself, whatever the density."""
     model = make(pendulum_arrays, conservative="rho")
     noise = noise_of(4, 10, 1)
-    constant = model.out_of_data_value(StandIn(lambda _, a: th.full(a.shape[:2], 7.0), density=0.8), batch_of(4, 1), noise)
+    constant = model.terms[0].out_of_data_value(
+        StandIn(lambda _, a: th.full(a.shape[:2], 7.0), density=0.8), batch_of(4, 1), noise
+    )
     np.testing.assert_allclose(constant.numpy(), 7.0, rtol=1e-6)
-    value = model.out_of_data_value(StandIn(lambda _, a: 3.0 * a[..., 0], density=0.8), batch_of(4, 1), noise)[0]
+    value = model.terms[0].out_of_data_value(StandIn(lambda _, a: 3.0 * a[..., 0], density=0.8), batch_of(4, 1), noise)[0]
     for state in range(4):
-        expected = math.log(np.mean([math.exp(3.0 * float(a)) for a in noise.policy[state, :, 0]]))
+        expected = math.log(np.mean([math.exp(3.0 * float(a)) for a in noise.terms["conservative"].policy[state, :, 0]]))
         assert float(value[state]) == pytest.approx(expected, rel=1e-5)
     drawn = make(pendulum_arrays, conservative="rho", n_action_samples=7).learn(1)
     drawn_noise = drawn.draw_noise(drawn.sample_batch())
-    assert (drawn_noise.policy.shape[1], drawn_noise.next_policy.shape[1], drawn_noise.uniform.shape[1]) == (7, 0, 0)
+    assert (
+        drawn_noise.terms["conservative"].policy.shape[1],
+        drawn_noise.terms["conservative"].next_policy.shape[1],
+        drawn_noise.terms["conservative"].uniform.shape[1],
+    ) == (7, 0, 0)
 
 
 def test_rho_has_the_gradient_of_the_papers_mu(pendulum_arrays: dict[str, np.ndarray]) -> None:
@@ -201,7 +209,7 @@ def test_rho_has_the_gradient_of_the_papers_mu(pendulum_arrays: dict[str, np.nda
         def q(self, observations: th.Tensor, actions: th.Tensor) -> th.Tensor:
             return q.unsqueeze(1)
 
-    value = model.out_of_data_value(Table(None), batch_of(1, 1), noise_of(1, 3, 1))
+    value = model.terms[0].out_of_data_value(Table(None), batch_of(1, 1), noise_of(1, 3, 1))
     (gradient,) = th.autograd.grad(value.sum(), q)
     weights = np.exp([0.5, -1.0, 2.0])
     np.testing.assert_allclose(gradient[0].numpy(), weights / weights.sum(), rtol=1e-5)
@@ -212,11 +220,11 @@ def test_calibration_spares_policy_actions_below_the_return(pendulum_arrays: dic
     model = make(pendulum_arrays, calibrated=True)
     noise = noise_of(2, 4, 1)
     batch = batch_of(2, 1)._replace(returns=th.tensor([0.4, -9.0]))
-    value = model.out_of_data_value(StandIn(lambda _, a: a[..., 0]), batch, noise)[0]
+    value = model.terms[0].out_of_data_value(StandIn(lambda _, a: a[..., 0]), batch, noise)[0]
     for state, reference in enumerate((0.4, -9.0)):
-        terms = [math.exp(float(a)) / 0.5 for a in noise.uniform[state, :, 0]]
-        terms += [math.exp(max(float(a), reference)) / 0.5 for a in noise.next_policy[state, :, 0]]
-        terms += [math.exp(max(float(a), reference)) / 0.5 for a in noise.policy[state, :, 0]]
+        terms = [math.exp(float(a)) / 0.5 for a in noise.terms["conservative"].uniform[state, :, 0]]
+        terms += [math.exp(max(float(a), reference)) / 0.5 for a in noise.terms["conservative"].next_policy[state, :, 0]]
+        terms += [math.exp(max(float(a), reference)) / 0.5 for a in noise.terms["conservative"].policy[state, :, 0]]
         assert float(value[state]) == pytest.approx(math.log(sum(terms) / 12), rel=1e-5)
 
 
@@ -244,7 +252,7 @@ def test_max_target_is_the_maximum_per_critic_then_the_minimum(pendulum_arrays: 
     actions = th.tensor([0.2, -0.5, 0.7]).view(1, 3, 1).expand(2, 3, 1)
     batch = batch_of(2, 1)._replace(rewards=th.ones(2), dones=th.tensor([0.0, 1.0]))
     single = th.zeros(2, 1, 1)
-    target = model.td_target(Opposed(None), batch, CQLNoise(actions, single, single, single, single))
+    target = model.td_target(Opposed(None), batch, cql_noise(actions, single, single, single, single))
     np.testing.assert_allclose(target.numpy(), [1.0 + 0.9 * 0.5, 1.0], rtol=1e-6)
     drawn = model.learn(1).draw_noise(model.sample_batch())
     assert drawn.next_action.shape == (64, 3, 1)
@@ -253,8 +261,10 @@ def test_max_target_is_the_maximum_per_critic_then_the_minimum(pendulum_arrays: 
 def test_max_target_leaves_the_other_streams_alone(pendulum_arrays: dict[str, np.ndarray]) -> None:
     one, three = make(pendulum_arrays).learn(1), make(pendulum_arrays, n_target_actions=3).learn(1)
     noise_one, noise_three = one.draw_noise(one.sample_batch()), three.draw_noise(three.sample_batch())
-    for name in ("action", "policy", "next_policy", "uniform"):
-        assert th.equal(getattr(noise_one, name), getattr(noise_three, name))
+    assert th.equal(noise_one.action, noise_three.action)
+    for name in ("policy", "next_policy", "uniform"):
+        one_drawn, three_drawn = (getattr(noise.terms["conservative"], name) for noise in (noise_one, noise_three))
+        assert th.equal(one_drawn, three_drawn)
 
 
 def test_warm_up_clones_the_data(pendulum_arrays: dict[str, np.ndarray]) -> None:

@@ -37,12 +37,12 @@ def batch_of(n: int) -> Batch:
 
 def test_soft_maximum_is_exact(cartpole_arrays: Arrays) -> None:
     """log(e^c + 3 e^c) = c + log 4."""
-    value = make(cartpole_arrays).out_of_data_value(Constant(), batch_of(5), None)
+    value = make(cartpole_arrays).terms[0].out_of_data_value(Constant(), batch_of(5), None)
     np.testing.assert_allclose(value.numpy(), np.full((1, 5), 2.0 + math.log(4.0)), rtol=1e-6)
 
 
 def test_expectation_is_under_the_policy(cartpole_arrays: Arrays) -> None:
-    value = make(cartpole_arrays, conservative="expectation").out_of_data_value(Constant(), batch_of(5), None)
+    value = make(cartpole_arrays, conservative="expectation").terms[0].out_of_data_value(Constant(), batch_of(5), None)
     np.testing.assert_allclose(value.numpy(), np.full((1, 5), 2.0 + 0.75 * math.log(3.0)), rtol=1e-6)
 
 
@@ -56,9 +56,9 @@ def test_penalty_is_weight_times_gap(cartpole_arrays: Arrays) -> None:
 def test_gap_above_target_raises_the_weight(cartpole_arrays: Arrays) -> None:
     """The first step of Adam moves log alpha by the learning rate."""
     model = make(cartpole_arrays, target_gap=1.0, learning_rate=1e-2)
-    start = float(model.current_conservative_weight())
+    start = float(model.terms[0].weight())
     model.after_critic_step({"conservative_gap": th.tensor(3.0)})
-    assert float(model.current_conservative_weight()) == pytest.approx(start * math.exp(1e-2), rel=1e-5)
+    assert float(model.terms[0].weight()) == pytest.approx(start * math.exp(1e-2), rel=1e-5)
 
 
 def test_unseen_actions_fall_and_logged_ones_rise(cartpole_arrays: Arrays) -> None:

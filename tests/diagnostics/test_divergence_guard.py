@@ -89,7 +89,7 @@ def test_restore_goes_back_and_lowers_the_rates(pendulum_arrays: Arrays) -> None
         model = make(pendulum_arrays, **IMPOSSIBLE).learn(100, callback=guard)
     # good at step 50, and kept; too large at step 100
     assert runaway_weight(50) < 2.0 * 2.5 < runaway_weight(100)
-    assert float(model.current_conservative_weight()) == pytest.approx(runaway_weight(50), rel=1e-3)
+    assert float(model.terms[0].weight()) == pytest.approx(runaway_weight(50), rel=1e-3)
     assert model.qf_learning_rate == pytest.approx(0.5e-2)
     assert model.conservative_optimizer.param_groups[0]["lr"] == pytest.approx(0.5e-2)
     halfway = make(pendulum_arrays, **IMPOSSIBLE).learn(50)

@@ -14,9 +14,9 @@ from torch.func import functional_call, jacrev
 
 from sb3_offline import DROMO
 from sb3_offline.dromo.actor_rules import (
+    RULES,
     SVPG,
     NaturalGradient,
-    actor_rule,
     conjugate_gradients,
     distribution,
     flat_gradient,
@@ -25,6 +25,7 @@ from sb3_offline.dromo.actor_rules import (
 )
 from sb3_offline.dromo.particles import ParticleActor, with_particles
 from sb3_offline.dromo.robustness import stratified_variance, stratified_weights
+from sb3_offline.options import read_option
 from tests.conftest import FAST_DROMO
 
 OBSERVATIONS = spaces.Box(-1.0, 1.0, (2,))
@@ -149,7 +150,7 @@ def test_rows_are_dealt_to_the_particles_and_predict_asks_the_first() -> None:
 
 def two_particles(arrays: Any, **options: Any) -> DROMO:
     """Means of +-.9 before any noise, almost no noise."""
-    options = {"actor_regularizer": "svpg", "actor_kwargs": {"n_particles": 2}, "real_ratio": 0.05} | options
+    options = {"actor_regularizer": {"kind": "svpg", "n_particles": 2}, "real_ratio": 0.05} | options
     model = DROMO("MlpPolicy", "Pendulum-v1", dataset=arrays, **FAST_DROMO | {"check_data": False} | options).learn(1)
     for one, mean in zip((model.actor, *model.actor.others), (0.9, -0.9), strict=True):
         for layer, bias in ((one.mu, math.atanh(mean)), (one.log_std, -20.0)):
@@ -165,14 +166,14 @@ def test_the_variance_between_particles_counts(pendulum_arrays: Any, n_actions: 
     batch = model.sample_batch()
     noise, nets = model.draw_noise(batch), model.networks()
     nets.q = lambda _, actions: actions.squeeze(-1).unsqueeze(0)  # type: ignore[method-assign,assignment]
-    behavior, policy = model.mixture_values(nets, batch, noise)  # type: ignore[arg-type]
+    behavior, policy = model.terms[1].mixture_values(nets, batch, noise)  # type: ignore[arg-type]
     assert policy.shape == (1, 64, n_actions)
     expected = th.full((1, 64), 0.81)
     th.testing.assert_close(stratified_variance(policy, policy, 0.0, 2), expected, rtol=1e-4, atol=1e-4)
     # pi_beta at one point m_b: f (1 - f) m_b^2 + (1 - f) .81
     at = th.full_like(behavior[..., :1], 0.7)
     pi_f = th.full((1, 64), 0.05 * 0.95 * 0.49 + 0.95 * 0.81)
-    th.testing.assert_close(model.mixture_variance((at, policy)), pi_f, rtol=1e-4, atol=1e-4)
+    th.testing.assert_close(stratified_variance(at, policy, 0.05, 2), pi_f, rtol=1e-4, atol=1e-4)
     weights = stratified_weights(at, policy, 0.05, 2)
     assert float(weights[0]) == pytest.approx(0.05)
     assert float(weights[1::2].sum()) == pytest.approx(0.475)  # of the first particle, however many its actions
@@ -181,13 +182,13 @@ def test_the_variance_between_particles_counts(pendulum_arrays: Any, n_actions: 
 
 def test_chi2_moves_mass_between_particles(pendulum_arrays: Any) -> None:
     """Q = a, two points +-.9 of weight .475 beside pi_beta's: unclipped the sup exceeds the mean by sqrt(r) sigma."""
-    ball = {"robustness": "chi2", "chi2_radius": 0.01, "conservative_weight": 1.0, "visitation": "constant"}
+    ball = {"robustness": {"kind": "chi2", "radius": 0.01}, "conservative_weight": 1.0, "visitation": "constant"}
     model = two_particles(pendulum_arrays, **ball)
     batch = model.sample_batch()
     noise, nets = model.draw_noise(batch), model.networks()
     nets.q = lambda _, actions: actions.squeeze(-1).unsqueeze(0)  # type: ignore[method-assign,assignment]
     nets.sample_behavior = lambda observations, _: th.zeros(len(observations), 4, 1)  # type: ignore[method-assign,assignment]
-    penalty, _ = model.chi2_penalty(nets, batch, noise, nets.q(None, batch.actions.unsqueeze(1)).squeeze(-1))
+    penalty, _ = model.terms[1].loss(nets, batch, noise, nets.q(None, batch.actions.unsqueeze(1)).squeeze(-1))
     assert float(penalty) == pytest.approx(0.1 * math.sqrt(0.95 * 0.81), rel=1e-3)
 
 
@@ -222,14 +223,14 @@ def test_svpg_step_by_hand() -> None:
     [
         ("adam", {}, "must be one of entropy, svpg, natural"),
         ("entropy", {"n_particles": 2}, "takes no 'n_particles'"),
-        ("svpg", {"target_kl": 0.1}, "it takes: n_particles, temperature, bandwidth"),
+        ("svpg", {"target_kl": 0.1}, "It takes: n_particles, temperature, bandwidth"),
         ("svpg", {"n_particles": 0}, "at least 1"),
         ("natural", {"target_kl": 0.0}, "target_kl must be positive"),
     ],
 )
 def test_bad_rules_are_refused(name: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises((ValueError, TypeError), match=message):
-        actor_rule(name, options)
+        read_option("actor_regularizer", {"kind": name, **options}, RULES)
 
 
 def test_one_particle_is_the_entropy_rule_to_the_bit(pendulum_arrays: dict[str, np.ndarray]) -> None:
@@ -239,8 +240,7 @@ def test_one_particle_is_the_entropy_rule_to_the_bit(pendulum_arrays: dict[str, 
         "MlpPolicy",
         env="Pendulum-v1",
         dataset=pendulum_arrays,
-        actor_regularizer="svpg",
-        actor_kwargs={"n_particles": 1},
+        actor_regularizer={"kind": "svpg", "n_particles": 1},
         **options,
     ).learn(20)
     assert isinstance(svpg.actor, ParticleActor)

@@ -12,7 +12,8 @@ import torch as th
 
 from sb3_offline import COMBO, DROMO
 from sb3_offline.behavior.behavior_policy import BehaviorNoise
-from sb3_offline.dromo.robustness import drawn_states, stratified_variance
+from sb3_offline.dromo.robust_term import RobustNoise
+from sb3_offline.dromo.robustness import Std, drawn_states, stratified_variance
 from tests.conftest import FAST_DROMO, FAST_MODEL_BASED
 
 
@@ -94,7 +95,7 @@ def test_counts_of_states_survive_a_file(pendulum_arrays: dict[str, np.ndarray],
 
 
 def test_svpg_needs_a_row_for_each_particle(pendulum_arrays: dict[str, np.ndarray]) -> None:
-    options: dict[str, Any] = {"actor_regularizer": "svpg", "actor_kwargs": {"n_particles": 8}}
+    options: dict[str, Any] = {"actor_regularizer": {"kind": "svpg", "n_particles": 8}}
     with pytest.raises(ValueError, match="n_particles=8 needs a batch_size of at least as many"):
         make(pendulum_arrays, batch_size=4, **options)
     options["n_action_samples"] = 8
@@ -142,7 +143,8 @@ def test_strict_is_the_batch_standard_deviation(pendulum_arrays: dict[str, np.nd
 
 
 def test_strict_raw_divides_by_the_size_of_the_data(pendulum_arrays: dict[str, np.ndarray]) -> None:
-    options = {"conservative_weight": 0.0, "robust_weight": 0.5, "strict": True, "count_scale": "raw"}
+    options = {"conservative_weight": 0.0, "robust_weight": 0.5, "strict": True}
+    options |= {"visitation": {"count_scale": "raw"}}
     options |= {"behavior_kwargs": None}
     model = make(pendulum_arrays, **options).learn(1)
     batch = model.sample_batch()
@@ -164,20 +166,21 @@ def test_negative_robust_weight_is_refused(pendulum_arrays: dict[str, np.ndarray
 
 def test_the_term_at_drawn_states_is_that_at_all_on_average(pendulum_arrays: dict[str, np.ndarray]) -> None:
     """At 16 of 64 states, with the same actions at each: the mean of 400 draws within four standard errors of the whole."""
-    model = make(pendulum_arrays, robust_weight=0.5, robust_states=16).learn(1)
+    model = make(pendulum_arrays, robust_weight=0.5, robustness={"kind": "std", "n_states": 16}).learn(1)
     batch, nets = model.sample_batch(), model.networks()
     q = nets.q(batch.observations, batch.actions.unsqueeze(1)).squeeze(-1).detach()
-    assert model.draw_noise(batch).states.shape == (16,)
-    model.robust_states = None
+    assert model.draw_noise(batch).terms["robust"].states.shape == (16,)
+    model.robustness = Std(n_states=None)
     whole = model.draw_noise(batch)
-    assert whole.states is None
+    drawn = whole.terms["robust"]
+    assert drawn.states is None
 
     def term(states: th.Tensor | None) -> float:
         noise = whole
         if states is not None:
-            behavior = BehaviorNoise(*(part[states] for part in whole.behavior))
-            noise = replace(whole, states=states, behavior=behavior, robust_policy=whole.robust_policy[states])
-        return model.std_penalty(nets, batch, noise, q)[0].item()
+            some = RobustNoise(BehaviorNoise(*(part[states] for part in drawn.behavior)), drawn.policy[states], states)
+            noise = replace(whole, terms={**whole.terms, "robust": some})
+        return model.terms[1].loss(nets, batch, noise, q)[0].item()
 
     generator = th.Generator().manual_seed(0)
     draws = np.array([term(drawn_states(64, 16, generator)) for _ in range(400)])

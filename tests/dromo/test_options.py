@@ -13,12 +13,13 @@ from gymnasium import spaces
 
 from sb3_offline import COMBO, DROMO, load_dataset
 from sb3_offline.dromo.real_ratio import bias_and_variance, optimal_real_ratio
-from sb3_offline.dromo.robustness import stratified_weights
+from sb3_offline.dromo.robustness import ChiSquare, stratified_weights
 from sb3_offline.tabular.ambiguity import chi2_worst_case
 from tests.conftest import FAST_DROMO, FAST_MODEL_BASED
 
 Arrays = dict[str, np.ndarray]
 WITHOUT_PI_BETA = {"behavior_kwargs": None}
+CHI2, W2 = {"kind": "chi2", "radius": 0.1}, {"kind": "wasserstein", "radius": 0.1}
 
 
 def make(arrays: Arrays, **options: Any) -> DROMO:
@@ -35,33 +36,28 @@ def assert_equal_weights(one: Any, other: Any) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"auto_real_ratio": True, "execution": "compile"}, "takes for a constant"),
-        ({"actor_regularizer": "svpg", "bc_warmup_steps": 5}, "leave one out"),
+        ({"real_ratio": "auto", "execution": "compile"}, "takes for a constant"),
         ({"robustness": "kl"}, "must be one of std, chi2, wasserstein"),
-        ({"robustness": "chi2"}, "needs chi2_radius"),
-        ({"robustness": "wasserstein", **WITHOUT_PI_BETA}, "needs wasserstein_radius"),
-        ({"chi2_radius": 0.1}, "belongs to robustness='chi2', not to 'std'"),
-        ({"robustness": "chi2", "chi2_radius": 0.1, "robust_weight": 0.1}, "robust_weight belongs to robustness='std'"),
-        ({"robustness": "chi2", "wasserstein_radius": 0.1}, "wasserstein_radius belongs to"),
-        ({"robustness": "chi2", "chi2_radius": -0.1}, "chi2_radius must not be negative"),
-        ({"robustness": "chi2", "chi2_radius": 0.1, "strict": True}, "strict .* has no robustness='chi2'"),
-        ({"robustness": "chi2", "strict": True}, "strict .* has no robustness='chi2'"),  # and not: needs chi2_radius
-        (
-            {"robustness": "wasserstein", "wasserstein_radius": 0.1, "visitation": "knn"},
-            "leave out visitation",
-        ),
-        (
-            {"robustness": "wasserstein", "wasserstein_radius": 0.1, "count_scale": "raw"},
-            "leave out visitation",
-        ),
-        ({"robustness": "chi2", "chi2_radius": 0.1, "conservative_weight": 0.0}, "weighed by beta"),
-        ({"robustness": "wasserstein", "wasserstein_radius": 0.1}, "behavior_kwargs fits pi_beta"),
+        ({"robustness": 0.1}, "robustness must be 'std' or 'chi2' or 'wasserstein' or a mapping .* got 0.1"),
+        ({"robustness": "chi2"}, r"needs radius: robustness=\{'kind': 'chi2', 'radius': \.\.\.\}"),
+        ({"robustness": {"kind": "chi2", "radios": 0.1}}, "takes no 'radios'. Did you mean 'radius'"),
+        ({"robustness": {"radius": 0.1}}, "robustness needs a kind, one of std, chi2, wasserstein"),
+        ({"robustness": CHI2, "robust_weight": 0.1}, "robust_weight belongs to robustness='std'"),
+        ({"robustness": {"kind": "chi2", "radius": -0.1}}, r"robustness\['radius'\] must not be negative"),
+        ({"robustness": {"kind": "std", "n_states": 0}}, r"robustness\['n_states'\] must be at least 1"),
+        ({"robustness": CHI2, "strict": True}, "strict .* has no robustness='chi2'"),
+        ({"robustness": W2, "visitation": "knn", **WITHOUT_PI_BETA}, "leave out visitation"),
+        ({"robustness": CHI2, "conservative_weight": 0.0}, "weighed by beta"),
+        ({"robustness": W2}, "behavior_kwargs fits pi_beta"),
         ({"strict": True}, "behavior_kwargs fits pi_beta"),
-        ({"lipschitz_weight": 0.1}, "belong together"),
-        ({"lipschitz_bound": 1.0}, "belong together"),
-        ({"lipschitz_weight": -0.1, "lipschitz_bound": 1.0}, "must not be negative"),
+        ({"lipschitz": {"weight": 0.1}}, "needs bound"),
+        ({"lipschitz": {"bound": 1.0}}, "needs weight"),
+        ({"lipschitz": {"weight": -0.1, "bound": 1.0}}, "must not be negative"),
+        ({"real_ratio": {"kind": "auto", "start": 1.5}}, r"real_ratio\['start'\] must lie in \(0, 1\)"),
+        ({"real_ratio": {"begin": 0.5}}, "takes no 'begin'"),
         ({"actor_regularizer": "svgd"}, "must be one of entropy, svpg, natural"),
-        ({"actor_kwargs": {"n_particles": 2}}, "takes no 'n_particles'"),
+        ({"actor_regularizer": {"kind": "entropy", "n_particles": 2}}, "takes no 'n_particles'"),
+        ({"visitation": {"mode": "knn", "scale": "raw"}}, "takes no 'scale'"),
         ({"visitation": "forest"}, "visitation must be one of"),
         ({"penalty_states": "data"}, "penalty_states must be"),
         ({"actor_regularizer": "svpg", "policy_kwargs": {"share_features_extractor": True}}, "share_features_extractor=False"),
@@ -73,8 +69,8 @@ def test_contradictory_options_are_refused(pendulum_arrays: Arrays, options: dic
 
 
 BALLS = [
-    {"robustness": "chi2", "chi2_radius": 0.0},
-    {"robustness": "wasserstein", "wasserstein_radius": 0.0, **WITHOUT_PI_BETA},
+    {"robustness": {"kind": "chi2", "radius": 0.0}},
+    {"robustness": {"kind": "wasserstein", "radius": 0.0}, **WITHOUT_PI_BETA},
 ]
 
 
@@ -87,6 +83,39 @@ def test_options_of_an_unused_behaviour_policy_are_named(pendulum_arrays: Arrays
         warnings.simplefilter("error")
         make(pendulum_arrays, **options | WITHOUT_PI_BETA)
         make(pendulum_arrays)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ({"robustness": "chi2", "chi2_radius": 0.25}, {"robustness": {"kind": "chi2", "radius": 0.25}}),
+        ({"chi2_radius": 0.25, "robust_states": 8}, {"robustness": {"kind": "chi2", "radius": 0.25, "n_states": 8}}),
+        ({"robust_states": None}, {"robustness": {"kind": "std", "n_states": None}}),
+        ({"robustness": "wasserstein", "wasserstein_radius": 0.5}, {"robustness": {"kind": "wasserstein", "radius": 0.5}}),
+        ({"lipschitz_weight": 0.3, "lipschitz_bound": 2.0}, {"lipschitz": {"weight": 0.3, "bound": 2.0}}),
+        ({"real_ratio": 0.3, "auto_real_ratio": True}, {"real_ratio": {"kind": "auto", "start": 0.3}}),
+        (
+            {"actor_regularizer": "svpg", "actor_kwargs": {"n_particles": 3}},
+            {"actor_regularizer": {"kind": "svpg", "n_particles": 3}},
+        ),
+        ({"visitation": "simhash", "count_scale": "raw"}, {"visitation": {"mode": "simhash", "count_scale": "raw"}}),
+        ({"strict": True, "count_scale": "raw"}, {"visitation": {"mode": "constant", "count_scale": "raw"}}),
+        ({"lipschitz_weight": 0.0}, None),
+    ],
+)
+def test_old_options_are_refused_in_the_new_spelling(
+    pendulum_arrays: Arrays, old: dict[str, Any], new: dict[str, Any] | None
+) -> None:
+    """With the caller's own values, and what is told is taken."""
+    with pytest.raises(TypeError) as refused:
+        make(pendulum_arrays, **old, **WITHOUT_PI_BETA)
+    if new is None:
+        assert "Leave it out" in str(refused.value)
+        return
+    ((name, value),) = new.items()
+    assert f"{name}={value!r}" in str(refused.value)
+    kept = {key: item for key, item in old.items() if key == "strict"}
+    make(pendulum_arrays, **new, **kept, **WITHOUT_PI_BETA)
 
 
 def test_unknown_behavior_kwargs_are_refused_at_once(pendulum_arrays: Arrays) -> None:
@@ -113,7 +142,7 @@ def penalties(model: DROMO) -> tuple[float, dict[str, float]]:
 
 def test_the_three_sets_differ(pendulum_arrays: Arrays) -> None:
     """Equal streams up to the robust term, whose three forms are three positive numbers."""
-    sets = [{"robust_weight": 0.5}, {"robustness": "chi2", "chi2_radius": 0.5}, BALLS[1] | {"wasserstein_radius": 0.5}]
+    sets = [{"robust_weight": 0.5}, {"robustness": CHI2}, {"robustness": W2, **WITHOUT_PI_BETA}]
     found = [penalties(make(pendulum_arrays, **options).learn(1))[1]["robust_penalty"] for options in sets]
     assert min(found) > 0
     assert len({round(value, 6) for value in found}) == 3
@@ -121,38 +150,38 @@ def test_the_three_sets_differ(pendulum_arrays: Arrays) -> None:
 
 def test_chi2_penalty_by_hand(pendulum_arrays: Arrays) -> None:
     """beta mean_s (sup E_q Q - E_p Q), summed over the critics; radius / n(s) with n(s) = 4, each state by the oracle."""
-    model = make(pendulum_arrays, robustness="chi2", chi2_radius=2.0, conservative_weight=3.0, real_ratio=0.8).learn(1)
+    model = make(pendulum_arrays, robustness={"kind": "chi2", "radius": 2.0}, conservative_weight=3.0, real_ratio=0.8).learn(1)
     batch = model.sample_batch()
     noise, nets = model.draw_noise(batch), model.networks()
     nets.visits = lambda observations: th.full((len(observations),), 4.0)  # type: ignore[assignment]
     q = nets.q(batch.observations, batch.actions.unsqueeze(1)).squeeze(-1)
-    strata = model.mixture_values(nets, batch, noise)  # type: ignore[arg-type]
+    strata = model.terms[1].mixture_values(nets, batch, noise)  # type: ignore[arg-type]
     values, p = th.cat(strata, dim=-1).detach().double().numpy(), stratified_weights(*strata, 0.8).double().numpy()
     assert values.shape == (2, 64, 8)
     expected = sum(
         chi2_worst_case(values[j, s], p / p.sum(), 0.5) - values[j, s] @ p for j, s in np.ndindex(*values.shape[:2])
     )
-    penalty, _ = model.chi2_penalty(nets, batch, noise, q)
+    penalty, _ = model.terms[1].loss(nets, batch, noise, q)
     assert float(penalty.detach()) == pytest.approx(3.0 * expected / 64, rel=1e-3)
 
 
 def test_chi2_unclipped_is_eq_13_with_alpha_beta_sqrt_radius(pendulum_arrays: Arrays) -> None:
     """A small ball reaches no boundary: sup = E + sqrt(r) sigma, sigma without Bessel's correction."""
-    model = make(pendulum_arrays, robustness="chi2", chi2_radius=1e-3, conservative_weight=0.7, visitation="constant").learn(1)
+    model = make(pendulum_arrays, robustness=ChiSquare(1e-3), conservative_weight=0.7, visitation="constant").learn(1)
     batch = model.sample_batch()
     noise, nets = model.draw_noise(batch), model.networks()
     q = nets.q(batch.observations, batch.actions.unsqueeze(1)).squeeze(-1)
-    b, p = model.mixture_values(nets, batch, noise)  # type: ignore[arg-type]
+    b, p = model.terms[1].mixture_values(nets, batch, noise)  # type: ignore[arg-type]
     values = th.cat([b, p], dim=-1).detach().double()  # f = 1/2 and N_b = N_p: equal weights
     expected = 0.7 * 1e-3**0.5 * values.std(dim=-1, correction=0).mean(dim=1).sum()
-    penalty, logs = model.chi2_penalty(nets, batch, noise, q)
+    penalty, logs = model.terms[1].loss(nets, batch, noise, q)
     assert float(logs["robust_active_fraction"]) == 0
     assert float(penalty.detach()) == pytest.approx(float(expected), rel=1e-3)
 
 
 def test_wasserstein_penalty_for_a_linear_q(pendulum_arrays: Arrays) -> None:
     """beta eps |w| a critic: w = (3, 4) in units of the data's deviation, beta = 2, eps = .1, two critics."""
-    options = BALLS[1] | {"wasserstein_radius": 0.1, "conservative_weight": 2.0}
+    options: dict[str, Any] = {"robustness": W2, "conservative_weight": 2.0, **WITHOUT_PI_BETA}
     model = make(pendulum_arrays, **options).learn(1)
     deviation = model.replay_buffer.observations.double().std(dim=0, correction=0).float()
     nets, batch = model.networks(), model.sample_batch()
@@ -162,7 +191,7 @@ def test_wasserstein_penalty_for_a_linear_q(pendulum_arrays: Arrays) -> None:
         return th.stack([value, -value])
 
     nets.q = q  # type: ignore[method-assign]
-    penalty, _ = model.wasserstein_penalty(nets, batch, model.draw_noise(batch), q(batch.observations, batch.actions[:, None]))
+    penalty, _ = model.terms[1].loss(nets, batch, model.draw_noise(batch), q(batch.observations, batch.actions[:, None]))
     assert float(penalty) == pytest.approx(2 * 2.0 * 0.1 * 5.0, rel=1e-4)
 
 
@@ -183,7 +212,9 @@ def test_exact_counts_of_one_hot_states() -> None:
         observation_space=spaces.Box(0.0, 1.0, (4,)),
         action_space=spaces.Box(-1.0, 1.0, (1,)),
     )
-    model = DROMO("MlpPolicy", dataset=data, visitation="exact", count_scale="raw", check_data=False, **FAST_DROMO).learn(1)
+    model = DROMO(
+        "MlpPolicy", dataset=data, visitation={"mode": "exact", "count_scale": "raw"}, check_data=False, **FAST_DROMO
+    ).learn(1)
     assert model.visitation(th.eye(4)).tolist() == [100.0, 200.0, 300.0, 600.0]
 
 
@@ -191,7 +222,7 @@ def test_lipschitz_penalty_is_added(pendulum_arrays: Arrays) -> None:
     options: dict[str, Any] = {"robust_weight": 0.0}
     _, without = penalties(make(pendulum_arrays, **options).learn(1))
     assert "lipschitz_penalty" not in without
-    total, logs = penalties(make(pendulum_arrays, lipschitz_weight=2.0, lipschitz_bound=0.01, **options).learn(1))
+    total, logs = penalties(make(pendulum_arrays, lipschitz={"weight": 2.0, "bound": 0.01}, **options).learn(1))
     assert logs["lipschitz_penalty"] > 0
     conservative = 2 * logs["conservative_weight"] * logs["conservative_gap"]
     assert total == pytest.approx(conservative + logs["lipschitz_penalty"], rel=1e-4, abs=1e-6)
@@ -199,8 +230,8 @@ def test_lipschitz_penalty_is_added(pendulum_arrays: Arrays) -> None:
 
 def test_a_lipschitz_penalty_flattens_q(pendulum_arrays: Arrays) -> None:
     options: dict[str, Any] = {"robust_weight": 0.0, "qf_learning_rate": 3e-3}
-    steep = penalties(make(pendulum_arrays, lipschitz_weight=1e-9, lipschitz_bound=0.0, **options).learn(30))[1]["q_slope"]
-    flat = penalties(make(pendulum_arrays, lipschitz_weight=10.0, lipschitz_bound=0.0, **options).learn(30))[1]["q_slope"]
+    steep = penalties(make(pendulum_arrays, lipschitz={"weight": 1e-9, "bound": 0.0}, **options).learn(30))[1]["q_slope"]
+    flat = penalties(make(pendulum_arrays, lipschitz={"weight": 10.0, "bound": 0.0}, **options).learn(30))[1]["q_slope"]
     assert flat < 0.5 * steep
 
 
@@ -228,13 +259,13 @@ def test_bias_and_variance_are_unbiased() -> None:
 
 def test_f_moves_at_rollouts_and_the_batch_follows(pendulum_arrays: Arrays) -> None:
     """A tenth of the way to f* a rollout; f* is .05 to .95, so five rollouts move it, by at most 1 - .9^5 of the way."""
-    model = make(pendulum_arrays, robust_weight=0.0, auto_real_ratio=True, rollout_freq=1, rollout_length=1).learn(5)
+    model = make(pendulum_arrays, robust_weight=0.0, real_ratio="auto", rollout_freq=1, rollout_length=1).learn(5)
     assert model.real_ratio != 0.5
     assert 0.5 - 0.45 * (1 - 0.9**5) <= model.real_ratio <= 0.5 + 0.45 * (1 - 0.9**5)
     batch = model.sample_batch()
     assert batch.n_real == round(64 * model.real_ratio)
     fixed = make(pendulum_arrays, robust_weight=0.0, rollout_freq=1, rollout_length=1).learn(1)
-    moved = make(pendulum_arrays, robust_weight=0.0, auto_real_ratio=True, rollout_freq=1, rollout_length=1).learn(1)
+    moved = make(pendulum_arrays, robust_weight=0.0, real_ratio="auto", rollout_freq=1, rollout_length=1).learn(1)
     assert th.equal(fixed.model_buffer.observations[:256], moved.model_buffer.observations[:256])  # no stream is shifted
 
 
@@ -242,20 +273,16 @@ def test_f_moves_at_rollouts_and_the_batch_follows(pendulum_arrays: Arrays) -> N
 
 EVERYTHING: dict[str, dict[str, Any]] = {
     "chi2, knn, particles": {
-        "robustness": "chi2",
-        "chi2_radius": 0.2,
+        "robustness": {"kind": "chi2", "radius": 0.2},
         "visitation": "knn",
-        "actor_regularizer": "svpg",
-        "actor_kwargs": {"n_particles": 3},
+        "actor_regularizer": {"kind": "svpg", "n_particles": 3},
         "penalty_states": "mix",
     },
     "wasserstein, natural": {
-        "robustness": "wasserstein",
-        "wasserstein_radius": 0.1,
-        "lipschitz_weight": 0.1,
-        "lipschitz_bound": 0.5,
+        "robustness": W2,
+        "lipschitz": {"weight": 0.1, "bound": 0.5},
         "actor_regularizer": "natural",
-        "auto_real_ratio": True,
+        "real_ratio": {"start": 0.5},
         "target_gap": 0.5,
         **WITHOUT_PI_BETA,
     },

@@ -177,7 +177,7 @@ def test_half_the_published_weight_has_the_published_gradient() -> None:
 
     q = nets.q(batch.observations, batch.actions.unsqueeze(1)).squeeze(-1)
     squared = (q - model.td_target(nets, batch, noise)).square().mean(dim=1).sum()
-    gap = (model.out_of_data_value(nets, batch, noise) - q).mean(dim=1).sum()
+    gap = (model.terms[0].out_of_data_value(nets, batch, noise) - q).mean(dim=1).sum()
     published = th.autograd.grad(squared + published_weight * gap, parameters)
     for mine, theirs in zip(ours, published, strict=True):
         th.testing.assert_close(2 * mine, theirs)
