@@ -11,7 +11,6 @@ from stable_baselines3.common.type_aliases import GymEnv
 from sb3_offline.arguments import check_flag
 from sb3_offline.bc.cloning import Cloning
 from sb3_offline.common.online import to_sac
-from sb3_offline.common.validation import Validation
 from sb3_offline.networks.networks import SACNetworks, TD3Networks
 
 
@@ -41,11 +40,6 @@ class BC(Cloning):
         if self.deterministic:
             return (nets.action(observations).squeeze(1) - actions).square().mean(dim=1)
         return -nets.log_prob(observations, actions.unsqueeze(1)).squeeze(1)
-
-    def held_out_figures(self, rows: Validation) -> dict[str, float]:
-        """``likelihood`` of held-out actions, mean log pi(a|s); of a deterministic actor ``imitation_loss``."""
-        cost = float(self.imitation(self.networks(), rows.observations, rows.actions).mean())
-        return {"imitation_loss": cost} if self.deterministic else {"likelihood": -cost}
 
     # --- online ---
 

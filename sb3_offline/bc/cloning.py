@@ -12,6 +12,7 @@ from stable_baselines3.common.type_aliases import Schedule
 
 from sb3_offline.arguments import Interval, check_number
 from sb3_offline.common.gradient_algorithm import GradientAlgorithm
+from sb3_offline.common.validation import Validation
 from sb3_offline.datasets import OfflineDataset
 from sb3_offline.execution.optimizers import minimize
 from sb3_offline.execution.updates import Call, call_plainly
@@ -124,6 +125,10 @@ class Cloning(GradientAlgorithm):
         loss, logs = call(self.actor_loss, nets, batch, noise)
         minimize(loss, self.actor.optimizer)
         return {name: value.detach() for name, value in logs.items()}
+
+    def held_out_figures(self, rows: Validation) -> dict[str, float]:
+        """``likelihood`` of held-out actions: mean log pi(a|s), or of a deterministic actor minus its mean square."""
+        return {"likelihood": -float(self.imitation(self.networks(), rows.observations, rows.actions).mean())}
 
 
 def check_weights(weights: npt.ArrayLike) -> np.ndarray:

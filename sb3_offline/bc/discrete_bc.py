@@ -6,7 +6,6 @@ import torch as th
 
 from sb3_offline.bc.cloning import Cloning
 from sb3_offline.common.discrete_actions import DiscreteActions
-from sb3_offline.common.validation import Validation
 from sb3_offline.networks.clones import CategoricalNetworks
 from sb3_offline.networks.observations import Observations
 
@@ -21,7 +20,3 @@ class DiscreteBC(DiscreteActions, Cloning):
     def imitation(self, nets: CategoricalNetworks, observations: Observations, actions: th.Tensor) -> th.Tensor:
         """-log pi(a|s) (B,) of logged actions (B, 1)."""
         return -nets.log_policy(observations).gather(1, actions).squeeze(1)
-
-    def held_out_figures(self, rows: Validation) -> dict[str, float]:
-        """``likelihood`` of held-out actions, mean log pi(a|s)."""
-        return {"likelihood": -float(self.imitation(self.networks(), rows.observations, rows.actions).mean())}

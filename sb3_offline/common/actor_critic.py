@@ -17,6 +17,7 @@ from sb3_offline.buffers.online_buffer import OfflineOnlineBuffer
 from sb3_offline.common.gradient_algorithm import GradientAlgorithm
 from sb3_offline.common.online import OnlineOptions, go_online
 from sb3_offline.common.parts import frozen_copy
+from sb3_offline.common.validation import HeldOutValues, Validation
 from sb3_offline.execution.optimizers import minimize, polyak
 from sb3_offline.execution.updates import Call, call_plainly
 from sb3_offline.networks.networks import ActorCriticNetworks, Batch, GaussianNetworks, Logs
@@ -162,6 +163,32 @@ class OfflineActorCritic(GradientAlgorithm):
         normals, uniform = th.randn(shape, **where), 2.0 * th.rand(shape, **where) - 1.0  # type: ignore[call-overload]
         drawn = th.cat([nets.act(observations, normals), uniform], dim=1)
         return nets.q(observations, actions.unsqueeze(1)).squeeze(-1), nets.q(observations, drawn)
+
+    # --- what held-out rows say ---
+
+    def held_out_values(self, rows: Validation) -> HeldOutValues:
+        """Of actions by the same noise each time, from no stream of the training."""
+        nets: Any = self.networks()
+        logged = rows.actions.unsqueeze(1)
+        generator = th.Generator(device=self.device).manual_seed(0)
+        noise, next_noise = th.randn((2, *logged.shape), generator=generator, device=self.device)
+        return HeldOutValues(
+            nets.q(rows.observations, logged).mean(dim=0).squeeze(1),
+            nets.q(rows.observations, nets.act(rows.observations, noise)).mean(dim=0).squeeze(1),
+            self.value_of_next(nets, rows.next_observations, next_noise),
+            self.likelihood(nets, rows),
+        )
+
+    def value_of_next(self, nets: Any, observations: Any, noise: th.Tensor) -> th.Tensor:
+        """What the target makes of what follows, (B,): min_j Q'_j of the policy's action."""
+        return nets.q_target(observations, nets.act(observations, noise)).amin(dim=0).squeeze(1)
+
+    def likelihood(self, nets: Any, rows: Validation) -> th.Tensor:
+        """log pi(a|s) of held-out actions, (B,), or of an actor without a density minus its action's mean squared distance."""
+        logged = rows.actions.unsqueeze(1)
+        if hasattr(nets, "log_prob"):
+            return nets.log_prob(rows.observations, logged).squeeze(1)
+        return -(nets.act(rows.observations, th.zeros_like(logged)) - logged).square().mean(dim=(1, 2))
 
     # --- online ---
 

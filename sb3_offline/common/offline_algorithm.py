@@ -408,6 +408,8 @@ class OfflineAlgorithm(DataBacked, Deployable, SafeFiles):
         open_run(self, dataset.info.dataset_id)
         self.prepare(dataset, progress_bar)
         self.validation = None if held_out is None else Validation(self, held_out)
+        if self.validation is not None:
+            self.validation.figures()  # refused at once, where there are none
 
         # SB3's callbacks read these names from the loop's locals
         dones, infos = np.zeros(1, dtype=bool), [{}]  # type: ignore[var-annotated]

@@ -15,7 +15,6 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from sb3_offline.arguments import check_count, check_entropy, check_flag
 from sb3_offline.common.actor_critic import OfflineActorCritic
 from sb3_offline.common.online import to_sac
-from sb3_offline.common.validation import HeldOutValues, Validation
 from sb3_offline.execution.optimizers import minimize
 from sb3_offline.execution.updates import Call
 from sb3_offline.linearization.normalized_td import normalized_td_steps, safe_learning_rate
@@ -190,19 +189,6 @@ class OfflineSAC(OfflineActorCritic, SAC):
         assert line.next_actions is not None
         value = nets.q(batch.next_observations, line.next_actions.unsqueeze(1))[index].squeeze(-1)
         return line.rewards + line.discounts * value
-
-    def held_out_values(self, rows: Validation) -> HeldOutValues:
-        """Of actions sampled by the same noise each time, from no stream of the training."""
-        nets, logged = self.networks(), rows.actions.unsqueeze(1)
-        generator = th.Generator(device=self.device).manual_seed(0)
-        noise, next_noise = th.randn((2, *logged.shape), generator=generator, device=self.device)
-        (acted, _), (next_acted, _) = nets.sample(rows.observations, noise), nets.sample(rows.next_observations, next_noise)
-        return HeldOutValues(
-            nets.q(rows.observations, logged).mean(dim=0).squeeze(1),
-            nets.q(rows.observations, acted).mean(dim=0).squeeze(1),
-            nets.q_target(rows.next_observations, next_acted).amin(dim=0).squeeze(1),
-            nets.log_prob(rows.observations, logged).squeeze(1),
-        )
 
     # --- online ---
 

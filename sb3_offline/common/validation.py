@@ -79,9 +79,9 @@ class Validation:
     def of_critic(self, values: HeldOutValues) -> dict[str, float]:
         """
         ``td_error``: root mean square of r + gamma (1 - done) Q'(s', pi) - Q(s, a). ``likelihood`` of the logged actions: mean
-        log-density, or the share that the greedy policy would take. ``conservative_gap``: Q of the policy's actions above Q of
-        the data's. ``q_bias``: Q of the data's actions above their Monte-Carlo returns. In the rewards that the model learns
-        from.
+        log-density, or the share that the greedy policy would take; of an actor without a density minus its actions' mean
+        squared distance. ``conservative_gap``: Q of the policy's actions above Q of the data's. ``q_bias``: Q of the data's
+        actions above their Monte-Carlo returns. In the rewards that the model learns from.
         """
         q, q_policy, next_value, likelihood = values
         target = self.rewards + self.model.gamma * (1.0 - self.dones) * next_value

@@ -95,6 +95,10 @@ class ExpectileLearning(GradientAlgorithm):
         """log pi(a|s) of the batch's own actions, (B,)."""
         raise NotImplementedError
 
+    def value_of_next(self, nets: Any, observations: Any, noise: th.Tensor) -> th.Tensor:
+        """V, as of held-out rows, too."""
+        return nets.value(observations)
+
     # --- one update ---
 
     def critic_step(self, nets: Any, batch: Batch, noise: None, call: Call) -> Logs:

@@ -223,7 +223,7 @@ def test_what_held_out_episodes_say(pendulum_arrays: Arrays) -> None:
     model = make(pendulum_arrays, deterministic=True).learn(20, validation=0.5)
     rows = model.validation
     squares = (model.actor(rows.observations) - rows.actions).square().mean()
-    assert rows.figures() == pytest.approx({"imitation_loss": float(squares.detach())})
+    assert rows.figures() == pytest.approx({"likelihood": -float(squares.detach())})
 
 
 # --- online ---

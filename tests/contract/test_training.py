@@ -28,6 +28,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from benchmarks.kill_and_resume import digest
 from sb3_offline.common.gradient_algorithm import GradientAlgorithm
+from sb3_offline.common.offline_algorithm import OfflineAlgorithm
 from sb3_offline.execution import precision
 from sb3_offline.execution.updates import UpdateRunner
 from sb3_offline.seeds import train_seeds
@@ -187,6 +188,21 @@ def test_images_and_dicts(subject: Subject, kind: str, tmp_path: Path) -> None:
     assert all(env.action_space.contains(action) for action in found)
     resumed = subject.cls.resume(tmp_path / "at_2.resume", env=env, dataset=data).learn()
     assert same(model, resumed)
+
+
+def test_held_out_episodes_are_looked_at_or_refused_at_once(subject: Subject) -> None:
+    model = subject.make()
+    names = ("held_out_values", "held_out_figures")
+    if all(getattr(subject.cls, name) is getattr(OfflineAlgorithm, name) for name in names):
+        with pytest.raises(ValueError, match=f"{subject.cls.__name__} has no validation: leave it out"):
+            model.learn(3, validation=0.3)
+        assert model._n_updates == 0
+        return
+    model.learn(3, validation=0.3)
+    figures = model.validation.figures()
+    assert "likelihood" in figures
+    assert np.isfinite(list(figures.values())).all()
+    assert figures == model.validation.figures()  # the same noise each time
 
 
 def test_what_tensorboard_shows(subject: Subject, tmp_path: Path) -> None:

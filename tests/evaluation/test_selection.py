@@ -10,7 +10,7 @@ import pytest
 import torch as th
 from stable_baselines3.common.logger import configure
 
-from sb3_offline import CQL, DiscreteCQL, OfflineSAC, PreQN, load_dataset
+from sb3_offline import BC, CQL, IQL, TD3BC, DiscreteCQL, OfflineSAC, PreQN, load_dataset
 from sb3_offline.buffers.returns import returns_to_go
 from sb3_offline.common.validation import Validation
 from sb3_offline.evaluation.selection import OfflineSelectionCallback, StopOnValidation
@@ -35,6 +35,43 @@ def test_held_out_episodes_take_no_part_and_are_logged(pendulum_arrays: Arrays, 
     assert len(lines) == 2
     model.save(tmp_path / "model")  # the held-out rows stay behind
     assert CQL.load(tmp_path / "model").validation is None
+
+
+def test_a_clone_is_stopped_by_likelihood_alone(pendulum_arrays: Arrays) -> None:
+    model = pendulum(pendulum_arrays, BC, learning_rate=0.0)
+    with pytest.raises(ValueError, match=r"BC has no td_error: take StopOnValidation\('likelihood'\)"):
+        model.learn(2, StopOnValidation(), validation=0.2)
+    model.learn(9, StopOnValidation("likelihood", patience=2, freq=1), validation=0.2)
+    assert model.num_timesteps == 3  # nothing is learned: the first look stays the best
+
+
+@pytest.mark.parametrize("algorithm", [IQL, TD3BC])
+def test_figures_of_other_actors(algorithm: Any, pendulum_arrays: Arrays) -> None:
+    """IQL's target is V's; TD3's actor has no density, but a distance."""
+    model = pendulum(pendulum_arrays, algorithm).learn(3, validation=0.2)
+    rows, nets = model.validation, model.networks()
+    with th.no_grad():
+        q = th.cat(model.critic(rows.observations, rows.actions), dim=1).mean(dim=1)
+        if algorithm is IQL:
+            following, likelihood = (
+                model.value_net(rows.next_observations),
+                nets.log_prob(rows.observations, rows.actions[:, None]),
+            )
+        else:
+            actions = model.actor(rows.next_observations)
+            following = th.cat(model.critic_target(rows.next_observations, actions), dim=1).amin(dim=1)
+            likelihood = -(model.actor(rows.observations) - rows.actions).square()
+        error = (rows.rewards + 0.99 * (1 - rows.dones) * following - q).square().mean().sqrt()
+    assert rows.figures()["td_error"] == pytest.approx(float(error), rel=1e-5)
+    assert rows.figures()["likelihood"] == pytest.approx(float(likelihood.mean()), rel=1e-5)
+
+
+def test_the_scale_of_rewards_may_be_fitted(pendulum_arrays: Arrays) -> None:
+    """ "auto" is a number by then: rewards of unit size."""
+    model = pendulum(pendulum_arrays, reward_scale="auto").learn(1, validation=0.2)
+    size = float(np.sqrt(np.square(model.load_dataset().split(0.2, seed=0)[0].rewards, dtype=np.float64).mean()))
+    held_out = model.load_dataset().split(0.2, seed=0)[1]
+    np.testing.assert_allclose(model.validation.rewards, held_out.rewards / size, rtol=1e-5)
 
 
 def test_the_training_goes_on_as_it_would_without(pendulum_arrays: Arrays) -> None:
