@@ -13,7 +13,7 @@ import pytest
 import torch as th
 
 from benchmarks import run as runner
-from benchmarks import speed_critics, speed_report
+from benchmarks import speed_critics, speed_report, two_modes
 from benchmarks.data_size import curves, draw
 from benchmarks.peers import Peer
 from benchmarks.reference_cql import ReferenceCQL, make_reference
@@ -247,3 +247,21 @@ def test_what_critics_cost(tmp_path: Path) -> None:
     rows = json.loads((tmp_path / "s.json").read_text())["rows"]
     assert [row["work"] for row in rows] == ["2 critics", "3 critics"]
     assert [row["times_the_first"] for row in rows] == [1.0, rows[1]["update_seconds"] / rows[0]["update_seconds"]]
+
+
+def test_pillars_are_passed_on_either_side_and_not_by_the_mean() -> None:
+    """Ten pillars pay 10; straight on is the end; what the data do has two modes, and a mean between them."""
+    env = two_modes.Pillars()
+    for way, expected in ((0.6, 10.0), (-0.6, 10.0), (0.0, 0.0)):
+        observation, total, ended = env.reset(seed=0)[0], 0.0, False
+        while not ended:
+            observation, reward, hit, cut, _ = env.step(observation + way)
+            total, ended = total + reward, hit or cut
+        assert total == expected
+    data = two_modes.passages(100)
+    aside = (data["actions"] - data["observations"]).flatten()
+    assert abs(aside.mean()) < 0.1
+    assert [0.4 < (np.abs(aside - mode) < 0.1).mean() < 0.55 for mode in (-0.6, 0.6)] == [True, True]
+    hits = np.abs(data["actions"] - data["observations"]).flatten() < 0.4
+    np.testing.assert_array_equal(data["terminations"], hits)
+    np.testing.assert_array_equal(data["rewards"], ~hits)
