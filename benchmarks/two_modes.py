@@ -4,9 +4,9 @@ A task that a Gaussian must fail: pillars, each to be passed on its left or on i
     python -m benchmarks.two_modes --seeds 0-2
 
 A step shows where a pillar stands, c in [-.2, .2]; the action is where to pass it. Within .4 of c the episode ends, elsewhere
-the step pays 1, ten times at most. The data pass .6 to the left or to the right, at equal odds and a little off, but for one action
-in ten that is uniform. Whoever imitates them by one Gaussian has its mean at the pillar and a deviation of .6. Returns of the
-deterministic policy and of the sampling one, over 100 episodes each, go to ``results/two_modes.json``.
+the step pays 1, ten times at most. The data pass .6 to the left or to the right, at equal odds and a little off, but for one
+action in ten that is uniform. Whoever imitates them by one Gaussian has its mean at the pillar and a deviation of .6. Returns
+of the deterministic policy and of the sampling one, over 100 episodes each, go to ``results/two_modes.json``.
 """
 
 from __future__ import annotations

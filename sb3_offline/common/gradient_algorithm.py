@@ -212,7 +212,8 @@ class GradientAlgorithm(OfflineAlgorithm):
 
         :param q: Q of the batch's own actions, (n_critics, B).
         """
-        penalty, logs = q.new_zeros(()), Logs()
+        penalty = q.new_zeros(())
+        logs: Logs = {}  # written out, as torch.compile traces no call of an alias
         for term in self.terms:
             if term.active:
                 loss, more = term.loss(nets, batch, noise, q)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from sb3_offline.arguments import NOT_NEGATIVE, check_number
 from sb3_offline.common.offline_sac import SACNoise
+from sb3_offline.common.terms import Term
 from sb3_offline.networks.networks import Batch, Logs, SACNetworks
 from sb3_offline.sacn.sacn import SACN
 
@@ -25,13 +26,23 @@ class EDAC(SACN):
         self.eta = check_number("eta", eta, NOT_NEGATIVE)
         super().__init__(*args, **kwargs)
 
-    def critic_penalty(self, nets: SACNetworks, batch: Batch, noise: SACNoise, q: th.Tensor) -> tuple[th.Tensor, Logs]:
-        """eta / (N - 1) E sum_{i != j} <g_i, g_j> at the logged actions, g_j = grad_a Q_j(s, a) of unit length."""
-        if self.eta == 0:
-            return super().critic_penalty(nets, batch, noise, q)
+    def make_terms(self) -> list[Term]:
+        return [Diversity(self)]
+
+
+class Diversity(Term):
+    """eta / (N - 1) E sum_{i != j} <g_i, g_j> at the logged actions, g_j = grad_a Q_j(s, a) of unit length."""
+
+    name = "diversity"
+
+    @property
+    def active(self) -> bool:
+        return self.model.eta > 0
+
+    def loss(self, nets: SACNetworks, batch: Batch, noise: SACNoise, q: th.Tensor) -> tuple[th.Tensor, Logs]:
         slopes = nets.q_slopes(batch.observations, batch.actions.unsqueeze(1)).squeeze(2)  # (N, B, action_dim)
         similarity = pairwise_similarity(F.normalize(slopes, dim=-1)).mean()
-        return self.eta * similarity, {"gradient_similarity": similarity / self.n_critics}
+        return self.model.eta * similarity, {"gradient_similarity": similarity / len(slopes)}
 
 
 def pairwise_similarity(directions: th.Tensor) -> th.Tensor:

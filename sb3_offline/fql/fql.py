@@ -15,6 +15,7 @@ from sb3_offline.execution.optimizers import minimize
 from sb3_offline.execution.updates import Call
 from sb3_offline.fql.policies import FLOW_POLICIES, FlowNetworks, FlowPolicy
 from sb3_offline.networks.networks import Batch, Logs
+from sb3_offline.networks.observations import Observations
 
 TargetQ = Literal["mean", "min"]
 
@@ -84,8 +85,7 @@ class FQL(OfflineActorCritic):
     @th.no_grad()
     def td_target(self, nets: FlowNetworks, batch: Batch, noise: FQLNoise) -> th.Tensor:
         """y = r + gamma (1 - done) mean_j Q'_j(s', mu(s', z')), or min_j: (B,)."""
-        q = nets.q_target(batch.next_observations, nets.act(batch.next_observations, noise.next_action)).squeeze(-1)
-        value = q.mean(dim=0) if self.target_q == "mean" else q.amin(dim=0)
+        value = self.value_of_next(nets, batch.next_observations, noise.next_action)
         return batch.rewards + self.gamma * (1.0 - batch.dones) * value
 
     def flow_loss(self, nets: FlowNetworks, batch: Batch, noise: FQLNoise) -> tuple[th.Tensor, Logs]:
@@ -114,7 +114,11 @@ class FQL(OfflineActorCritic):
         minimize(loss, self.flow.optimizer)
         return {**logs, **super().actor_step(nets, batch, noise, call)}
 
-    # --- what diagnostics ask ---
+    # --- what diagnostics and held-out rows ask ---
+
+    def value_of_next(self, nets: FlowNetworks, observations: Observations, noise: th.Tensor) -> th.Tensor:
+        q = nets.q_target(observations, nets.act(observations, noise)).squeeze(-1)  # (n_critics, B)
+        return q.mean(dim=0) if self.target_q == "mean" else q.amin(dim=0)
 
     def next_actions(self, nets: FlowNetworks, batch: Batch, noise: FQLNoise) -> th.Tensor:
         return nets.act(batch.next_observations, noise.next_action).squeeze(1)

@@ -13,7 +13,6 @@ from gymnasium import spaces
 from sb3_offline import EDAC, SACN
 from sb3_offline.datasets import SpacesOnlyEnv
 from sb3_offline.edac.edac import pairwise_similarity
-from sb3_offline.execution.updates import UpdateRunner
 from sb3_offline.networks.networks import Batch
 from tests.conftest import FAST
 
@@ -41,7 +40,7 @@ def test_the_penalty_by_hand() -> None:
     th.testing.assert_close(pairwise_similarity(directions), th.tensor([1.0]))
     nets: Any = SimpleNamespace(q_slopes=lambda *_: (th.tensor([5.0, 0.1, 2.0]).view(3, 1, 1) * directions).unsqueeze(2))
     batch = Batch(None, th.zeros(1, 2), None, th.zeros(1), th.zeros(1), 1)
-    penalty, logs = make(eta=0.5).critic_penalty(nets, batch, None, th.zeros(3, 1))  # type: ignore[arg-type]
+    penalty, logs = make(eta=0.5).critic_penalty(nets, batch, None, th.zeros(3, 1))
     assert float(penalty) == pytest.approx(0.5)
     assert float(logs["gradient_similarity"]) == pytest.approx(1 / 3)  # the mean cosine of two critics
 
@@ -71,7 +70,7 @@ def test_slopes_are_those_of_each_critic(policy_kwargs: dict[str, Any]) -> None:
         for shift in (1e-6, -2e-6):
             weight[row, column] += shift
             with th.enable_grad():
-                values.append(float(penalty()))
+                values.append(float(penalty().detach()))
     assert float(gradient[row, column]) == pytest.approx((values[0] - values[1]) / 2e-6, rel=1e-3)
 
 
@@ -90,25 +89,6 @@ def test_the_penalty_parts_the_critics() -> None:
         return float(pairwise_similarity(th.nn.functional.normalize(slopes, dim=-1)).mean())
 
     assert similarity(10.0) < similarity(0.0) - 0.3
-
-
-def test_its_losses_compile_whole() -> None:
-    """The gradient within the loss breaks no graph."""
-    graphs = []
-
-    def backend(module: Any, _: Any) -> Any:
-        graphs.append(module)
-        return module.forward
-
-    model, eager = (make().learn(1) for _ in range(2))
-    model.execution = "compile"
-    model._runner = UpdateRunner(model, compile_backend=backend)  # type: ignore[arg-type]
-    for _ in range(3):
-        model.update()
-        eager.update()
-    assert len(graphs) == 2
-    for name, value in model.policy.state_dict().items():
-        th.testing.assert_close(value, eager.policy.state_dict()[name], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("eta", [-1.0, float("inf"), "x"])
