@@ -114,8 +114,9 @@ class OfflineActorCritic(GradientAlgorithm):
     def gradient_step(self, nets: Any, batch: Batch, noise: Any, call: Call = call_plainly) -> Logs:
         """Critics; every ``policy_delay``-th update also the actor and the targets."""
         logs = self.critic_step(nets, batch, noise, call)
-        if isinstance(self.policy, OfflinePolicy):
-            self.policy.bound_slopes(self.critic)
+        policy: Any = self.policy
+        if getattr(policy, "spectral_norm", None) is not None:  # SB3's own policies have no such option
+            policy.bound_slopes(self.critic)
         if self.actor_is_due:
             logs = {**logs, **self.actor_step(nets, batch, noise, call)}
             self.update_targets()

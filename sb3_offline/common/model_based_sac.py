@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch as th
 from stable_baselines3.sac.policies import Actor
@@ -12,15 +13,18 @@ from sb3_offline.common.model_based import ModelBasedAlgorithm
 from sb3_offline.common.offline_sac import OfflineSAC
 from sb3_offline.common.parts import frozen_copy
 
+BootstrapPolicy = Literal["current", "target"]
+
 
 class ModelBasedSAC(ModelBasedAlgorithm, OfflineSAC):
     """An :class:`OfflineSAC` whose batches mix data with rollouts."""
 
     actor_target: Actor
+    bootstrap_policy: BootstrapPolicy = "current"  # who chooses the a' of the critics' target, where a child asks
 
     def _setup_model(self) -> None:
         super()._setup_model()
-        if self.rollout_policy == "target":
+        if "target" in (self.rollout_policy, self.bootstrap_policy):
             # kept in the policy, so that it is saved, loaded and moved with it
             self.policy.actor_target = frozen_copy(self.policy.actor)
             self.register_state("actor", self.policy.actor, target=self.policy.actor_target, saved=False)  # type: ignore[arg-type]

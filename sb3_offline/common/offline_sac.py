@@ -98,12 +98,16 @@ class OfflineSAC(OfflineActorCritic, SAC):
 
     @th.no_grad()
     def td_target(self, nets: SACNetworks, batch: Batch, noise: SACNoise) -> th.Tensor:
-        """y = r + gamma (1 - done) min_j Q'_j(s', a'), a' sampled from the current actor: (B,)."""
-        actions, log_prob = nets.sample(batch.next_observations, noise.next_action)
+        """y = r + gamma (1 - done) min_j Q'_j(s', a'), a' of :meth:`next_sample`: (B,)."""
+        actions, log_prob = self.next_sample(nets, batch, noise)
         value = nets.q_target(batch.next_observations, actions).amin(dim=0).squeeze(-1)
         if self.entropy_backup:
             value = value - self._ent_coef() * log_prob.squeeze(-1)
         return batch.rewards + self.gamma * (1.0 - batch.dones) * value
+
+    def next_sample(self, nets: SACNetworks, batch: Batch, noise: SACNoise) -> tuple[th.Tensor, th.Tensor]:
+        """a' (B, 1, action_dim), that the target bootstraps from, by the current actor, and log pi(a'|s') (B, 1)."""
+        return nets.sample(batch.next_observations, noise.next_action)
 
     def actor_loss(self, nets: SACNetworks, batch: Batch, noise: SACNoise) -> tuple[th.Tensor, th.Tensor, Logs]:
         """E[alpha log pi - min_j Q_j] over the batch's states; also returns log pi (B,) for the temperature."""
@@ -167,7 +171,7 @@ class OfflineSAC(OfflineActorCritic, SAC):
         """The batch with its next actions, whose rewards hold the entropy term of ``entropy_backup``."""
         discounts, rewards = self.gamma * (1.0 - batch.dones), batch.rewards
         with th.no_grad():
-            next_actions, log_prob = nets.sample(batch.next_observations, noise.next_action)
+            next_actions, log_prob = self.next_sample(nets, batch, noise)
             if self.entropy_backup:
                 rewards = rewards - discounts * self._ent_coef() * log_prob.squeeze(-1)
         return Transitions(
@@ -182,7 +186,7 @@ class OfflineSAC(OfflineActorCritic, SAC):
     # --- what diagnostics ask ---
 
     def next_actions(self, nets: SACNetworks, batch: Batch, noise: SACNoise) -> th.Tensor:
-        return nets.act(batch.next_observations, noise.next_action).squeeze(1)
+        return self.next_sample(nets, batch, noise)[0].squeeze(1)
 
     def own_target(self, nets: SACNetworks, batch: Batch, noise: SACNoise, index: int) -> th.Tensor:
         line = self.transitions(nets, batch, noise)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, TypeAlias, cast
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, TypeAlias, cast
 
 import torch as th
 import torch.nn.functional as F
@@ -22,9 +22,19 @@ _BACKTRACKS = 10
 @option
 @dataclass(frozen=True)
 class Entropy:
-    """SAC: its entropy bonus alone, one step of the actor's optimiser."""
+    """
+    SAC: its entropy bonus alone, one step of the actor's optimiser.
 
+    :param states: At which the actor improves: "mix" is all of d_f (Algorithm 1, line 6), "model" rho's, those that the model
+        imagined (Eq 14). Given by name, as of the other rules.
+    """
+
+    states: Literal["mix", "model"] = field(default="mix", kw_only=True)
     n_particles: ClassVar[int] = 1  # actors whose mixture is the policy
+
+    def __post_init__(self) -> None:
+        if self.states not in ("mix", "model"):
+            raise ValueError(f"actor_regularizer['states'] must be 'mix' or 'model', got {self.states!r}.")
 
     def install(self, policy: SACPolicy) -> None:
         """Give the policy the actor that this rule needs; its own will do."""
@@ -60,6 +70,7 @@ class NaturalGradient(Entropy):
     cg_damping: float = 0.1
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not (min(self.step_size, self.target_kl) > 0 and self.cg_steps >= 1 and self.cg_damping >= 0):
             raise ValueError(
                 f"step_size and target_kl must be positive, cg_steps at least 1, cg_damping not negative; got {self}."
@@ -107,6 +118,7 @@ class SVPG(Entropy):
     bandwidth: float | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.n_particles < 1 or not self.temperature > 0 or not (self.bandwidth is None or self.bandwidth > 0):
             raise ValueError(f"n_particles must be at least 1, temperature and bandwidth positive; got {self}.")
 

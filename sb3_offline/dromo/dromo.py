@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
@@ -16,6 +16,7 @@ from sb3_offline.behavior.visits import VisitationCounts
 from sb3_offline.combo.combo import COMBO
 from sb3_offline.combo.conservative import ModelConservative
 from sb3_offline.common.model_based import RolloutPolicy
+from sb3_offline.common.model_based_sac import BootstrapPolicy
 from sb3_offline.common.terms import Term
 from sb3_offline.datasets import OfflineDataset
 from sb3_offline.dromo.actor_rules import RULES, ActorRegularizer, Entropy
@@ -30,10 +31,11 @@ from sb3_offline.dromo.options import (
     split_behavior_kwargs,
     warn_if_unused,
 )
-from sb3_offline.dromo.real_ratio import AutoRealRatio, next_real_ratio
+from sb3_offline.dromo.real_ratio import BOUNDS, AutoRealRatio, next_real_ratio
 from sb3_offline.dromo.robust_term import RobustTerm
 from sb3_offline.dromo.robustness import SETS, Robustness, RobustSet
 from sb3_offline.dromo.smoothness import Lipschitz, LipschitzTerm
+from sb3_offline.execution.updates import Call
 from sb3_offline.networks.networks import Batch, Logs, SACNetworks
 from sb3_offline.options import kind_of, read_option
 
@@ -47,17 +49,20 @@ class DROMO(COMBO):
     Options that are a dataclass can be written as a mapping too, as in YAML: ``{"kind": "chi2", "radius": 0.04}``.
 
     :param robustness: "std" is Eq 13; :class:`~sb3_offline.dromo.robustness.ChiSquare` ("chi2") the worst case that it
-        approximates, and :class:`~sb3_offline.dromo.robustness.Wasserstein` moves rho;
+        approximates, :class:`~sb3_offline.dromo.robustness.CVaR` ("cvar") the worst share of pi^f's mass, and
+        :class:`~sb3_offline.dromo.robustness.Wasserstein` moves rho;
         :class:`~sb3_offline.dromo.robustness.Std` is "std" at another number of states.
     :param robust_weight: alpha of "std", 0.1 if not given; 0 is COMBO. n(s) is rescaled so that alpha n^{-1/2}, the weight on
         the spread, is alpha on average over the data. Over d_f it was 1.2 to 1.3 times that: rollouts visit rarer states.
     :param strict: Eq 17, the standard deviation of Q over the batch of d_f, instead of Eq 13.
-    :param visitation: How n(s) is counted: "knn" (default), "simhash", "constant", or "exact" for Discrete or one-hot states;
-        or :class:`~sb3_offline.dromo.options.Visits`, which can leave n(s) = \\|D\\| d(s) as the paper writes it.
+    :param visitation: How n(s) is counted: "knn" (default), "simhash", "constant", "rnd", or "exact" for Discrete or one-hot
+        states; or :class:`~sb3_offline.dromo.options.Visits`, which can leave n(s) = \\|D\\| d(s) as the paper writes it.
     :param real_ratio: f; "auto" or :class:`~sb3_offline.dromo.real_ratio.AutoRealRatio` moves it (experimental).
     :param lipschitz: :class:`~sb3_offline.dromo.smoothness.Lipschitz`, a penalty on slopes of Q; None for none.
     :param actor_regularizer: "entropy" (SAC), or beside it :class:`~sb3_offline.dromo.actor_rules.SVPG` ("svpg") or
         :class:`~sb3_offline.dromo.actor_rules.NaturalGradient` ("natural").
+    :param bootstrap_policy: Who chooses the a' of the critics' target: the "current" policy, as in SAC, or its Polyak copy
+        ("target"), as the paper has it beside the target critics.
     :param rollout_policy: As in :class:`COMBO`; the paper's Algorithm 1 rolls out the target policy.
     :param behavior_kwargs: Of pi_beta: ``n_components``, ``hidden_sizes``; of its fit: ``n_steps``, ``batch_size``.
     """
@@ -72,6 +77,7 @@ class DROMO(COMBO):
         real_ratio: float | str | AutoRealRatio | Mapping[str, Any] = 0.5,
         lipschitz: Lipschitz | Mapping[str, Any] | None = None,
         actor_regularizer: ActorRegularizer = "entropy",
+        bootstrap_policy: BootstrapPolicy = "current",
         rollout_policy: RolloutPolicy = "target",
         behavior_kwargs: Mapping[str, Any] | None = None,
         **kwargs: Any,
@@ -86,6 +92,9 @@ class DROMO(COMBO):
         self.robust_weight = check_weight(kind, self.robustness.weighed, robust_weight)
         warn_if_unused(behavior_kwargs, self.robust_size)
         self.lipschitz = None if lipschitz is None else read_option("lipschitz", lipschitz, {"lipschitz": Lipschitz})
+        if bootstrap_policy not in get_args(BootstrapPolicy):
+            raise ValueError(f"bootstrap_policy must be 'current' or 'target', got {bootstrap_policy!r}.")
+        self.bootstrap_policy = bootstrap_policy
         self.actor_regularizer: Entropy = read_option("actor_regularizer", actor_regularizer, RULES)
         self.auto_real_ratio: AutoRealRatio | None = None
         if not isinstance(real_ratio, int | float):
@@ -96,8 +105,11 @@ class DROMO(COMBO):
         split_behavior_kwargs(behavior_kwargs)  # refuses bad options now
         self.behavior_kwargs = dict(behavior_kwargs or {})
         super().__init__(*args, real_ratio=real_ratio, rollout_policy=rollout_policy, **kwargs)
-        if self.batch_size < self.n_particles:
-            raise ValueError(f"n_particles={self.n_particles} needs a batch_size of at least as many: each gets a row.")
+        if self.n_actor_rows < self.n_particles:
+            raise ValueError(
+                f"n_particles={self.n_particles} needs at least as many rows of a batch, each gets one: the actor has "
+                f"{self.n_actor_rows} with batch_size={self.batch_size}. Take a larger one."
+            )
         if self.draws_mixture and self.n_action_samples < self.n_particles:
             raise ValueError(
                 f"n_particles={self.n_particles} needs n_action_samples of at least as many, got {self.n_action_samples}: "
@@ -161,6 +173,13 @@ class DROMO(COMBO):
         gone = ("chi2_radius", "wasserstein_radius", "robust_states", "lipschitz_weight", "lipschitz_bound", "actor_kwargs")
         return {name: value for name, value in options.items() if name not in gone}
 
+    @property
+    def n_actor_rows(self) -> int:
+        """Rows of a batch at which the actor improves, at the least."""
+        if self.actor_regularizer.states == "mix":
+            return self.batch_size
+        return self.batch_size - (self.n_real if self.auto_real_ratio is None else round(BOUNDS[1] * self.batch_size))
+
     # --- set up ---
 
     def _create_aliases(self) -> None:
@@ -182,7 +201,19 @@ class DROMO(COMBO):
         parts = (self.behavior_policy, self.visitation, self.observation_scale)
         return DROMONetworks(self.policy, self.normalizer, *parts)
 
-    # --- the actor, and f ---
+    # --- the target's actions, the actor, and f ---
+
+    def next_sample(self, nets: SACNetworks, batch: Batch, noise: Any) -> tuple[th.Tensor, th.Tensor]:
+        if self.bootstrap_policy == "current":
+            return super().next_sample(nets, batch, noise)
+        return nets.sample_actor(self.actor_target, batch.next_observations, noise.next_action)
+
+    def actor_step(self, nets: SACNetworks, batch: Batch, noise: Any, call: Call) -> Logs:
+        """Eq 14, at the states of d_f or of rho."""
+        if self.actor_regularizer.states == "model":
+            noise = replace(noise, action=noise.action[batch.n_real :])
+            batch = batch.imagined()
+        return super().actor_step(nets, batch, noise, call)
 
     def descend(self, loss: th.Tensor, nets: SACNetworks, batch: Batch) -> Logs:
         return self.actor_regularizer.step(self.actor, loss, nets.normalize(batch.observations))

@@ -20,7 +20,7 @@ class Visits:
     """
     How n(s) is counted.
 
-    :param mode: "knn", "simhash", "constant", or "exact" for Discrete or one-hot states.
+    :param mode: "knn", "simhash", "constant", "rnd", or "exact" for Discrete or one-hot states.
     :param count_scale: "reference" rescales n(s) to a mean n^{-1/2} of 1; "raw" leaves n = \\|D\\| d(s) as the paper has it.
     """
 
@@ -78,7 +78,7 @@ def refuse_contradictions(
     if strict and kind != "std":
         raise ValueError(f"strict (Eq 17) is the standard deviation over d_f; it has no robustness={kind!r}.")
     if not robustness.counts and visitation is not None:
-        raise ValueError(f"robustness={kind!r} has one ball for all states: leave out visitation.")
+        raise ValueError(f"robustness={kind!r} has one set for all states: leave out visitation.")
     if behavior_kwargs and (strict or not robustness.draws):
         user = "strict (Eq 17)" if strict else f"robustness={kind!r}"
         raise ValueError(f"behavior_kwargs fits pi_beta, of which {user} draws no actions: leave it out.")

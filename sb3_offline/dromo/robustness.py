@@ -11,7 +11,7 @@ from typing import Any, ClassVar, TypeAlias
 
 import torch as th
 
-from sb3_offline.arguments import NOT_NEGATIVE, check_count, check_number
+from sb3_offline.arguments import NOT_NEGATIVE, Interval, check_count, check_number
 from sb3_offline.dromo.networks import DROMONetworks
 from sb3_offline.dromo.smoothness import SLOPES, squared_slopes, wasserstein_excess
 from sb3_offline.networks.networks import Batch, Logs
@@ -79,9 +79,29 @@ class Std(RobustSet):
         return spread_penalty(model.robust_weight, variance, nets.visits(observations), eps, q)
 
 
+@dataclass(frozen=True)
+class WorstCase(RobustSet):
+    """beta E_{s ~ d_f} (sup_q E_q Q - E_{pi^f} Q), over sampled actions; a child says which q of its set reaches the sup."""
+
+    def worst_weights(self, values: th.Tensor, p: th.Tensor, nets: DROMONetworks, observations: th.Tensor) -> th.Tensor:
+        """q, (n_critics, S, N), of Q at the actions ``values``, shaped alike, and their weights ``p`` in pi^f (N,)."""
+        raise NotImplementedError
+
+    def penalty(self, term: Any, nets: DROMONetworks, batch: Batch, noise: Any, q: th.Tensor) -> Penalty:
+        f, n_particles = term.model.real_ratio, term.model.n_particles
+        behavior, policy = term.mixture_values(nets, batch, noise)
+        values, p = th.cat([behavior, policy], dim=-1), stratified_weights(behavior, policy, f, n_particles)
+        observations, q = term.own_rows(batch, noise, q)
+        worst = self.worst_weights(values.detach(), p, nets, observations)
+        excess = ((worst - p) * values).sum(dim=-1)  # (n_critics, S)
+        spread = stratified_variance(behavior, policy, f, n_particles).detach().sqrt()
+        logs = spread_logs(spread, q, (worst == 0).any(dim=-1))  # where the worst case leaves some action out
+        return (term.beta() * excess.mean(dim=1)).sum(), logs
+
+
 @option
 @dataclass(frozen=True)
-class ChiSquare(RobustSet):
+class ChiSquare(WorstCase):
     """
     beta E_{s ~ d_f} (sup_{chi^2(q || pi^f) <= radius / n(s)} E_q Q - E_{pi^f} Q), which Eq 13 approximates with
     alpha = beta sqrt(radius).
@@ -100,16 +120,34 @@ class ChiSquare(RobustSet):
     def size(self, model: Any) -> float:
         return self.radius
 
-    def penalty(self, term: Any, nets: DROMONetworks, batch: Batch, noise: Any, q: th.Tensor) -> Penalty:
-        f, n_particles = term.model.real_ratio, term.model.n_particles
-        behavior, policy = term.mixture_values(nets, batch, noise)
-        values, p = th.cat([behavior, policy], dim=-1), stratified_weights(behavior, policy, f, n_particles)
-        observations, q = term.own_rows(batch, noise, q)
-        worst = chi2_worst_weights(values.detach(), p, self.radius / nets.visits(observations))
-        excess = ((worst - p) * values).sum(dim=-1)  # (n_critics, S)
-        spread = stratified_variance(behavior, policy, f, n_particles).detach().sqrt()
-        logs = spread_logs(spread, q, (worst == 0).any(dim=-1))  # where the ball leaves some action out
-        return (term.beta() * excess.mean(dim=1)).sum(), logs
+    def worst_weights(self, values: th.Tensor, p: th.Tensor, nets: DROMONetworks, observations: th.Tensor) -> th.Tensor:
+        return chi2_worst_weights(values, p, self.radius / nets.visits(observations))
+
+
+@option
+@dataclass(frozen=True)
+class CVaR(WorstCase):
+    """
+    beta E_{s ~ d_f} (sup_{q <= pi^f / share} E_q Q - E_{pi^f} Q): Q's mean over the share of pi^f's mass where it is largest,
+    a chance constraint (the paper's section 6). It is at most Eq 13 with alpha / sqrt(n) = beta sqrt(1 / share - 1).
+
+    :param share: In (0, 1]; 1 is COMBO.
+    :param n_states: At so many states of the batch, drawn anew for each update; None takes all.
+    """
+
+    share: float
+    n_states: int | None = 64
+    counts: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        check_number("robustness['share']", self.share, Interval(0.0, 1.0, open_low=True))
+        check_states(self.n_states)
+
+    def size(self, model: Any) -> float:
+        return 1.0 - self.share
+
+    def worst_weights(self, values: th.Tensor, p: th.Tensor, nets: DROMONetworks, observations: th.Tensor) -> th.Tensor:
+        return cvar_worst_weights(values, p, self.share)
 
 
 @option
@@ -141,7 +179,7 @@ class Wasserstein(RobustSet):
 
 
 #: By the kind that a user gives as ``robustness``.
-SETS: Mapping[str, type[RobustSet]] = {"std": Std, "chi2": ChiSquare, "wasserstein": Wasserstein}
+SETS: Mapping[str, type[RobustSet]] = {"std": Std, "chi2": ChiSquare, "wasserstein": Wasserstein, "cvar": CVaR}
 Robustness: TypeAlias = str | RobustSet | Mapping[str, Any]
 
 
@@ -236,6 +274,23 @@ def chi2_worst_weights(values: th.Tensor, p: th.Tensor, radius: th.Tensor) -> th
     at_its_top = (radius >= 1.0 / top_mass - 1.0) | (std == 0)  # p may sum to a little less than 1
     q = th.where(at_its_top, at_top / top_mass, tilted)
     return th.where(radius == 0, p.expand_as(q), q)
+
+
+@th.no_grad()
+def cvar_worst_weights(values: th.Tensor, p: th.Tensor, share: float) -> th.Tensor:
+    """
+    The q that reaches sup E_q Z over q <= p / share (Rockafellar and Uryasev 2000), exact by sorting: from the largest Z on
+    each takes p / share, or what is left of 1.
+
+    :param values: Z, (..., N).
+    :param p: Base weights, positive, sum 1: (N,).
+    :param share: In (0, 1].
+    :return: q, (..., N).
+    """
+    order = values.argsort(dim=-1, descending=True, stable=True)
+    taken = (p[order].cumsum(dim=-1) / share).clamp(max=1.0)
+    in_order = taken.diff(dim=-1, prepend=th.zeros_like(taken[..., :1])) / taken[..., -1:]  # p may sum to a little less than 1
+    return th.zeros_like(in_order).scatter(-1, order, in_order)
 
 
 def smoothing(q: th.Tensor) -> th.Tensor:

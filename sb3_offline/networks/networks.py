@@ -68,6 +68,11 @@ class Batch(NamedTuple):
         rewards, dones = columns.pop("rewards").flatten(), columns.pop("dones").flatten()
         return cls(**columns, rewards=rewards, dones=dones, n_real=len(real.rewards))
 
+    def imagined(self) -> Batch:
+        """The rows that come from the model; of vectors."""
+        rows = {name: column[self.n_real :] for name, column in self._asdict().items() if isinstance(column, th.Tensor)}
+        return self._replace(**rows, n_real=0)
+
 
 class ActorCriticNetworks:
     """

@@ -1,4 +1,4 @@
-"""DROMO over a chi-square ball and a Wasserstein ball, against the tabular layer: one-hot critics and linear Q."""
+"""DROMO's robustness sets against the tabular layer: on one-hot critics and linear Q."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import torch as th
 
 from sb3_offline import COMBO, DROMO
 from sb3_offline.common.offline_sac import SACNoise
-from sb3_offline.tabular import combo_update, dromo_update
-from sb3_offline.tabular.ambiguity import chi2_worst_case
+from sb3_offline.tabular import combo_update, cvar_update, dromo_update
+from sb3_offline.tabular.ambiguity import chi2_worst_case, cvar_worst_case
 from tests.conformance.tables import TableNetworks, enumerate_policy, minimise, with_robust
 from tests.conformance.test_conformance import TOLERANCE, Problem, float64, make  # noqa: F401
 
@@ -38,6 +38,10 @@ def chi2_model(problem: Problem, radius: float, beta: float = 0.4) -> DROMO:
     return make(DROMO, robustness={"kind": "chi2", "radius": radius}, conservative_weight=beta, real_ratio=problem.f)
 
 
+def cvar_model(problem: Problem, share: float, beta: float = 0.4) -> DROMO:
+    return make(DROMO, robustness={"kind": "cvar", "share": share}, conservative_weight=beta, real_ratio=problem.f)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_chi2_unclipped_has_the_minimiser_of_eq_13(seed: int) -> None:
     """alpha = beta sqrt(radius): the ball's minimiser on one-hot critics is A4's, where no action is left out."""
@@ -55,9 +59,45 @@ def test_chi2_unclipped_has_the_minimiser_of_eq_13(seed: int) -> None:
     np.testing.assert_allclose(solution, expected, atol=TOLERANCE)
 
 
-@pytest.mark.parametrize("radius", [0.3, 3.0, 30.0])
+@pytest.mark.parametrize("share", [0.9, 0.3, 0.05])
 @pytest.mark.parametrize("seed", range(2))
-def test_chi2_for_linear_q(seed: int, radius: float) -> None:
+def test_cvar_has_the_minimiser_of_the_table(seed: int, share: float) -> None:
+    """On one-hot critics; with a small beta the actions' values stay apart, so that the descent meets no kink."""
+    problem = Problem(seed)
+    batch, pi_f = problem.batch(), problem.f * problem.pi_beta / 12 + (1 - problem.f) * problem.pi / 12
+    combo = combo_update(problem.y, problem.d, problem.rho, problem.f, 0.01)
+    expected = cvar_update(problem.y, problem.d, problem.rho, pi_f, problem.f, 0.01, share)
+    assert np.abs(expected - combo).max() > 5e-4
+    assert np.diff(np.sort(expected, axis=1), axis=1).min() > 1e-3
+    model = cvar_model(problem, share, 0.01)
+    solution = minimise(model, TableNetworks(combo), batch, chi2_noise(problem, batch))
+    np.testing.assert_allclose(solution, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(("seed", "share"), [(0, 0.9), (1, 0.3), (1, 0.05), (2, 0.3)])
+def test_cvar_at_a_kink_is_no_worse_than_all_around(seed: int, share: float) -> None:
+    """With a larger beta actions meet. The loss is strictly convex, so that a point with nothing lower near it is the one."""
+    problem, rng = Problem(seed), np.random.default_rng(0)
+    batch, pi_f = problem.batch(), problem.f * problem.pi_beta / 12 + (1 - problem.f) * problem.pi / 12
+    expected = cvar_update(problem.y, problem.d, problem.rho, pi_f, problem.f, 0.4, share)
+    assert np.diff(np.sort(expected, axis=1), axis=1).min() < 1e-12
+    model, noise = cvar_model(problem, share), chi2_noise(problem, batch)
+
+    def loss(table: np.ndarray) -> float:
+        return float(model.critic_loss(TableNetworks(table), batch, noise)[0].detach())
+
+    least = loss(expected)
+    for scale in (1e-1, 1e-2, 1e-3, 1e-4):
+        steps = scale * rng.normal(size=(50, 4, 3)) * (rng.random(size=(50, 4, 3)) < 0.3)
+        assert min(loss(expected + step) for step in steps) > least - 1e-12
+    assert loss(expected + 0.01 * (problem.y - expected)) > least
+
+
+@pytest.mark.parametrize(
+    ("kind", "size"), [("chi2", 0.3), ("chi2", 3.0), ("chi2", 30.0), ("cvar", 0.9), ("cvar", 0.3), ("cvar", 0.05)]
+)
+@pytest.mark.parametrize("seed", range(2))
+def test_worst_case_for_linear_q(seed: int, kind: str, size: float) -> None:
     """The loss exceeds COMBO's by beta E_{s ~ d_f} (sup - E), and its gradient in w is the oracle's, clipped or not."""
     problem, rng = Problem(seed), np.random.default_rng(seed)
     batch, features, weights = problem.batch(), rng.normal(size=(4, 3, 5)), rng.normal(size=5)
@@ -66,15 +106,18 @@ def test_chi2_for_linear_q(seed: int, radius: float) -> None:
 
     def excess(w: np.ndarray) -> float:
         q = features @ w
-        worst = [chi2_worst_case(q[s], pi_f[s], radius / problem.visits[s]) - pi_f[s] @ q[s] for s in range(4)]
-        return float(0.4 * states @ worst)
+        if kind == "chi2":
+            worst = [chi2_worst_case(q[s], pi_f[s], size / problem.visits[s]) for s in range(4)]
+        else:
+            worst = [cvar_worst_case(q[s], pi_f[s], size) for s in range(4)]
+        return float(0.4 * states @ (np.array(worst) - (pi_f * q).sum(axis=1)))
 
     def gradient_of(model: Any, noise: Any) -> tuple[float, np.ndarray]:
         nets = LinearTable(features, weights, problem.visits)
         loss, _ = model.critic_loss(nets, batch, noise)
         return float(loss.detach()), th.autograd.grad(loss, nets.weights)[0].numpy()
 
-    loss, gradient = gradient_of(chi2_model(problem, radius), chi2_noise(problem, batch))
+    loss, gradient = gradient_of({"chi2": chi2_model, "cvar": cvar_model}[kind](problem, size), chi2_noise(problem, batch))
     combo = make(COMBO, conservative_weight=0.4, real_ratio=problem.f)
     combo_loss, combo_gradient = gradient_of(combo, problem.noise(batch))
     assert loss - combo_loss == pytest.approx(excess(weights), abs=1e-8)

@@ -14,11 +14,13 @@ from gymnasium import spaces
 from sb3_offline import COMBO, DROMO, load_dataset
 from sb3_offline.dromo.real_ratio import bias_and_variance, optimal_real_ratio
 from sb3_offline.dromo.robustness import ChiSquare, stratified_weights
+from sb3_offline.execution.updates import call_plainly
 from sb3_offline.tabular.ambiguity import chi2_worst_case
 from tests.conftest import FAST_DROMO, FAST_MODEL_BASED
 
 Arrays = dict[str, np.ndarray]
 WITHOUT_PI_BETA = {"behavior_kwargs": None}
+CVAR = {"kind": "cvar", "share": 0.5}
 CHI2, W2 = {"kind": "chi2", "radius": 0.1}, {"kind": "wasserstein", "radius": 0.1}
 
 
@@ -38,13 +40,22 @@ def assert_equal_weights(one: Any, other: Any) -> None:
     [
         ({"real_ratio": "auto", "execution": "compile"}, "takes for a constant"),
         ({"robustness": "kl"}, "must be one of std, chi2, wasserstein"),
-        ({"robustness": 0.1}, "robustness must be 'std' or 'chi2' or 'wasserstein' or a mapping .* got 0.1"),
+        ({"robustness": 0.1}, "robustness must be 'std' or 'chi2' or 'wasserstein' or 'cvar' or a mapping .* got 0.1"),
         ({"robustness": "chi2"}, r"needs radius: robustness=\{'kind': 'chi2', 'radius': \.\.\.\}"),
         ({"robustness": {"kind": "chi2", "radios": 0.1}}, "takes no 'radios'. Did you mean 'radius'"),
         ({"robustness": {"radius": 0.1}}, "robustness needs a kind, one of std, chi2, wasserstein"),
         ({"robustness": CHI2, "robust_weight": 0.1}, "robust_weight belongs to robustness='std'"),
         ({"robustness": {"kind": "chi2", "radius": -0.1}}, r"robustness\['radius'\] must not be negative"),
         ({"robustness": {"kind": "std", "n_states": 0}}, r"robustness\['n_states'\] must be at least 1"),
+        ({"robustness": {"kind": "cvar", "share": 0.0}}, r"robustness\['share'\] must lie in \(0, 1\]"),
+        ({"robustness": "cvar"}, r"needs share: robustness=\{'kind': 'cvar', 'share': \.\.\.\}"),
+        ({"robustness": CVAR, "visitation": "knn"}, "one set for all states: leave out visitation"),
+        ({"bootstrap_policy": "uniform"}, "bootstrap_policy must be 'current' or 'target'"),
+        ({"actor_regularizer": {"kind": "entropy", "states": "data"}}, r"\['states'\] must be 'mix' or 'model'"),
+        (
+            {"actor_regularizer": {"kind": "svpg", "n_particles": 4, "states": "model"}, "batch_size": 6},
+            "the actor has 3 with batch_size=6",
+        ),
         ({"robustness": CHI2, "strict": True}, "strict .* has no robustness='chi2'"),
         ({"robustness": W2, "visitation": "knn", **WITHOUT_PI_BETA}, "leave out visitation"),
         ({"robustness": CHI2, "conservative_weight": 0.0}, "weighed by beta"),
@@ -70,6 +81,7 @@ def test_contradictory_options_are_refused(pendulum_arrays: Arrays, options: dic
 
 BALLS = [
     {"robustness": {"kind": "chi2", "radius": 0.0}},
+    {"robustness": {"kind": "cvar", "share": 1.0}, **WITHOUT_PI_BETA},
     {"robustness": {"kind": "wasserstein", "radius": 0.0}, **WITHOUT_PI_BETA},
 ]
 
@@ -140,12 +152,12 @@ def penalties(model: DROMO) -> tuple[float, dict[str, float]]:
     return float(penalty.detach()), {name: float(value.detach()) for name, value in logs.items()}
 
 
-def test_the_three_sets_differ(pendulum_arrays: Arrays) -> None:
-    """Equal streams up to the robust term, whose three forms are three positive numbers."""
-    sets = [{"robust_weight": 0.5}, {"robustness": CHI2}, {"robustness": W2, **WITHOUT_PI_BETA}]
+def test_the_sets_differ(pendulum_arrays: Arrays) -> None:
+    """Equal streams up to the robust term, whose four forms are four positive numbers."""
+    sets = [{"robust_weight": 0.5}, {"robustness": CHI2}, {"robustness": CVAR}, {"robustness": W2, **WITHOUT_PI_BETA}]
     found = [penalties(make(pendulum_arrays, **options).learn(1))[1]["robust_penalty"] for options in sets]
     assert min(found) > 0
-    assert len({round(value, 6) for value in found}) == 3
+    assert len({round(value, 6) for value in found}) == 4
 
 
 def test_chi2_penalty_by_hand(pendulum_arrays: Arrays) -> None:
@@ -269,6 +281,47 @@ def test_f_moves_at_rollouts_and_the_batch_follows(pendulum_arrays: Arrays) -> N
     assert th.equal(fixed.model_buffer.observations[:256], moved.model_buffer.observations[:256])  # no stream is shifted
 
 
+# --- Section 3: who bootstraps, and where the actor improves ---
+
+
+def test_the_target_policy_bootstraps(pendulum_arrays: Arrays) -> None:
+    """y = r + gamma (1 - done) min_j Q'_j(s', a'), a' = tanh(mu + sigma eps) by the copy, whatever the actor does."""
+    model = make(pendulum_arrays, bootstrap_policy="target", rollout_policy="current", tau=0.25).learn(2)
+    batch, nets = model.sample_batch(), model.networks()
+    noise = model.draw_noise(batch)
+    with th.no_grad():
+        for parameter in model.actor.parameters():
+            parameter.add_(0.3)
+        mean, log_std, _ = model.actor_target.get_action_dist_params(batch.next_observations)
+        actions = th.tanh(mean + log_std.exp() * noise.next_action[:, 0])
+        value = th.stack([q.flatten() for q in model.critic_target(batch.next_observations, actions)]).amin(dim=0)
+    expected = batch.rewards + model.gamma * (1 - batch.dones) * value
+    th.testing.assert_close(model.td_target(nets, batch, noise), expected, rtol=1e-4, atol=1e-4)
+    th.testing.assert_close(model.next_actions(nets, batch, noise), actions, rtol=1e-4, atol=1e-5)
+    model.bootstrap_policy = "current"
+    assert (model.td_target(nets, batch, noise) - expected).abs().max() > 1e-3
+    before = [p.clone() for p in model.actor_target.parameters()]
+    model.update()  # the copy follows, though it rolls nothing out
+    for old, new, own in zip(before, model.actor_target.parameters(), model.actor.parameters(), strict=True):
+        th.testing.assert_close(new, 0.75 * old + 0.25 * own)
+
+
+@pytest.mark.parametrize("kind", ["entropy", "svpg", "natural"])
+@pytest.mark.parametrize("states", ["mix", "model"])
+def test_the_actor_improves_at_the_states_asked_for(pendulum_arrays: Arrays, kind: str, states: str) -> None:
+    """Its step knows nothing of the data's rows where rho's states alone are asked for."""
+    steps = []
+    for shift in (0.0, 1.0):
+        model = make(pendulum_arrays, actor_regularizer={"kind": kind, "states": states}).learn(1)
+        batch = model.sample_batch()
+        noise = model.draw_noise(batch)
+        assert batch.n_real == 32
+        batch.observations[:32] += shift
+        model.actor_step(model.networks(), batch, noise, call_plainly)
+        steps.append([p.detach().clone() for p in model.actor.parameters()])
+    assert all(map(th.equal, *steps)) == (states == "model")
+
+
 # --- everything is saved, continued and repeatable ---
 
 EVERYTHING: dict[str, dict[str, Any]] = {
@@ -277,6 +330,12 @@ EVERYTHING: dict[str, dict[str, Any]] = {
         "visitation": "knn",
         "actor_regularizer": {"kind": "svpg", "n_particles": 3},
         "penalty_states": "mix",
+    },
+    "cvar, target bootstraps, rho's states": {
+        "robustness": CVAR,
+        "bootstrap_policy": "target",
+        "rollout_policy": "current",
+        "actor_regularizer": {"kind": "natural", "states": "model"},
     },
     "wasserstein, natural": {
         "robustness": W2,

@@ -6,8 +6,14 @@ import numpy as np
 import pytest
 import torch as th
 
-from sb3_offline.dromo.robustness import chi2_worst_weights, drawn_states, stratified_variance, stratified_weights
-from sb3_offline.tabular.ambiguity import chi2_worst_case
+from sb3_offline.dromo.robustness import (
+    chi2_worst_weights,
+    cvar_worst_weights,
+    drawn_states,
+    stratified_variance,
+    stratified_weights,
+)
+from sb3_offline.tabular.ambiguity import chi2_worst_case, cvar_worst_case
 
 
 def worst_case(values: list[float], radius: float, p: list[float] | None = None) -> float:
@@ -54,6 +60,33 @@ def test_batched_against_the_oracle(seed: int) -> None:
         assert q[i, s] @ values[i, s] == pytest.approx(chi2_worst_case(values[i, s], p, radii[s]), abs=1e-6)
         assert ((q[i, s] - p) ** 2 / p).sum() <= radii[s] + 1e-6
     single = chi2_worst_weights(th.tensor(values, dtype=th.float32), th.tensor(p, dtype=th.float32), th.tensor(radii))
+    np.testing.assert_allclose((single.double().numpy() * values).sum(-1), (q * values).sum(-1), atol=5e-3)
+
+
+def test_worst_share_by_hand() -> None:
+    """Uniform on (0, 10, 1): half of the mass is a third at 10 and a sixth at 1, so q = (0, 2/3, 1/3) and the mean 7."""
+    z, p = th.tensor([0.0, 10.0, 1.0]), th.full((3,), 1 / 3)
+    th.testing.assert_close(cvar_worst_weights(z, p, 0.5), th.tensor([0.0, 2 / 3, 1 / 3]))
+    th.testing.assert_close(cvar_worst_weights(z, p, 0.2), th.tensor([0.0, 1.0, 0.0]))
+    th.testing.assert_close(cvar_worst_weights(z, p, 1.0), p)
+    uneven = th.tensor([0.5, 0.1, 0.4])  # .1 at 10, and .2 of the .4 at 1
+    th.testing.assert_close(cvar_worst_weights(z, uneven, 0.3), th.tensor([0.0, 1 / 3, 2 / 3]))
+
+
+@pytest.mark.parametrize("share", [0.03, 0.3, 0.8, 1.0])
+def test_batched_share_against_the_oracle(share: float) -> None:
+    """(critics, states, samples) with uneven base weights and ties; Q about -1000, in float32 too."""
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(2, 6, 7)) * 10 - 1000
+    values[0, 0, :4] = values[0, 0].max()
+    values[1, 1] = values[1, 1, 0]
+    p = rng.dirichlet(np.ones(7))
+    q = cvar_worst_weights(th.tensor(values), th.tensor(p), share).numpy()
+    for i, s in np.ndindex(2, 6):
+        assert q[i, s] @ values[i, s] == pytest.approx(cvar_worst_case(values[i, s], p, share), abs=1e-9)
+        assert (q[i, s] <= p / share + 1e-12).all()
+    single = cvar_worst_weights(th.tensor(values, dtype=th.float32), th.tensor(p, dtype=th.float32), share)
+    np.testing.assert_allclose(single.sum(-1), np.ones((2, 6)), atol=1e-6)
     np.testing.assert_allclose((single.double().numpy() * values).sum(-1), (q * values).sum(-1), atol=5e-3)
 
 
