@@ -23,6 +23,7 @@ import sb3_offline
 from sb3_offline import CQL
 from sb3_offline.catalogue import BUILTIN_TASKS
 from sb3_offline.datasets import SpacesOnlyEnv
+from sb3_offline.training.schedules import parse_schedule
 from sb3_offline.zoo import algorithms, config_path
 from sb3_offline.zoo.configs import ZOO_KEYS, check_hyperparams, find_recipe
 
@@ -75,12 +76,14 @@ def test_every_entry_makes_its_model(algo: str, key: str) -> None:
     check_hyperparams(algorithms()[algo], hyperparams, key)
     assert isinstance(hyperparams["n_timesteps"], int)
     options = {name: value for name, value in hyperparams.items() if name not in (*ZOO_KEYS, "policy")}
-    for name, value in options.items():  # 1e-4 without a dot is text to YAML
-        assert not isinstance(value, str) or name in ("conservative", "ent_coef", "penalty", "penalty_states"), (name, value)
+    for name, value in options.items():
+        if isinstance(value, str):
+            assert not re.fullmatch(r"[-+.\d]+(e[-+]?\d+)?", value), (name, value)  # 1e-4 without a dot is text to YAML
+            options[name] = parse_schedule(value) or value  # as the zoo does
     model = algorithms()[algo](hyperparams["policy"], env_for(algo, key), seed=0, device="cpu", **options)
     for name, value in options.items():
         if name not in ("policy_kwargs", "learning_rate"):
-            assert getattr(model, name) == value
+            assert getattr(model, name) == value, name
 
 
 @pytest.mark.parametrize("algo", algorithms())
