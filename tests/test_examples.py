@@ -105,7 +105,9 @@ def test_what_the_pages_import_is_documented() -> None:
     text = "\n".join((ROOT / page).read_text(encoding="utf-8") for page in [*PAGES, "docs/api.md"])
     documented: set[str] = set()
     for kind, target, options in re.findall(r"\.\. auto(module|class|function):: (\S+)\n((?:   :.*\n)*)", text):
-        documented.add(target.rpartition(".")[2])
+        module, _, name = target.rpartition(".")
+        documented.add(name)
+        assert kind == "module" or hasattr(importlib.import_module(module), name), f"{target} is gone"
         members = re.search(r":members:(.*)", options) if kind == "module" else None
         if members is not None:
             named = [name.strip() for name in members[1].split(",") if name.strip()]
