@@ -43,7 +43,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "DROMO": MODEL_BASED | {"n_action_samples": 2, "behavior_kwargs": {"hidden_sizes": (16,), "n_steps": 250}},
     "MOPO": MODEL_BASED,
 }
-FIT_STREAMS = ("dynamics", "calibration", "termination")
 
 
 @dataclass(frozen=True)
@@ -74,15 +73,15 @@ def train(name: str, folder: Path, steps: int, save_freq: int) -> None:
 
 def digest(model: OfflineAlgorithm) -> str:
     """
-    SHA-256 of networks, optimisers, multipliers, log sums and the random streams of training. Those of the fits are left out:
-    after a kill between fit and checkpoint the fit comes from the cache, which draws nothing.
+    SHA-256 of networks, optimisers, multipliers, log sums and all random streams: a fit that comes from the cache leaves them
+    where it left them.
     """
     _, variables = model._get_torch_save_params()
     parts = [
         model.get_parameters(),
         {name: getattr(model, name) for name in variables},
         model.log_sums.sums,
-        {name: state for name, state in model.streams.state()["generators"].items() if name not in FIT_STREAMS},
+        model.streams.state()["generators"],
     ]
     result = hashlib.sha256()
     for name, value in _flatten(parts, ""):

@@ -40,7 +40,7 @@ from sb3_offline.files.model_file import FilePath
 from sb3_offline.networks.networks import Normalizer, normalizer_of, vec_normalizer
 from sb3_offline.networks.observations import check_actions, check_observations, check_policy
 from sb3_offline.networks.policies import ActorPolicy
-from sb3_offline.training.callback_checks import warn_of_idle
+from sb3_offline.training.callback_checks import check_callback, check_evaluation, warn_of_idle
 from sb3_offline.training.health import TrainingDivergedError, non_finite_parameter
 from sb3_offline.training.log_sums import LogSums
 from sb3_offline.training.logged_values import show_sums
@@ -382,6 +382,7 @@ class OfflineAlgorithm(DataBacked, Deployable, SafeFiles):
             check_steps(total_timesteps)
         if log_interval is not None:
             check_count("log_interval", log_interval)
+        check_callback(callback)
         self.check_options()
         announce = total_timesteps is None or self.verbose > 0
         self._check_tensorboard_log()
@@ -403,6 +404,7 @@ class OfflineAlgorithm(DataBacked, Deployable, SafeFiles):
             tb_log_name or type(self).__name__,
             progress_bar,
         )
+        check_evaluation(callback, self)
         warn_of_idle(callback, type(self).__name__, imagines=type(self).before_update is not OfflineAlgorithm.before_update)
         show_sums(self.logger, self.log_sums)
         open_run(self, dataset.info.dataset_id)

@@ -10,7 +10,7 @@ from typing import Any
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, EvalCallback
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_offline.training.run import walk
+from sb3_offline.training.callback_walk import walk
 
 SeedsCallback = BaseCallback | Sequence[BaseCallback] | Callable[[int], BaseCallback] | None
 

@@ -1,14 +1,52 @@
-"""Callbacks of SB3 that find nothing to do where nothing is collected."""
+"""Callbacks that cannot work are refused before anything is fitted, and those that would wait in vain are named."""
 
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
-from stable_baselines3.common.callbacks import BaseCallback, StopTrainingOnMaxEpisodes
+from stable_baselines3.common.callbacks import BaseCallback, EvalCallback, StopTrainingOnMaxEpisodes
+from stable_baselines3.common.preprocessing import is_image_space
+from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
-from sb3_offline.training.run import walk
+from sb3_offline.training.callback_walk import walk
 
 _HOOKS = ("_on_rollout_start", "_on_rollout_end")
+
+
+def check_callback(callback: Any) -> None:
+    """
+    :param callback: as ``learn`` was given it
+    :raises TypeError: for what is no callback, such as a class of one
+    """
+    for each in callback if isinstance(callback, list) else [callback]:
+        if each is not None and not isinstance(each, BaseCallback) and (isinstance(each, type) or not callable(each)):
+            made = f": make one, {each.__name__}(...)" if isinstance(each, type) else ""
+            raise TypeError(f"callback must be a callback, a function or a list of these, got {each!r}{made}.")
+
+
+def check_evaluation(callback: BaseCallback, model: Any) -> None:
+    """
+    :raises ValueError: for an ``EvalCallback`` whose env is no task of the model's
+    """
+    for each in walk(callback):
+        if isinstance(each, EvalCallback):
+            _check_env(each.eval_env, type(each).__name__, model)
+
+
+def _check_env(env: VecEnv, name: str, model: Any) -> None:
+    for kind in ("observation", "action"):
+        space, own = getattr(env, f"{kind}_space"), getattr(model, f"{kind}_space")
+        alike = type(space) is type(own) and (space.shape == own.shape or is_image_space(own))
+        if not alike or getattr(space, "n", None) != getattr(own, "n", None):
+            raise ValueError(f"{name} evaluates in an env with {kind}s in {space}; the model was made for {own}.")
+    normalizers = [unwrap_vec_normalize(env), model.get_vec_normalize_env()]
+    evaluated, trained = (normalizer is not None and normalizer.norm_obs for normalizer in normalizers)
+    if evaluated != trained:
+        raise ValueError(
+            f"{name} evaluates on {'normalised' if evaluated else 'raw'} observations, and the model trains on "
+            f"{'normalised' if trained else 'raw'} ones: wrap both envs in VecNormalize, or neither."
+        )
 
 
 def warn_of_idle(callback: BaseCallback, algorithm: str, imagines: bool) -> None:

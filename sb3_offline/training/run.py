@@ -7,7 +7,6 @@ import time
 import uuid
 import warnings
 import zipfile
-from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
@@ -15,12 +14,14 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
-from stable_baselines3.common.callbacks import BaseCallback, CallbackList, CheckpointCallback, EvalCallback, EventCallback
+from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, EvalCallback
 
 from sb3_offline.datasets import OfflineDataset
 from sb3_offline.files.atomic import write_atomically
 from sb3_offline.files.checksum import write_checked
 from sb3_offline.files.regular import is_regular
+from sb3_offline.training.callback_state import counts_of, restore_counts
+from sb3_offline.training.callback_walk import walk
 from sb3_offline.training.health import CHECK_FREQ, TrainingDivergedError, non_finite_parameter
 from sb3_offline.training.interrupt import deferred_interrupts
 from sb3_offline.training.patient_output import make_patient
@@ -63,6 +64,8 @@ class Run:
             put_in_place(lambda: restore(self.model, state), self.continuation.path)
             for evaluation in self._evaluations():
                 recall_evaluations(evaluation, self.model.num_timesteps)
+            counts = self.continuation.about.get("callbacks", [])  # version 0.1.0 kept none
+            put_in_place(lambda: restore_counts(self.callback, counts), self.continuation.path)
             best = self.continuation.about["best_mean_rewards"]
             for evaluation, reward in zip(self._evaluations(), best, strict=False):
                 evaluation.best_mean_reward = reward  # lest a worse model replace best_model.zip
@@ -126,6 +129,7 @@ class Run:
             | self._data_facts
             | {
                 "run": self.identity,
+                "callbacks": counts_of(self.callback),
                 "best_mean_rewards": [float(evaluation.best_mean_reward) for evaluation in self._evaluations()],
             }
         )
@@ -179,13 +183,3 @@ _EVALUATIONS = {
     "ep_lengths": "evaluations_length",
     "successes": "evaluations_successes",
 }
-
-
-def walk(callback: BaseCallback) -> Iterator[BaseCallback]:
-    """A callback and those inside it."""
-    yield callback
-    inner = callback.callbacks if isinstance(callback, CallbackList) else []
-    if isinstance(callback, EventCallback) and callback.callback is not None:
-        inner = [callback.callback]
-    for child in inner:
-        yield from walk(child)

@@ -11,7 +11,12 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
-from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, EvalCallback
+from stable_baselines3.common.callbacks import (
+    BaseCallback,
+    CheckpointCallback,
+    EvalCallback,
+    StopTrainingOnNoModelImprovement,
+)
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
@@ -108,6 +113,38 @@ def test_a_number_below_the_interrupted_calls_is_warned_of(pendulum_arrays: Arra
         model.learn(12 - 5)
     assert [w.filename for w in seen if "resumed run" in str(w.message)] == [__file__]
     assert model.num_timesteps == 7
+
+
+class Calls(BaseCallback):
+    """When it was called for the third, sixth, ... time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps: list[int] = []
+
+    def _on_step(self) -> bool:
+        if self.n_calls % 3 == 0:
+            self.steps.append(self.num_timesteps)
+        return True
+
+
+def test_callbacks_go_on_counting(pendulum_arrays: Arrays, tmp_path: Path) -> None:
+    """No evaluation is better than the first: the third after it ends the run, wherever it was interrupted."""
+
+    def callbacks(folder: Path) -> list[BaseCallback]:
+        stop = StopTrainingOnNoModelImprovement(max_no_improvement_evals=2, min_evals=0)
+        evaluation = EvalCallback(Monitor(gym.make("Pendulum-v1", max_episode_steps=2)), eval_freq=2, callback_after_eval=stop)
+        evaluation.best_mean_reward = 0.0  # of Pendulum none is better
+        return [Save(folder, 3), evaluation, Calls()]
+
+    whole = callbacks(tmp_path / "whole")
+    ends = make(CQL, pendulum_arrays, **FAST | NETS).learn(30, whole).num_timesteps
+    make(CQL, pendulum_arrays, **FAST | NETS).learn(30, [*callbacks(tmp_path / "parts"), StopAfter(4)])
+    parts = callbacks(tmp_path / "parts")
+    resumed = CQL.resume(tmp_path / "parts", dataset=pendulum_arrays)
+    assert resumed.num_timesteps == 3
+    assert resumed.learn(callback=[*parts, StopAfter(99)]).num_timesteps == ends < 30
+    assert parts[2].steps == [step for step in whole[2].steps if step > 3]  # type: ignore[attr-defined]
 
 
 def test_resumed_twice(pendulum_arrays: Arrays, tmp_path: Path) -> None:

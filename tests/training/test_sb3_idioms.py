@@ -17,12 +17,14 @@ from stable_baselines3.common.callbacks import (
     BaseCallback,
     CallbackList,
     CheckpointCallback,
+    EvalCallback,
     EveryNTimesteps,
     StopTrainingOnMaxEpisodes,
 )
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_offline import CQL, MOPO, DiscreteCQL, OfflineEvalCallback, OfflineSAC
 from sb3_offline.dynamics import resolve_termination
@@ -370,3 +372,34 @@ def test_a_cached_fit_is_said(capsys: pytest.CaptureFixture[str], tmp_path: Path
     for message in ("fitting the dynamics model to", f"of an earlier run is taken from {tmp_path}"):
         MOPO("MlpPolicy", DATA, **FAST_MODEL_BASED | {"verbose": 1, "dynamics_cache": True}).learn(1)
         assert message in capsys.readouterr().out
+
+
+# --- callbacks that cannot work ---
+
+
+@pytest.mark.parametrize(
+    ("callback", "error", "message"),
+    [
+        (lambda: 3, TypeError, "callback must be a callback, a function or a list of these, got 3"),
+        (lambda: [EvalCallback], TypeError, r"make one, EvalCallback\(\.\.\.\)"),
+        (lambda: evaluation("MountainCarContinuous-v0"), ValueError, "evaluates in an env with observations in"),
+        (lambda: EveryNTimesteps(1, evaluation("CartPole-v1")), ValueError, "evaluates in an env with"),
+        (
+            lambda: evaluation("Pendulum-v1", normalized=True),
+            ValueError,
+            "normalised observations, and the model trains on raw",
+        ),
+    ],
+)
+def test_callbacks_are_looked_at_before_anything_is_fitted(
+    callback: Any, error: Any, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = MOPO("MlpPolicy", DATA, **FAST_MODEL_BASED)
+    monkeypatch.setattr(MOPO, "fit_dynamics", lambda *_, **__: pytest.fail("it was fitted first"))
+    with pytest.raises(error, match=message):
+        model.learn(2, callback())
+
+
+def evaluation(env_id: str, normalized: bool = False) -> EvalCallback:
+    env = DummyVecEnv([lambda: Monitor(gym.make(env_id, max_episode_steps=5))])
+    return EvalCallback(VecNormalize(env, norm_reward=False, training=False) if normalized else env, eval_freq=1)
