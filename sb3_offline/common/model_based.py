@@ -33,7 +33,8 @@ from sb3_offline.dynamics.fit_checkpoint import FitCheckpoint
 from sb3_offline.dynamics.report import ModelReport, model_report
 from sb3_offline.dynamics.world import build_dynamics, fit_termination, fit_world, needs_head
 from sb3_offline.networks.networks import Batch
-from sb3_offline.training.interrupt import deferred_interrupts
+from sb3_offline.training.interrupt import Interrupt, deferred_interrupts
+from sb3_offline.training.run import INTERRUPTED_FOLDER
 
 RolloutPolicy = Literal["current", "target", "uniform"]
 
@@ -150,19 +151,36 @@ class ModelBasedAlgorithm(GradientAlgorithm):
             print(f"{type(self).__name__}: fitting the dynamics model to {len(dataset):,} transitions: {bound}.")
         with deferred_interrupts("this epoch of the dynamics fit") as interrupt:
             checkpoint = FitCheckpoint(None if entry is None else entry.checkpoint, interrupt)
+
+            def on_epoch(stats: EpochStats) -> bool:
+                self._log_dynamics(stats)
+                return checkpoint.path is not None or not interrupt  # without a place for it, the best so far ends the fit
+
             fit_world(
                 self.dynamics,
                 dataset,
                 config,
                 self.streams,
                 precision=self.precision,
-                on_epoch=self._log_dynamics,
+                on_epoch=on_epoch,
                 progress_bar=progress_bar,
                 checkpoint=checkpoint,
             )
+            if checkpoint.path is None and interrupt:
+                self._keep_interrupted(interrupt)
             if entry is not None:
                 entry.write(self.dynamics, self.streams)
             checkpoint.complete()
+
+    def _keep_interrupted(self, interrupt: Interrupt) -> None:
+        """What there is of a fit that cannot go on by itself, in a file; the next ``learn`` fits anew."""
+        path = INTERRUPTED_FOLDER / f"{type(self).__name__}_dynamics.pt"
+        self.save_dynamics(path)
+        self.dynamics.fitted.fill_(False)
+        interrupt.stop(
+            f'The fit of the dynamics was interrupted. Its best epochs so far are kept: model.load_dynamics("{path}") ahead of '
+            "learn() takes them. With dynamics_cache=True and a seed, the fit itself goes on where it was."
+        )
 
     def save_dynamics(self, path: str | Path) -> None:
         """

@@ -216,6 +216,8 @@ class OfflineAlgorithm(DataBacked, Deployable, SafeFiles):
 
     def check_loaded(self) -> None:
         """:raises ValueError: if a file, or ``load``'s arguments, bring what ``set_env`` refuses"""
+        for name in ("num_timesteps", "_n_updates"):
+            check_count(name, getattr(self, name), least=0)
         if self.observation_statistics is not None:
             check_statistics(self.observation_statistics, self.observation_space.shape or ())
         if self.env is not None:

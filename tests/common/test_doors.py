@@ -74,6 +74,12 @@ def test_wrong_options_are_refused_at_every_door(name: str, value: Any, saved: P
         model.learn(1)
 
 
+@pytest.mark.parametrize(("name", "value"), [("num_timesteps", -5), ("_n_updates", 1.5)])
+def test_counts_of_a_file_are_counts(name: str, value: Any, saved: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=rf"forged\.zip: {name} must be"):
+        CQL.load(with_option(saved, tmp_path / "forged.zip", name, value))
+
+
 def test_options_of_a_child_are_refused_too(tmp_path: Path) -> None:
     MOPO("MlpPolicy", DATA, **FAST_MODEL_BASED).learn(1).save(tmp_path / "m")
     for name, value in (("real_ratio", 2.0), ("rollout_length", 0), ("dynamics_kwargs", {"max_epoch": 3})):

@@ -98,12 +98,26 @@ def test_ctrl_c_ends_the_epoch_and_keeps_it(
     assert same(again, expected)
 
 
-def test_ctrl_c_without_a_cache_says_so(pendulum_arrays: Arrays, capsys: pytest.CaptureFixture[str]) -> None:
-    model = make(pendulum_arrays, dynamics_cache=False)
-    watch(model, 1, press)
+@pytest.mark.parametrize("options", [{"dynamics_cache": False}, {"seed": None}])
+def test_ctrl_c_without_a_place_keeps_the_best_so_far(
+    options: dict[str, Any],
+    pendulum_arrays: Arrays,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = make(pendulum_arrays, **options)
+    epochs = watch(model, 2, press)
     with pytest.raises(KeyboardInterrupt):
-        model.fit_dynamics()
-    assert "It is not kept, which needs dynamics_cache=True and a seed" in capsys.readouterr().out
+        model.learn(1)
+    path = "interrupted/COMBO_dynamics.pt"
+    assert f'model.load_dynamics("{path}") ahead of learn() takes them' in capsys.readouterr().out
+    assert epochs == [1, 2]
+    assert not model.dynamics.fitted
+    model.load_dynamics(path)
+    assert watch(model.learn(1)) == []
+    assert model.dynamics.fitted
 
 
 def test_ctrl_c_in_the_last_epoch_keeps_the_fit(pendulum_arrays: Arrays, expected: dict[str, th.Tensor]) -> None:
