@@ -178,8 +178,8 @@ class ModelBasedAlgorithm(GradientAlgorithm):
         self.save_dynamics(path)
         self.dynamics.fitted.fill_(False)
         interrupt.stop(
-            f'The fit of the dynamics was interrupted. Its best epochs so far are kept: model.load_dynamics("{path}") ahead of '
-            "learn() takes them. With dynamics_cache=True and a seed, the fit itself goes on where it was."
+            f'The fit of the dynamics was interrupted. Its best epochs so far are kept: model.load_dynamics("{path}") ahead '
+            "of learn() takes them. With dynamics_cache=True and a seed, the fit itself goes on where it was."
         )
 
     def save_dynamics(self, path: str | Path) -> None:
