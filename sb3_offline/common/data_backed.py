@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium as gym
 from gymnasium import spaces
@@ -28,163 +27,156 @@ _NO_DATA = (
 )
 
 
-class DataBacked(OffPolicyAlgorithm):
-    """An SB3 algorithm that is given data, an env, or both; each tells what the other leaves open."""
+def resolve_env(model: Any, env: GymEnv | str | None, dataset: Source | None, loading: bool) -> GymEnv:
+    """
+    Find the spaces, the task and the data: explicit ``dataset``, else the env's own, else the env as a dataset's id.
 
-    supported_spaces: ClassVar[Mapping[str, tuple[type[spaces.Space], ...]]] = {
-        "action": (spaces.Box,),
-        "observation": (spaces.Box, spaces.Dict),
-    }
-    dataset: Source | None = None  # how to load the data again; kept by save() when it is an id or a path
-    dataset_info: DatasetInfo | None = None
-    trained_normalized: bool | None = None  # whether VecNormalize's observations were learned from; None before learn
-    observation_statistics: dict[str, Any] | None = None  # by which they were normalised: saved with the model
+    :param loading: True inside SB3's ``load``, which knows the spaces already and may have no env.
+    :raises ValueError: if neither gives spaces, or if they do not fit each other or this algorithm.
+    """
+    if loading and env is None:
+        return None  # type: ignore[return-value]
+    env = _find_env(model, env, dataset)
+    for kind, space in (("action", env.action_space), ("observation", env.observation_space)):
+        check_space(kind, space, type(model).__name__)
+        way = way_on(kind, space)
+        if way or not isinstance(space, model.supported_spaces[kind]):
+            names = " or ".join(supported.__name__ for supported in model.supported_spaces[kind])
+            names += " space" + (" of floats within finite bounds" if kind == "action" and names == "Box" else "")
+            others = learners(action_space=env.action_space, observation_space=env.observation_space)
+            hint = way or (f" {', '.join(others)} can learn from it." if others else "")
+            raise ValueError(f"{type(model).__name__} needs {kind}s in a {names}; this task has {space}.{hint}")
+    return env
 
-    def _resolve_env(self, env: GymEnv | str | None, dataset: Source | None, loading: bool) -> GymEnv:
-        """
-        Find the spaces, the task and the data: explicit ``dataset``, else the env's own, else the env as a dataset's id.
 
-        :param loading: True inside SB3's ``load``, which knows the spaces already and may have no env.
-        :raises ValueError: if neither gives spaces, or if they do not fit each other or this algorithm.
-        """
-        if loading and env is None:
-            return None  # type: ignore[return-value]
-        env = self._find_env(env, dataset)
-        for kind, space in (("action", env.action_space), ("observation", env.observation_space)):
-            check_space(kind, space, type(self).__name__)
-            way = way_on(kind, space)
-            if way or not isinstance(space, self.supported_spaces[kind]):
-                names = " or ".join(supported.__name__ for supported in self.supported_spaces[kind])
-                names += " space" + (" of floats within finite bounds" if kind == "action" and names == "Box" else "")
-                others = learners(action_space=env.action_space, observation_space=env.observation_space)
-                hint = way or (f" {', '.join(others)} can learn from it." if others else "")
-                raise ValueError(f"{type(self).__name__} needs {kind}s in a {names}; this task has {space}.{hint}")
-        return env
-
-    def _find_env(self, env: GymEnv | str | None, dataset: Source | None) -> GymEnv:
-        if isinstance(env, str) and dataset is None:
-            env, dataset = _by_id(env)
-        elif isinstance(env, str):
-            env = gym.make(env)
-        if isinstance(env, VecEnv):
-            self._check_wrappers(env)
-        self.dataset = dataset
-        if dataset is None:
-            if env is None:
-                raise ValueError(_NO_DATA)
-            return env
-        info = open_dataset(
-            dataset,
-            observation_space=None if env is None else env.observation_space,
-            action_space=None if env is None else env.action_space,
-            env_spec=None if env is None else task_of(env),
-        ).info
-        self.dataset_info = replace(info, goals=None)  # a function, which belongs to the data and is not saved
-        return self._env_of(info) if env is None else env
-
-    def _check_wrappers(self, env: VecEnv) -> None:
-        """:raises ValueError: for more than one environment, or statistics that mean nothing offline"""
-        if env.num_envs != 1:
-            name = type(self).__name__
-            way_on = (
-                " After learn(), model.to_sac(env) goes on in several, as SB3's own SAC." if hasattr(self, "to_sac") else ""
-            )
-            raise ValueError(f"{name} got {env.num_envs} environments. Give one.{way_on}")
-        normalizer = unwrap_vec_normalize(env)
-        if normalizer is not None and normalizer.norm_reward:
-            raise ValueError(
-                "VecNormalize(norm_reward=True) would change the logged rewards' meaning offline. Use norm_reward=False "
-                '(RL-Zoo: normalize: "dict(norm_obs=True, norm_reward=False)").'
-            )
-        if normalizer is not None and normalizer.norm_obs:
-            space = normalizer.venv.observation_space
-            if isinstance(space, spaces.Dict) or has_images(space):
-                raise ValueError(
-                    f"VecNormalize(norm_obs=True) is for vectors here; this task has {space}. Use norm_obs=False: the policy "
-                    "divides images by 255 itself; scale the vectors of a Dict in the data and in an env wrapper."
-                )
-
-    def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
-        """
-        As in SB3; data that the env carries take the place of the model's.
-
-        :raises ValueError: for an env that the constructor would refuse, or that normalises observations where the one that
-            was trained with did not, or the other way round.
-        """
-        if isinstance(env, VecEnv):
-            self._check_wrappers(env)
-        self._match_normalization(unwrap_vec_normalize(env) if isinstance(env, VecEnv) else None)
-        super().set_env(env, force_reset)
-        if carries_data(env):
-            self.dataset = self.dataset_info = None
-        elif self.dataset_info is not None:
-            warn_of_wrappers(env, self.dataset_info.dataset_id, self.dataset_info.env_spec)
-
-    def _match_normalization(self, normalizer: VecNormalize | None) -> None:
-        """
-        A fresh normaliser takes the statistics of the training.
-
-        :raises ValueError: if only one of the env and the training normalises
-        """
-        normalizes = normalizer is not None and normalizer.norm_obs
-        if self.trained_normalized not in (None, normalizes):
-            raise ValueError(
-                "Wrap the env in VecNormalize as that of the training was, or neither: these networks were trained on "
-                f"{'normalised' if self.trained_normalized else 'raw'} observations. "
-                "policy_kwargs=dict(normalize_observations=True) needs no wrapper."
-            )
-        if normalizer is not None and self.observation_statistics is not None:
-            take_statistics(normalizer, self.observation_statistics)
-
-    def _keep_statistics(self) -> None:
-        """Those of the env, where it normalises: a file needs no other to act on raw observations."""
-        if self._vec_normalize_env is not None and self._vec_normalize_env.norm_obs:
-            self.observation_statistics = statistics_of(self._vec_normalize_env)
-
-    @classmethod
-    def _open_id(cls, name: str) -> tuple[gym.Env, dict[str, Any]]:
-        """For ``load``: the env that the constructor makes of an id, and the attributes that belong to it."""
-        env, dataset = _by_id(name)
-        env = cls._env_of(open_dataset(name).info) if env is None else env
-        return env, {} if dataset is None else {"dataset": dataset}
-
-    @classmethod
-    def _env_of(cls, info: DatasetInfo) -> gym.Env:
-        """The dataset's own task where it can be made here, else an env that only has its spaces."""
-        if info.env_spec is not None:
-            try:
-                return info.make_env()
-            except Exception as error:
-                print(f"{cls.__name__}: training without a simulator ({info.env_spec.id} cannot be made: {error})")
-        return SpacesOnlyEnv(info.observation_space, info.action_space)
-
-    def _trained_env(self, info: DatasetInfo) -> GymEnv:
-        """The dataset's task, its observations normalised if those of the training were."""
-        env = self._env_of(info)
-        state = self.observation_statistics
-        return env if state is None else normalized_env(DummyVecEnv([lambda: env]), state)
-
-    def load_dataset(self) -> OfflineDataset:
-        """
-        Read the data that this model was given, or that its env offers.
-
-        :raises ValueError: if there is none (after ``load`` from a file, pass ``env=`` or set ``model.dataset``).
-        """
-        source = self.dataset
-        if source is None and self.env is not None and carries_data(self.env):
-            source = self.env.env_method("get_dataset")[0]
-        if source is None:
+def _find_env(model: Any, env: GymEnv | str | None, dataset: Source | None) -> GymEnv:
+    if isinstance(env, str) and dataset is None:
+        env, dataset = _by_id(env)
+    elif isinstance(env, str):
+        env = gym.make(env)
+    if isinstance(env, VecEnv):
+        check_wrappers(model, env)
+    model.dataset = dataset
+    if dataset is None:
+        if env is None:
             raise ValueError(_NO_DATA)
-        task = None if self.env is None else task_of(self.env)
-        if task is None and self.dataset_info is not None:
-            task = self.dataset_info.env_spec
-        dataset = open_dataset(
-            source, observation_space=self.observation_space, action_space=self.action_space, env_spec=task
-        ).load()
-        self.dataset_info = replace(dataset.info, goals=None)
-        if self.env is not None:
-            warn_of_wrappers(self.env, dataset.info.dataset_id, dataset.env_spec)
-        return dataset
+        return env
+    info = open_dataset(
+        dataset,
+        observation_space=None if env is None else env.observation_space,
+        action_space=None if env is None else env.action_space,
+        env_spec=None if env is None else task_of(env),
+    ).info
+    model.dataset_info = replace(info, goals=None)  # a function, which belongs to the data and is not saved
+    return env_of(type(model), info) if env is None else env
+
+
+def check_wrappers(model: Any, env: VecEnv) -> None:
+    """:raises ValueError: for more than one environment, or statistics that mean nothing offline"""
+    if env.num_envs != 1:
+        name = type(model).__name__
+        way_on = " After learn(), model.to_sac(env) goes on in several, as SB3's own SAC." if hasattr(model, "to_sac") else ""
+        raise ValueError(f"{name} got {env.num_envs} environments. Give one.{way_on}")
+    normalizer = unwrap_vec_normalize(env)
+    if normalizer is not None and normalizer.norm_reward:
+        raise ValueError(
+            "VecNormalize(norm_reward=True) would change the logged rewards' meaning offline. Use norm_reward=False "
+            '(RL-Zoo: normalize: "dict(norm_obs=True, norm_reward=False)").'
+        )
+    if normalizer is not None and normalizer.norm_obs:
+        space = normalizer.venv.observation_space
+        if isinstance(space, spaces.Dict) or has_images(space):
+            raise ValueError(
+                f"VecNormalize(norm_obs=True) is for vectors here; this task has {space}. Use norm_obs=False: the policy "
+                "divides images by 255 itself; scale the vectors of a Dict in the data and in an env wrapper."
+            )
+
+
+def set_env(model: Any, env: GymEnv, force_reset: bool = True) -> None:
+    """
+    As in SB3; data that the env carries take the place of the model's.
+
+    :raises ValueError: for an env that the constructor would refuse, or that normalises observations where the one that
+        was trained with did not, or the other way round.
+    """
+    if isinstance(env, VecEnv):
+        check_wrappers(model, env)
+    match_normalization(model, unwrap_vec_normalize(env) if isinstance(env, VecEnv) else None)
+    OffPolicyAlgorithm.set_env(model, env, force_reset)
+    if carries_data(env):
+        model.dataset = model.dataset_info = None
+    elif model.dataset_info is not None:
+        warn_of_wrappers(env, model.dataset_info.dataset_id, model.dataset_info.env_spec)
+
+
+def match_normalization(model: Any, normalizer: VecNormalize | None) -> None:
+    """
+    A fresh normaliser takes the statistics of the training.
+
+    :raises ValueError: if only one of the env and the training normalises
+    """
+    normalizes = normalizer is not None and normalizer.norm_obs
+    if model.trained_normalized not in (None, normalizes):
+        raise ValueError(
+            "Wrap the env in VecNormalize as that of the training was, or neither: these networks were trained on "
+            f"{'normalised' if model.trained_normalized else 'raw'} observations. "
+            "policy_kwargs=dict(normalize_observations=True) needs no wrapper."
+        )
+    if normalizer is not None and model.observation_statistics is not None:
+        take_statistics(normalizer, model.observation_statistics)
+
+
+def keep_statistics(model: Any) -> None:
+    """Those of the env, where it normalises: a file needs no other to act on raw observations."""
+    if model._vec_normalize_env is not None and model._vec_normalize_env.norm_obs:
+        model.observation_statistics = statistics_of(model._vec_normalize_env)
+
+
+def open_id(cls: type, name: str) -> tuple[gym.Env, dict[str, Any]]:
+    """For ``load``: the env that the constructor makes of an id, and the attributes that belong to it."""
+    env, dataset = _by_id(name)
+    env = env_of(cls, open_dataset(name).info) if env is None else env
+    return env, {} if dataset is None else {"dataset": dataset}
+
+
+def env_of(cls: type, info: DatasetInfo) -> gym.Env:
+    """The dataset's own task where it can be made here, else an env that only has its spaces."""
+    if info.env_spec is not None:
+        try:
+            return info.make_env()
+        except Exception as error:
+            print(f"{cls.__name__}: training without a simulator ({info.env_spec.id} cannot be made: {error})")
+    return SpacesOnlyEnv(info.observation_space, info.action_space)
+
+
+def trained_env(model: Any, info: DatasetInfo) -> GymEnv:
+    """The dataset's task, its observations normalised if those of the training were."""
+    env = env_of(type(model), info)
+    state = model.observation_statistics
+    return env if state is None else normalized_env(DummyVecEnv([lambda: env]), state)
+
+
+def load_dataset(model: Any) -> OfflineDataset:
+    """
+    Read the data that this model was given, or that its env offers.
+
+    :raises ValueError: if there is none (after ``load`` from a file, pass ``env=`` or set ``model.dataset``).
+    """
+    source = model.dataset
+    if source is None and model.env is not None and carries_data(model.env):
+        source = model.env.env_method("get_dataset")[0]
+    if source is None:
+        raise ValueError(_NO_DATA)
+    task = None if model.env is None else task_of(model.env)
+    if task is None and model.dataset_info is not None:
+        task = model.dataset_info.env_spec
+    dataset = open_dataset(
+        source, observation_space=model.observation_space, action_space=model.action_space, env_spec=task
+    ).load()
+    model.dataset_info = replace(dataset.info, goals=None)
+    if model.env is not None:
+        warn_of_wrappers(model.env, dataset.info.dataset_id, dataset.env_spec)
+    return dataset
 
 
 def carries_data(env: GymEnv) -> bool:

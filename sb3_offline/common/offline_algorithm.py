@@ -2,64 +2,46 @@
 
 from __future__ import annotations
 
-import dataclasses
-import inspect
-import sys
-import time
-import warnings
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
-import numpy as np
 import torch as th
+from gymnasium import spaces
 from stable_baselines3.common.callbacks import CallbackList
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
-from stable_baselines3.common.utils import safe_mean
 
-from sb3_offline.arguments import POSITIVE, Interval, OptionError, check_count, check_flag, check_number, check_steps
+from sb3_offline.arguments import POSITIVE, Interval, check_count, check_flag, check_number
 from sb3_offline.buffers.buffers import OfflineDatasetBuffer
 from sb3_offline.buffers.returns import unit_scale
-from sb3_offline.buffers.statistics import check_statistics, fill_statistics
+from sb3_offline.buffers.statistics import check_statistics
 from sb3_offline.buffers.storage import Storage, check_storage, make_dataset_buffer
-from sb3_offline.common.data_backed import DataBacked
+from sb3_offline.common import data_backed, loop, saving, signature
 from sb3_offline.common.parts import Parts
-from sb3_offline.common.saving import SafeFiles, zip_path
-from sb3_offline.common.signature import check_arguments, check_policy_kwargs, merge_signature, named_policy_kwargs
-from sb3_offline.common.validation import HeldOutValues, Validation, hold_out
-from sb3_offline.datasets import OfflineDataset
-from sb3_offline.datasets.checks import pass_gate
+from sb3_offline.common.signature import check_policy_kwargs, merge_signature, named_policy_kwargs
+from sb3_offline.common.validation import HeldOutValues, Validation
+from sb3_offline.datasets import DatasetInfo, OfflineDataset
 from sb3_offline.datasets.sources import Source
-from sb3_offline.deployment import Deployable
+from sb3_offline.deployment import OODDetector, export_onnx, scoring
 from sb3_offline.execution.precision import Precision
 from sb3_offline.files.model_file import FilePath
 from sb3_offline.networks.networks import Normalizer, normalizer_of, vec_normalizer
 from sb3_offline.networks.observations import check_actions, check_observations, check_policy
 from sb3_offline.networks.policies import ActorPolicy
-from sb3_offline.training.callback_checks import check_callback, check_evaluation, warn_of_idle
-from sb3_offline.training.health import TrainingDivergedError, non_finite_parameter
 from sb3_offline.training.log_sums import LogSums
-from sb3_offline.training.logged_values import show_sums
 from sb3_offline.training.resume import Continuation, open_checkpoint
 from sb3_offline.training.rng import Streams
 from sb3_offline.training.run import Run
 from sb3_offline.training.schedules import check_rate
-from sb3_offline.training.tensorboard import open_run
-from sb3_offline.training.time_estimate import TimeEstimate
 
 SelfOffline = TypeVar("SelfOffline", bound="OfflineAlgorithm")
 
-DEFAULT_TIMESTEPS = 100_000
 
-#: Arguments of the constructor that say where a model stands, not how it learns.
-_NO_OPTIONS = frozenset({"policy", "env", "dataset", "device", "verbose", "tensorboard_log"})
-
-
-class OfflineAlgorithm(DataBacked, Deployable, SafeFiles):
+class OfflineAlgorithm(OffPolicyAlgorithm):
     """
     An SB3 off-policy algorithm that learns from a fixed dataset; one timestep is one gradient step.
 
@@ -83,6 +65,10 @@ class OfflineAlgorithm(DataBacked, Deployable, SafeFiles):
     :raises ValueError: if the spaces, the data or an option do not fit.
     """
 
+    supported_spaces: ClassVar[Mapping[str, tuple[type[spaces.Space], ...]]] = {
+        "action": (spaces.Box,),
+        "observation": (spaces.Box, spaces.Dict),
+    }
     default_policy_kwargs: ClassVar[Mapping[str, Any]] = {}  # of our own policies, where policy_kwargs does not say
     left_out: ClassVar[Mapping[str, str]] = {}  # options of its parents that a class does not take, and why
     superseded: ClassVar[Mapping[str, str]] = {}  # options that are not given beside another, if that is
@@ -92,6 +78,12 @@ class OfflineAlgorithm(DataBacked, Deployable, SafeFiles):
     storage: Storage = "auto"  # where the data lie during training; an instance has its own
     check_data: bool = True  # whether learn passes the data through the gate (sb3_offline.datasets.checks)
     fitted_reward_scale: float | None = None  # what reward_scale="auto" came to with the first data
+    dataset: Source | None = None  # how to load the data again; kept by save() when it is an id or a path
+    dataset_info: DatasetInfo | None = None
+    trained_normalized: bool | None = None  # whether VecNormalize's observations were learned from; None before learn
+    observation_statistics: dict[str, Any] | None = None  # by which they were normalised: saved with the model
+    ood_detector: OODDetector
+    has_ood_detector: bool = False  # kept by save(), so that load() knows to expect its tensors
     replay_buffer: OfflineDatasetBuffer  # SB3 declares it optional
     streams: Streams
     log_sums: LogSums
@@ -111,23 +103,7 @@ class OfflineAlgorithm(DataBacked, Deployable, SafeFiles):
     @classmethod
     def check_arguments(cls, kwargs: Mapping[str, Any]) -> None:
         """Refuse unknown and online-only arguments (:func:`check_arguments`)."""
-        check_arguments(cls, dict(kwargs))
-
-    @classmethod
-    def upgraded(cls, attributes: Mapping[str, Any]) -> dict[str, Any]:
-        """
-        A file's attributes, by name, as this version has them.
-
-        :raises OptionError: (a ValueError) for an option that there was, and is no more
-        """
-        for name, neutral in cls.without_effect.items():
-            value = attributes.get(name, neutral)
-            if value != neutral:
-                raise OptionError(
-                    f"it learned with {name}={value!r}, which {cls.__name__} does not have: {cls.left_out[name]}. To go on "
-                    f"without it, give custom_objects={{{name!r}: {neutral!r}}}."
-                )
-        return dict(attributes)
+        signature.check_arguments(cls, dict(kwargs))
 
     def __init__(
         self,
@@ -184,36 +160,6 @@ class OfflineAlgorithm(DataBacked, Deployable, SafeFiles):
         if _init_setup_model:
             self._setup_model()
 
-    def check_options(self) -> None:
-        """
-        The constructor's own checks, of what the options are now: by a file, ``load``'s arguments, or an assignment. What was
-        written as a mapping, or a kind's name, becomes the option.
-
-        :raises OptionError: (a ValueError) for an option out of range
-        :raises TypeError: for one of another kind
-        """
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the constructor has given them
-            try:
-                made = type(self)(self.policy_class, device=self.device, _init_setup_model=False, **self.given_options())
-            except ValueError as error:
-                raise OptionError(str(error)) from error
-        for name, value in vars(made).items():
-            mine = getattr(self, name, None)
-            if dataclasses.is_dataclass(value) or (isinstance(mine, str | Mapping) and isinstance(value, int | float)):
-                setattr(self, name, value)
-
-    def given_options(self) -> dict[str, Any]:
-        """The constructor's options as they are now."""
-        names = inspect.signature(type(self)).parameters.keys() - _NO_OPTIONS
-        options = {name: value for name, value in vars(self).items() if name in names and not isinstance(value, th.nn.Module)}
-        if options.get("execution") == "cuda_graph":  # of a machine that has one: it falls back where there is none
-            del options["execution"]
-        for name, other in self.superseded.items():
-            if options.get(other) is not None:
-                options.pop(name, None)
-        return options
-
     def check_loaded(self) -> None:
         """:raises ValueError: if a file, or ``load``'s arguments, bring what ``set_env`` refuses"""
         for name in ("num_timesteps", "_n_updates"):
@@ -221,7 +167,28 @@ class OfflineAlgorithm(DataBacked, Deployable, SafeFiles):
         if self.observation_statistics is not None:
             check_statistics(self.observation_statistics, self.observation_space.shape or ())
         if self.env is not None:
-            self._match_normalization(self._vec_normalize_env)
+            data_backed.match_normalization(self, self._vec_normalize_env)
+
+    # --- methods that live elsewhere, by what they are about ---
+
+    upgraded = classmethod(signature.upgraded)
+    check_options = signature.check_options
+    given_options = signature.given_options
+
+    _resolve_env = data_backed.resolve_env
+    set_env = data_backed.set_env
+    load_dataset = data_backed.load_dataset
+
+    learning = loop.learning
+    dump_logs = loop.dump_logs
+
+    save = saving.save
+    save_replay_buffer = saving.save_replay_buffer
+    load_replay_buffer = saving.load_replay_buffer
+
+    export_onnx = export_onnx
+    fit_ood_detector = scoring.fit_ood_detector
+    ood_score = scoring.ood_score
 
     # --- set up ---
 
@@ -234,7 +201,7 @@ class OfflineAlgorithm(DataBacked, Deployable, SafeFiles):
         self.register_state("streams", Streams(self.seed, self.device, offset=self.num_timesteps), saved=False)
         self.register_state("log_sums", LogSums(), saved=False)
         if self.has_ood_detector:  # load() fills it
-            self.register_state("ood_detector", self.make_ood_detector())
+            self.register_state("ood_detector", scoring.make_ood_detector(self))
 
     def set_random_seed(self, seed: int | None = None) -> None:
         """As in SB3; every random stream of this package begins anew from the seed, too."""
@@ -276,21 +243,12 @@ class OfflineAlgorithm(DataBacked, Deployable, SafeFiles):
         buffer.generator = self.streams["sampling"]
         self.replay_buffer = buffer
         self.trained_normalized = self._vec_normalize_env is not None and self._vec_normalize_env.norm_obs
-        self._keep_statistics()
+        data_backed.keep_statistics(self)
 
     @property
     def reward_factor(self) -> float:
         """What rewards are multiplied by: ``reward_scale``, or what "auto" came to; 1 ahead of the first data."""
         return (self.fitted_reward_scale or 1.0) if self.reward_scale == "auto" else float(self.reward_scale)
-
-    def _check_tensorboard_log(self) -> None:
-        try:
-            if self.tensorboard_log is not None:
-                Path(self.tensorboard_log).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OSError(
-                f"tensorboard_log={self.tensorboard_log!r} cannot be written: {error}. Name another folder."
-            ) from error
 
     @property
     def normalizer(self) -> Normalizer:
@@ -332,6 +290,11 @@ class OfflineAlgorithm(DataBacked, Deployable, SafeFiles):
     def before_update(self, callback: Any) -> None:
         """Called ahead of every gradient step; model-based algorithms refresh their rollouts here."""
 
+    @property
+    def refreshes(self) -> bool:
+        """Whether :meth:`before_update` does anything."""
+        return type(self).before_update is not OfflineAlgorithm.before_update
+
     def learn(
         self: SelfOffline,
         total_timesteps: int | None = None,
@@ -366,109 +329,12 @@ class OfflineAlgorithm(DataBacked, Deployable, SafeFiles):
                 self.update()
         return self
 
-    def learning(
-        self,
-        total_timesteps: int | None = None,
-        callback: MaybeCallback = None,
-        log_interval: int | None = 1000,
-        tb_log_name: str | None = None,
-        reset_num_timesteps: bool = True,
-        progress_bar: bool = False,
-        validation: Source | float | None = None,
-    ) -> Generator[None, None, None]:
-        """
-        :meth:`learn`, which waits ahead of each gradient step for its caller to take it (:meth:`update`). What is around the
-        steps is done in between: callbacks, log lines, checkpoints, looks at the numbers.
-        """
-        if total_timesteps is not None:
-            check_steps(total_timesteps)
-        if log_interval is not None:
-            check_count("log_interval", log_interval)
-        check_callback(callback)
-        self.check_options()
-        announce = total_timesteps is None or self.verbose > 0
-        self._check_tensorboard_log()
-        dataset, held_out = hold_out(self, self.load_dataset(), validation)
-        continuation = self._continuation
-        if continuation is not None:
-            continuation.check_dataset(dataset)
-            total_timesteps, reset_num_timesteps = continuation.remaining(total_timesteps), False
-        if self.check_data:
-            pass_gate(dataset)
-        if self.env is None:  # after load(env=None)
-            self.set_env(self._trained_env(dataset.info))
-        self._match_normalization(self._vec_normalize_env)
-        fill_statistics(self._vec_normalize_env, dataset)
-        total_timesteps, callback = self._setup_learn(
-            DEFAULT_TIMESTEPS if total_timesteps is None else total_timesteps,
-            callback,
-            reset_num_timesteps,
-            tb_log_name or type(self).__name__,
-            progress_bar,
-        )
-        check_evaluation(callback, self)
-        warn_of_idle(callback, type(self).__name__, imagines=type(self).before_update is not OfflineAlgorithm.before_update)
-        show_sums(self.logger, self.log_sums)
-        open_run(self, dataset.info.dataset_id)
-        self.prepare(dataset, progress_bar)
-        self.validation = None if held_out is None else Validation(self, held_out)
-        if self.validation is not None:
-            self.validation.figures()  # refused at once, where there are none
-
-        # SB3's callbacks read these names from the loop's locals
-        dones, infos = np.zeros(1, dtype=bool), [{}]  # type: ignore[var-annotated]
-        self.policy.set_training_mode(True)
-        callback.on_training_start(locals(), globals())
-        estimate = TimeEstimate(type(self).__name__, total_timesteps - self.num_timesteps) if announce else None
-        with Run(self, dataset, callback, continuation) as run:
-            while self.num_timesteps < total_timesteps:
-                self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
-                self.before_update(callback)
-                self.policy.set_training_mode(True)  # a callback may have predicted
-                yield
-                self.num_timesteps += 1
-                callback.update_locals(locals())
-                proceed = callback.on_step()
-                if proceed and log_interval is not None and self.num_timesteps % log_interval == 0:
-                    self.dump_logs()
-                run.after_step()
-                if not proceed:
-                    break
-                if estimate is not None and estimate.print_once():
-                    estimate = None
-            run.check_health()
-            if log_interval is not None and self.log_sums.sums:
-                self.dump_logs()  # of the steps since the last line; a short run has no other
-        callback.on_training_end()
-
     def train(self, gradient_steps: int, batch_size: int = 256) -> None:
         """SB3's own entry point: ``gradient_steps`` updates."""
         for _ in range(gradient_steps):
             self.before_update(CallbackList([]))
             self.policy.set_training_mode(True)
             self.update()
-
-    # --- logging ---
-
-    def dump_logs(self) -> None:
-        """Write the means since the last call to the logger (``train/*``, ``time/*``)."""
-        if self._run is not None:
-            self._run.check_health()
-        elapsed = max((time.time_ns() - self.start_time) / 1e9, sys.float_info.epsilon)
-        if self.ep_info_buffer:
-            self.logger.record("rollout/ep_rew_mean", safe_mean([info["r"] for info in self.ep_info_buffer]))
-        self.logger.record("time/fps", int((self.num_timesteps - self._num_timesteps_at_start) / elapsed))
-        if self._run is None and (failure := self.log_sums.watch.first_failure()) is not None:  # no learn() looks, online
-            raise TrainingDivergedError(f"{type(self).__name__} diverged: {failure[0]} is NaN or infinite. Lower the rates.")
-        self.logger.record("time/time_elapsed", int(elapsed), exclude="tensorboard")
-        self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
-        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        for name, mean in self.log_sums.means().items():
-            self.logger.record(f"train/{name}", mean)
-        for name, value in ({} if self.validation is None else self.validation.figures()).items():
-            self.logger.record(f"validation/{name}", value)
-        self.log_sums.reset()
-        self.logger.dump(step=self.num_timesteps)
 
     # --- save and load ---
 
@@ -477,23 +343,31 @@ class OfflineAlgorithm(DataBacked, Deployable, SafeFiles):
         gone = {"_run": None, "_runner": None, "_logger": Logger(None, [])}
         return vars(self) | {name: value for name, value in gone.items() if name in vars(self)}
 
-    def save(self, path: FilePath, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None) -> None:
+    @classmethod
+    def load(
+        cls: type[SelfOffline],
+        path: FilePath,
+        env: GymEnv | str | None = None,
+        device: th.device | str = "auto",
+        custom_objects: dict[str, Any] | None = None,
+        print_system_info: bool = False,
+        force_reset: bool = True,
+        *,
+        trust: bool = False,
+        **kwargs: Any,
+    ) -> SelfOffline:
         """
-        As SB3's, but written whole or not at all. While ``learn`` runs, a ``.resume`` file follows at the end of the gradient
-        step, from which :meth:`resume` goes on exactly; a folder keeps a run's last two.
+        Read a model as SB3 does, but from plain data: nothing is unpickled, no code of the file is run.
 
-        :raises TrainingDivergedError: if the model holds NaN or infinite numbers; no file is touched.
-        :raises OSError: if the file cannot be written; what was there before stays.
+        :param path: what ``save`` wrote
+        :param env: a new environment, as in SB3, or an id as in the constructor: one that brings data names ``dataset``, too
+        :param custom_objects: hyperparameters in place of the file's, above all those that are not plain data
+        :param trust: unpickle what is not plain data, and read files of older versions, which are pickled: only for files
+            whose writer you trust, because they can run any code
+        :param kwargs: attributes to change, as in SB3
+        :raises FileRefused: (a ValueError) if the file is damaged, holds another class, or needs ``custom_objects``
         """
-        if self._run is not None:
-            self._run.check_health()
-        parameter = non_finite_parameter(self)
-        if parameter is not None:
-            raise TrainingDivergedError(f"Not saved: the parameter {parameter} holds NaN or infinite numbers.")
-        self._keep_statistics()
-        super().save(path, exclude, include)
-        if self._run is not None and isinstance(path, (str, Path)):
-            self._run.saved(zip_path(path))
+        return saving.load(cls, path, env, device, custom_objects, print_system_info, force_reset, trust, kwargs)
 
     @classmethod
     def resume(
@@ -515,6 +389,10 @@ class OfflineAlgorithm(DataBacked, Deployable, SafeFiles):
             the data are not the same.
         """
         return open_checkpoint(cls, path, env, dataset, **load_options)
+
+    def set_parameters(self, load_path_or_dict: Any, exact_match: bool = True, device: th.device | str = "auto") -> None:
+        """As in SB3; a file's tensors are read, nothing else of it."""
+        super().set_parameters(saving.read_parameters(self, load_path_or_dict, device), exact_match, device)
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         state_dicts, variables = super()._get_torch_save_params()

@@ -16,6 +16,7 @@ from stable_baselines3.common.utils import check_for_correct_spaces
 from sb3_offline.arguments import Interval, check_count, check_number, check_steps
 from sb3_offline.buffers.online_buffer import OfflineOnlineBuffer
 from sb3_offline.buffers.statistics import fill_statistics
+from sb3_offline.common.data_backed import match_normalization, trained_env
 from sb3_offline.common.gradient_algorithm import GradientAlgorithm
 from sb3_offline.datasets import SpacesOnlyEnv
 from sb3_offline.datasets.checks import pass_gate
@@ -66,14 +67,14 @@ def go_online(
     if env is not None:
         _set_env(model, gym.make(env) if isinstance(env, str) else env)
     if model.env is None and model.dataset_info is not None:  # after load(env=None)
-        model.set_env(model._trained_env(model.dataset_info))
+        model.set_env(trained_env(model, model.dataset_info))
     if model.env is None or isinstance(model.env.get_attr("unwrapped")[0], SpacesOnlyEnv):
         raise ValueError(f"{name} has no simulator to act in: give learn_online(env=...).")
     if model.replay_buffer.size() == 0:  # loaded from a file
         dataset = model.load_dataset()
         if model.check_data:
             pass_gate(dataset)
-        model._match_normalization(model._vec_normalize_env)
+        match_normalization(model, model._vec_normalize_env)
         fill_statistics(model._vec_normalize_env, dataset)
         model.prepare(dataset, progress_bar)
     _set_rates(model, rates)

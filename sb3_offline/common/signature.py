@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import inspect
 import re
+import warnings
 from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager
 from typing import Any
@@ -12,6 +14,11 @@ from typing import Any
 from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import nn
 from torch.optim import Optimizer
+
+from sb3_offline.arguments import OptionError
+
+#: Arguments of the constructor that say where a model stands, not how it learns.
+_NO_OPTIONS = frozenset({"policy", "env", "dataset", "device", "verbose", "tensorboard_log"})
 
 # What SB3's SAC and DQN take and offline training has no use for
 ONLINE_ONLY = {
@@ -67,6 +74,54 @@ def check_arguments(cls: type, kwargs: dict[str, Any]) -> None:
         if name in reasons:
             raise TypeError(f"{cls.__name__} takes no {name!r}: {reasons[name]}. Leave it out.")
         raise TypeError(f"{cls.__name__} takes no argument {name!r}.{_nearest(name, known)}")
+
+
+def upgraded(cls: Any, attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    A file's attributes, by name, as this version has them.
+
+    :raises OptionError: (a ValueError) for an option that there was, and is no more
+    """
+    for name, neutral in cls.without_effect.items():
+        value = attributes.get(name, neutral)
+        if value != neutral:
+            raise OptionError(
+                f"it learned with {name}={value!r}, which {cls.__name__} does not have: {cls.left_out[name]}. To go on "
+                f"without it, give custom_objects={{{name!r}: {neutral!r}}}."
+            )
+    return dict(attributes)
+
+
+def check_options(model: Any) -> None:
+    """
+    The constructor's own checks, of what the options are now: by a file, ``load``'s arguments, or an assignment. What was
+    written as a mapping, or a kind's name, becomes the option.
+
+    :raises OptionError: (a ValueError) for an option out of range
+    :raises TypeError: for one of another kind
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the constructor has given them
+        try:
+            made = type(model)(model.policy_class, device=model.device, _init_setup_model=False, **model.given_options())
+        except ValueError as error:
+            raise OptionError(str(error)) from error
+    for name, value in vars(made).items():
+        mine = getattr(model, name, None)
+        if dataclasses.is_dataclass(value) or (isinstance(mine, str | Mapping) and isinstance(value, int | float)):
+            setattr(model, name, value)
+
+
+def given_options(model: Any) -> dict[str, Any]:
+    """The constructor's options as they are now."""
+    names = inspect.signature(type(model)).parameters.keys() - _NO_OPTIONS
+    options = {name: value for name, value in vars(model).items() if name in names and not isinstance(value, nn.Module)}
+    if options.get("execution") == "cuda_graph":  # of a machine that has one: it falls back where there is none
+        del options["execution"]
+    for name, other in model.superseded.items():
+        if options.get(other) is not None:
+            options.pop(name, None)
+    return options
 
 
 def check_policy_kwargs(policy_kwargs: object) -> dict[str, Any]:

@@ -1,7 +1,6 @@
-"""From a trained model to something that runs elsewhere, and knows when it is out of its depth. Imports common and below."""
+"""From a trained model to something that runs elsewhere, and knows when it is out of its depth. Imports dynamics and below."""
 
-from sb3_offline.deployment.deployable import Deployable
 from sb3_offline.deployment.onnx import export_onnx
 from sb3_offline.deployment.ood import OODDetector
 
-__all__ = ["Deployable", "OODDetector", "export_onnx"]
+__all__ = ["OODDetector", "export_onnx"]

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch as th
@@ -15,9 +15,6 @@ from gymnasium import spaces
 from stable_baselines3.sac.policies import Actor
 
 from sb3_offline.files.atomic import draft_of
-
-if TYPE_CHECKING:
-    from sb3_offline.common.offline_algorithm import OfflineAlgorithm
 
 _MISSING = "Exporting needs onnx, onnxscript and onnxruntime: pip install 'sb3-offline[onnx]'."
 _ATOL = 1e-5  # of the difference from predict, relative to the width of the action space
@@ -29,7 +26,7 @@ class DeterministicPolicy(th.nn.Module):
     low: th.Tensor
     high: th.Tensor
 
-    def __init__(self, model: OfflineAlgorithm):
+    def __init__(self, model: Any):
         super().__init__()
         self.policy = model.policy
         self.normalize = model.normalizer
@@ -64,7 +61,7 @@ class DeterministicPolicy(th.nn.Module):
         return th.tanh(mean)
 
 
-def export_onnx(model: OfflineAlgorithm, path: str | Path, opset: int = 18) -> Path:
+def export_onnx(model: Any, path: str | Path, opset: int = 18) -> Path:
     """
     Write the deterministic policy as an ONNX file and check it against ``predict`` by onnxruntime.
 
@@ -128,7 +125,7 @@ def _examples(space: spaces.Space, names: list[str], n_rows: int) -> list[np.nda
     return [sample.astype(np.float32) if sample.dtype == np.float64 else sample for sample in samples]
 
 
-def _check(model: OfflineAlgorithm, path: Path, names: list[str]) -> None:
+def _check(model: Any, path: Path, names: list[str]) -> None:
     """Three rows, a number the graph was not traced with, through both."""
     import onnxruntime
 

@@ -15,7 +15,7 @@ from sb3_offline import DROMO
 from tests.conftest import FAST_DROMO
 
 PACKAGE = Path(sb3_offline.__file__).parent
-MOST_PARENTS, MOST_OPTIONS, MOST_FILES = 11, 46, 30
+MOST_PARENTS, MOST_OPTIONS, MOST_FILES = 8, 46, 30
 
 
 def test_parents() -> None:
