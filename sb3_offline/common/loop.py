@@ -55,7 +55,7 @@ def learning(
         continuation.check_dataset(dataset)
         total_timesteps, reset_num_timesteps = continuation.remaining(total_timesteps), False
     if self.check_data:
-        pass_gate(dataset)
+        pass_gate(dataset, stacklevel=3)  # whoever calls learn
     if self.env is None:  # after load(env=None)
         self.set_env(trained_env(self, dataset.info))
     match_normalization(self, self._vec_normalize_env)

@@ -49,7 +49,7 @@ def test_normalized_td_step_by_autograd(pendulum_arrays: dict[str, np.ndarray], 
 
 
 def test_normalized_td_belongs_to_the_parent(pendulum_arrays: dict[str, np.ndarray]) -> None:
-    with pytest.raises(TypeError, match="CQL takes no 'critic_update': .* OfflineSAC has it"):
+    with pytest.raises(TypeError, match=r"CQL takes no 'critic_update': .* OfflineSAC has it"):
         CQL("MlpPolicy", env="Pendulum-v1", dataset=pendulum_arrays, critic_update="normalized_td")
     with pytest.raises(ValueError, match="semi_gradient"):
         make(pendulum_arrays, semi_gradient=True)
