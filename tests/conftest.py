@@ -20,6 +20,7 @@ FAST: dict[str, Any] = {"policy_kwargs": {"net_arch": [32, 32]}, "batch_size": 6
 FAST_MODEL_BASED = FAST | {
     "dynamics_kwargs": FAST_DYNAMICS,
     "dynamics_cache": False,
+    "rollout_length": 5,
     "rollout_batch_size": 256,
     "rollout_freq": 50,
 }

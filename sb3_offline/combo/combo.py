@@ -15,7 +15,7 @@ from sb3_offline.training.schedules import HoldThenDecay
 
 PenaltyStates = Literal["model", "mix"]
 
-ACTOR_RATE, CRITIC_RATE = HoldThenDecay(1e-4), HoldThenDecay(3e-4)
+ACTOR_RATE, CRITIC_RATE = HoldThenDecay(2e-4), HoldThenDecay(3e-4)
 
 
 class COMBO(ModelBasedSAC):
@@ -24,11 +24,11 @@ class COMBO(ModelBasedSAC):
     1/2 E_{d_f}(Q - y)^2 (Eq 8 of the DROMO paper, Eq 2 of COMBO). rho is the model buffer's states with fresh actions of the
     current policy, D the real rows.
 
-    The defaults are the recipe that was found on hopper and halfcheetah medium-replay (see the benchmarks' page): rewards of
-    unit size, a soft maximum over all states, critics with LayerNorm, a slow actor, both rates falling to 0 in the second half
-    of ``learn``, and an average of the actor's weights.
+    The defaults are the recipe that was found on hopper and halfcheetah medium-replay (see the benchmarks' page): rollouts
+    long enough that the policy meets the states that it leads to, quick targets, rewards of unit size, a soft maximum over all
+    states, critics with LayerNorm, rates falling to 0 in the second half of ``learn``, and an average of the actor's weights.
 
-    :param conservative_weight: beta, 1.5 if neither it nor ``target_gap`` is given; half of a published weight.
+    :param conservative_weight: beta, 0.5 if neither it nor ``target_gap`` is given; half of a published weight.
     :param target_gap: Learn beta, within [1e-6, 1e3], by dual descent so that E_rho Q - E_D Q stays below this.
     :param conservative: "expectation" is Eq 8 as it stands; "logsumexp" is COMBO's practical variant.
     :param penalty_states: rho's states: "model", the rows that the model imagined (Eq 8), or "mix", all rows of d_f.
@@ -51,17 +51,19 @@ class COMBO(ModelBasedSAC):
         target_gap: float | None = None,
         conservative: Conservatism = "logsumexp",
         penalty_states: PenaltyStates = "mix",
-        n_action_samples: int = 3,
+        n_action_samples: int = 1,
         learning_rate: float | Schedule = ACTOR_RATE,
         qf_learning_rate: float | Schedule = CRITIC_RATE,
+        tau: float = 0.02,
         averaging_rate: float = 0.001,
         ent_coef: str | float = 0.007,
         reward_scale: float | Literal["auto"] = "auto",
+        rollout_length: int = 50,
         rollout_freq: int = 250,
-        rollout_batch_size: int = 5000,
+        rollout_batch_size: int = 1000,
         **kwargs: Any,
     ):
-        check_conservatism(self, ModelConservative, conservative_weight, target_gap, conservative, default=1.5)
+        check_conservatism(self, ModelConservative, conservative_weight, target_gap, conservative, default=0.5)
         if penalty_states not in ("model", "mix"):
             raise ValueError(f"penalty_states must be 'model' or 'mix', got {penalty_states!r}.")
         self.penalty_states = penalty_states
@@ -70,9 +72,11 @@ class COMBO(ModelBasedSAC):
             *args,
             learning_rate=learning_rate,
             qf_learning_rate=qf_learning_rate,
+            tau=tau,
             averaging_rate=averaging_rate,
             ent_coef=ent_coef,
             reward_scale=reward_scale,
+            rollout_length=rollout_length,
             rollout_freq=rollout_freq,
             rollout_batch_size=rollout_batch_size,
             **kwargs,

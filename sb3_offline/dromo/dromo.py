@@ -58,6 +58,7 @@ class DROMO(COMBO):
     :param visitation: How n(s) is counted: "knn" (default), "simhash", "constant", "rnd", or "exact" for Discrete or one-hot
         states; or :class:`~sb3_offline.dromo.options.Visits`, which can leave n(s) = \\|D\\| d(s) as the paper writes it.
     :param real_ratio: f; "auto" or :class:`~sb3_offline.dromo.real_ratio.AutoRealRatio` moves it (experimental).
+    :param n_action_samples: As in :class:`COMBO`; the spread is taken over as many of pi and of pi_beta.
     :param lipschitz: :class:`~sb3_offline.dromo.smoothness.Lipschitz`, a penalty on slopes of Q; None for none.
     :param actor_regularizer: "entropy" (SAC), or beside it :class:`~sb3_offline.dromo.actor_rules.SVPG` ("svpg") or
         :class:`~sb3_offline.dromo.actor_rules.NaturalGradient` ("natural").
@@ -75,6 +76,7 @@ class DROMO(COMBO):
         strict: bool = False,
         visitation: Visitation | None = None,
         real_ratio: float | str | AutoRealRatio | Mapping[str, Any] = 0.5,
+        n_action_samples: int = 3,
         lipschitz: Lipschitz | Mapping[str, Any] | None = None,
         actor_regularizer: ActorRegularizer = "entropy",
         bootstrap_policy: BootstrapPolicy = "current",
@@ -104,7 +106,9 @@ class DROMO(COMBO):
                 raise ValueError("real_ratio='auto' moves f, which torch.compile takes for a constant: execution='eager'.")
         split_behavior_kwargs(behavior_kwargs)  # refuses bad options now
         self.behavior_kwargs = dict(behavior_kwargs or {})
-        super().__init__(*args, real_ratio=real_ratio, rollout_policy=rollout_policy, **kwargs)
+        super().__init__(
+            *args, real_ratio=real_ratio, rollout_policy=rollout_policy, n_action_samples=n_action_samples, **kwargs
+        )
         if self.n_actor_rows < self.n_particles:
             raise ValueError(
                 f"n_particles={self.n_particles} needs at least as many rows of a batch, each gets one: the actor has "

@@ -49,6 +49,7 @@ EQUATIONS: dict[str, Any] = {
     "conservative": "expectation",
     "penalty_states": "model",
     "n_action_samples": 10,
+    "rollout_length": 5,
     "rollout_freq": 1000,
     "rollout_batch_size": 10_000,
 }

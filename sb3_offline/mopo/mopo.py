@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch as th
+from stable_baselines3.common.type_aliases import Schedule
 
 from sb3_offline.arguments import NOT_NEGATIVE, POSITIVE, Interval, check_number
 from sb3_offline.common.model_based_sac import ModelBasedSAC
@@ -15,8 +16,10 @@ from sb3_offline.dynamics import PENALTIES, Forecast, Penalty, Rollout
 from sb3_offline.dynamics.world import Columns, held_out_rows
 from sb3_offline.mopo.buffer import PenalizedRolloutBuffer
 from sb3_offline.networks.networks import Batch, Logs
+from sb3_offline.training.schedules import HoldThenDecay
 
 NEW_ROLLOUT = 0.5  # the share of a new rollout in the mean of E[u]
+ACTOR_RATE, CRITIC_RATE = HoldThenDecay(1e-4), HoldThenDecay(3e-4)
 MAX_WEIGHT = 10.0  # R/U: one std of u then costs ten of the reward
 
 
@@ -27,7 +30,11 @@ class MOPO(ModelBasedSAC):
     whose Eq 28 adds alpha delta to each reward: a constant for a fixed horizon, but pay for staying alive where episodes
     end. delta belongs in alpha's step alone).
 
-    :param penalty_weight: lambda, in units of reward per unit of u; None learns alpha by dual ascent, from 0.
+    The defaults are the recipe that was found on hopper and halfcheetah medium-replay (see the benchmarks' page): rollouts long
+    enough that the policy meets the states that it leads to, rewards of unit size, critics with LayerNorm, rates that fall to 0
+    in the second half of ``learn``, and an average of the actor's weights.
+
+    :param penalty_weight: lambda, in units of (scaled) reward per unit of u; None learns alpha by dual ascent, from 0.
     :param penalty: u: "max_std" (MOPO's; the default of a fixed weight), "relative_entropy" (the default of a learned one),
         "entropy", "ensemble_std" or "pairwise_diff", see :mod:`sb3_offline.dynamics.penalties`.
     :param target_uncertainty: delta, for a learned weight; None takes it from u on held-out data.
@@ -39,6 +46,8 @@ class MOPO(ModelBasedSAC):
     :param rollout_freq: Gradient steps between rollouts. alpha follows the latest ones: stale ones make it swing.
     """
 
+    default_policy_kwargs: ClassVar = {"layer_norm": True}
+
     def __init__(
         self,
         *args: Any,
@@ -48,9 +57,17 @@ class MOPO(ModelBasedSAC):
         target_percentile: float | None = None,
         penalty_learning_rate: float = 0.01,
         max_penalty_weight: float | None = None,
-        real_ratio: float = 0.05,
+        learning_rate: float | Schedule = ACTOR_RATE,
+        qf_learning_rate: float | Schedule = CRITIC_RATE,
+        tau: float = 0.01,
+        averaging_rate: float = 0.001,
+        ent_coef: str | float = 0.007,
         entropy_backup: bool = True,
+        reward_scale: float | Literal["auto"] = "auto",
+        real_ratio: float = 0.5,
+        rollout_length: int = 25,
         rollout_freq: int = 250,
+        rollout_batch_size: int = 1000,
         **kwargs: Any,
     ):
         if penalty is None:
@@ -77,7 +94,21 @@ class MOPO(ModelBasedSAC):
         self.target_percentile = target_percentile
         self.max_penalty_weight = max_penalty_weight
         self.penalty_learning_rate = check_number("penalty_learning_rate", penalty_learning_rate, POSITIVE)
-        super().__init__(*args, real_ratio=real_ratio, entropy_backup=entropy_backup, rollout_freq=rollout_freq, **kwargs)
+        super().__init__(
+            *args,
+            learning_rate=learning_rate,
+            qf_learning_rate=qf_learning_rate,
+            tau=tau,
+            averaging_rate=averaging_rate,
+            ent_coef=ent_coef,
+            entropy_backup=entropy_backup,
+            reward_scale=reward_scale,
+            real_ratio=real_ratio,
+            rollout_length=rollout_length,
+            rollout_freq=rollout_freq,
+            rollout_batch_size=rollout_batch_size,
+            **kwargs,
+        )
 
     model_buffer: PenalizedRolloutBuffer
     penalty_coefficient: th.Tensor
