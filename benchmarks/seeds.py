@@ -4,9 +4,9 @@ Seconds of a gradient step of several seeds in one process, beside that of one r
     OMP_NUM_THREADS=1 python -m benchmarks.seeds --seeds 8 --algos td3bc iql offline_sac combo cql
 
 One run and the stacked seeds take turns in one process, on random data of hopper's size, 2x256 networks (CQL 3x256) and
-batches of 256; rounds of rollouts, which every seed has for itself, are spread over ``rollout_freq`` steps. Beside the ratio of
-the two stands the arithmetic's floor: how much longer this machine takes for the products of all seeds, batched, than an update
-of one run takes, with nothing else done. The CPU's clock counts the process alone, whatever else the machine does.
+batches of 256; rounds of rollouts, which every seed has for itself, are spread over ``rollout_freq`` steps. Beside the ratio
+of the two stands the arithmetic's floor: how much longer this machine takes for the products of all seeds, batched, than an
+update of one run takes, with nothing else done. The CPU's clock counts the process alone, whatever else the machine does.
 """
 
 from __future__ import annotations

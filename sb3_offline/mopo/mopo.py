@@ -30,9 +30,9 @@ class MOPO(ModelBasedSAC):
     whose Eq 28 adds alpha delta to each reward: a constant for a fixed horizon, but pay for staying alive where episodes
     end. delta belongs in alpha's step alone).
 
-    The defaults are the recipe that was found on hopper and halfcheetah medium-replay (see the benchmarks' page): rollouts long
-    enough that the policy meets the states that it leads to, rewards of unit size, critics with LayerNorm, rates that fall to 0
-    in the second half of ``learn``, and an average of the actor's weights.
+    The defaults are the recipe that was found on hopper and halfcheetah medium-replay (see the benchmarks' page): rollouts
+    long enough that the policy meets the states that it leads to, rewards of unit size, critics with LayerNorm, rates that
+    fall to 0 in the second half of ``learn``, and an average of the actor's weights.
 
     :param penalty_weight: lambda, in units of (scaled) reward per unit of u; None learns alpha by dual ascent, from 0.
     :param penalty: u: "max_std" (MOPO's; the default of a fixed weight), "relative_entropy" (the default of a learned one),
