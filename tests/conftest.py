@@ -30,6 +30,18 @@ FAST_DROMO = FAST_MODEL_BASED | {"behavior_kwargs": {"hidden_sizes": (32,), "n_s
 #: Eq 8 as it stands, where COMBO's and DROMO's defaults are a recipe.
 EQ_8 = {"conservative": "expectation", "penalty_states": "model", "reward_scale": 1.0}
 
+#: MOPO as published, where its defaults are a recipe.
+PUBLISHED_MOPO = {
+    "learning_rate": 3e-4,
+    "qf_learning_rate": 3e-4,
+    "tau": 0.005,
+    "averaging_rate": 0.0,
+    "ent_coef": "auto",
+    "reward_scale": 1.0,
+    "real_ratio": 0.05,
+    "policy_kwargs": {"layer_norm": False},
+}
+
 
 def fast_options(algorithm: type) -> dict[str, Any]:
     """Options that make an algorithm quick."""

@@ -12,7 +12,7 @@ import torch as th
 from sb3_offline import MOBILE, MOPO
 from sb3_offline.mobile.mobile import MOBILENoise
 from sb3_offline.networks.networks import Batch
-from tests.conftest import FAST_DYNAMICS, FAST_MODEL_BASED
+from tests.conftest import FAST_DYNAMICS, FAST_MODEL_BASED, PUBLISHED_MOPO
 
 Arrays = dict[str, np.ndarray]
 
@@ -113,7 +113,7 @@ def test_members_that_agree_leave_sac_on_mixed_data(pendulum_arrays: Arrays) -> 
 
     agreeing, disagreeing = learned(penalty_weight=9.0), learned(penalty_weight=9.0, agree=False)
     assert equal(agreeing, learned(penalty_weight=0.0))
-    assert equal(agreeing, learned(MOPO, penalty_weight=0.0, entropy_backup=False))
+    assert equal(agreeing, learned(MOPO, **(PUBLISHED_MOPO | {"penalty_weight": 0.0, "entropy_backup": False})))
     assert not equal(disagreeing, learned(penalty_weight=0.0, agree=False))
 
 

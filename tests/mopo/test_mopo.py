@@ -18,13 +18,13 @@ from sb3_offline.dynamics.world import held_out_rows
 from sb3_offline.evaluation.demo import DEMO_OPTIONS
 from sb3_offline.mopo.mopo import DualStep
 from sb3_offline.tabular import FiniteMDP, policy_evaluation
-from tests.conftest import FAST_MODEL_BASED
+from tests.conftest import FAST_MODEL_BASED, PUBLISHED_MOPO
 
 Arrays = dict[str, np.ndarray]
 
 
 def make(arrays: Arrays, **options: Any) -> MOPO:
-    return MOPO("MlpPolicy", env="Pendulum-v1", dataset=arrays, **(FAST_MODEL_BASED | options))
+    return MOPO("MlpPolicy", env="Pendulum-v1", dataset=arrays, **(FAST_MODEL_BASED | PUBLISHED_MOPO | options))
 
 
 def step(alpha: float, uncertainty: float, delta: float, rate: float, cap: float = 100.0) -> float:
@@ -241,13 +241,16 @@ def test_bad_options_are_refused(pendulum_arrays: Arrays, options: dict[str, Any
         make(pendulum_arrays, **options)
 
 
-def test_defaults_are_mopos(pendulum_arrays: Arrays) -> None:
-    model = make(pendulum_arrays)
-    assert model.real_ratio == 0.05
-    assert model.entropy_backup
+def test_defaults_are_the_recipe() -> None:
+    """As docs/mopo.md has it: long rollouts, half real rows, a learned weight that follows the latest rollouts."""
+    model = MOPO("MlpPolicy", env="Pendulum-v1")
+    assert (model.rollout_length, model.rollout_batch_size, model.rollout_freq) == (25, 1000, 250)
+    assert (model.real_ratio, model.tau, model.averaging_rate, model.ent_coef) == (0.5, 0.01, 0.001, 0.007)
+    assert (model.reward_scale, model.entropy_backup) == ("auto", True)
+    assert [model.learning_rate(left) for left in (1.0, 0.5, 0.25, 0.0)] == pytest.approx([1e-4, 1e-4, 5e-5, 0.0])
+    assert [model.qf_learning_rate(left) for left in (1.0, 0.25)] == pytest.approx([3e-4, 1.5e-4])
     assert model.penalty_weight is None
     assert model.target_percentile is None
-    assert inspect.signature(MOPO).parameters["rollout_freq"].default == 250
 
 
 @pytest.mark.slow
