@@ -32,14 +32,14 @@ EQ_8 = {"conservative": "expectation", "penalty_states": "model", "reward_scale"
 
 #: MOPO as published, where its defaults are a recipe.
 PUBLISHED_MOPO = {
-    "learning_rate": 3e-4,
+    "learning_rate": 1e-4,
     "qf_learning_rate": 3e-4,
     "tau": 0.005,
     "averaging_rate": 0.0,
     "ent_coef": "auto",
     "reward_scale": 1.0,
     "real_ratio": 0.05,
-    "policy_kwargs": {"layer_norm": False},
+    "policy_kwargs": FAST["policy_kwargs"] | {"layer_norm": False},
 }
 
 

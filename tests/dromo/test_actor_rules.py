@@ -223,7 +223,7 @@ def test_svpg_step_by_hand() -> None:
     [
         ("adam", {}, "must be one of entropy, svpg, natural"),
         ("entropy", {"n_particles": 2}, "takes no 'n_particles'"),
-        ("svpg", {"target_kl": 0.1}, "It takes: n_particles, temperature, bandwidth"),
+        ("svpg", {"target_kl": 0.1}, "It takes: states, n_particles, temperature, bandwidth"),
         ("svpg", {"n_particles": 0}, "at least 1"),
         ("natural", {"target_kl": 0.0}, "target_kl must be positive"),
     ],
