@@ -96,7 +96,7 @@ def test_counts_of_states_survive_a_file(pendulum_arrays: dict[str, np.ndarray],
 
 def test_svpg_needs_a_row_for_each_particle(pendulum_arrays: dict[str, np.ndarray]) -> None:
     options: dict[str, Any] = {"actor_regularizer": {"kind": "svpg", "n_particles": 8}}
-    with pytest.raises(ValueError, match="n_particles=8 needs at least as many rows of a batch.* has 4 with batch_size=4"):
+    with pytest.raises(ValueError, match=r"n_particles=8 needs at least as many rows of a batch.* has 4 with batch_size=4"):
         make(pendulum_arrays, batch_size=4, **options)
     options["n_action_samples"] = 8
     assert np.isfinite(make(pendulum_arrays, batch_size=8, **options).learn(2).log_sums.mean("actor_loss"))
