@@ -135,19 +135,22 @@ def measure(name: str, kills: int, steps: int, save_freq: int, seed: int) -> lis
     return trials
 
 
-def fill_disk(name: str, steps: int, save_freq: int, size: str = "1m") -> bool | None:
+def fill_disk(name: str, steps: int, save_freq: int) -> bool | None:
     """Whether a run that a full disk ended goes on, with more room, to the uninterrupted end; None where one may not mount."""
-    with tempfile.TemporaryDirectory() as temporary, small_disk(size) as disk:
-        if disk is None:
-            return None
-        run(name, Path(temporary), steps, save_freq)
-        try:
-            run(name, disk, steps, save_freq)
-        except RuntimeError:
-            enlarge(disk, "64m")
-            run(name, disk, steps, save_freq)
-            return (disk / "done").read_text() == (Path(temporary) / "done").read_text()
-        raise RuntimeError(f"a disk of {size} was not filled by {name}")
+    with tempfile.TemporaryDirectory() as temporary:
+        whole = Path(temporary)
+        run(name, whole, steps, save_freq)
+        written = sum(path.stat().st_size for path in whole.rglob("*") if path.is_file())
+        with small_disk(str(written * 2 // 3)) as disk:
+            if disk is None:
+                return None
+            try:
+                run(name, disk, steps, save_freq)
+            except RuntimeError:
+                enlarge(disk, "64m")
+                run(name, disk, steps, save_freq)
+                return (disk / "done").read_text() == (whole / "done").read_text()
+        raise RuntimeError(f"{written * 2 // 3:,} bytes were enough for {name}")
 
 
 def main() -> None:
