@@ -6,11 +6,7 @@ import base64
 import io
 import json
 import pickle
-import sys
-import warnings
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,52 +15,23 @@ import numpy as np
 import pytest
 import torch as th
 from stable_baselines3 import SAC
-from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from sb3_offline import CQL, DROMO, MOPO, OfflineSAC, PreQN, load_dataset
+from sb3_offline import CQL, OfflineSAC, PreQN, load_dataset
 from sb3_offline.files.archives import FileRefused
 from sb3_offline.files.model_file import HEADER, ModelFile
 from sb3_offline.files.trust import trusting
 from sb3_offline.training.schedules import HoldThenDecay
-from tests.conftest import FAST, FAST_DROMO, FAST_MODEL_BASED, Trap
+from tests.conftest import Trap
+from tests.witness import nothing_unpickled
 
 DATA = "sb3_offline/Pendulum-medium-v0"
 OBSERVATIONS = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
 SMALL: dict[str, Any] = {"policy_kwargs": {"net_arch": [8]}, "batch_size": 8, "seed": 0, "device": "cpu"}
 PREQN = SMALL | {"policy_kwargs": {"net_arch": [8], "activation_fn": th.nn.Tanh}}
-ALGORITHMS: list[tuple[Any, dict[str, Any]]] = [
-    (OfflineSAC, SMALL),
-    (CQL, FAST | {"target_gap": 1.0}),
-    (DROMO, FAST_DROMO),
-    (MOPO, FAST_MODEL_BASED),
-    (PreQN, PREQN),
-]
-
-_unpickled: list[str] | None = None
-
-
-def _note(event: str, args: tuple[Any, ...]) -> None:
-    if _unpickled is not None and event in ("pickle.find_class", "os.system", "os.mkdir", "subprocess.Popen"):
-        _unpickled.append(f"{event}{args}")
-
-
-sys.addaudithook(_note)
-
-
-@contextmanager
-def nothing_unpickled() -> Iterator[None]:
-    """Python itself reports what a pickle asks for."""
-    global _unpickled
-    _unpickled = []
-    try:
-        yield
-        assert _unpickled == []
-    finally:
-        _unpickled = None
 
 
 def test_load_takes_the_data_of_a_given_env(tmp_path: Path) -> None:
@@ -168,22 +135,6 @@ def assert_equal_parameters(one: Any, other: Any) -> None:
 
 
 # --- what comes back ---
-
-
-@pytest.mark.parametrize(("algorithm", "options"), ALGORITHMS)
-def test_a_trained_model_comes_back_without_unpickling(algorithm: Any, options: dict[str, Any], tmp_path: Path) -> None:
-    model = algorithm("MlpPolicy", DATA, **options).learn(3)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        model.save(tmp_path / "model")
-    with nothing_unpickled():
-        loaded = algorithm.load(tmp_path / "model", device="cpu")
-    assert_equal_parameters(model, loaded)
-    for name in ("gamma", "batch_size", "observation_space", "action_space", "policy_class", "train_freq", "dataset_info"):
-        assert getattr(loaded, name) == getattr(model, name), name
-    expected, found = (m.predict(OBSERVATIONS, deterministic=True)[0] for m in (model, loaded))
-    np.testing.assert_array_equal(expected, found)
-    assert loaded.learn(2, reset_num_timesteps=False).num_timesteps == 5
 
 
 def test_known_classes_and_schedules_need_nothing(tmp_path: Path) -> None:
@@ -479,10 +430,3 @@ def test_a_pickled_buffer_needs_trust(tmp_path: Path) -> None:
         model.load_replay_buffer(tmp_path / "buffer.pkl")
     model.load_replay_buffer(tmp_path / "buffer.pkl", trust=True)
     assert len(model.load_dataset()) == 40
-
-
-def test_every_algorithm_is_safe() -> None:
-    """No child brings SB3's own load back."""
-    for algorithm, _ in ALGORITHMS:
-        assert algorithm.load.__func__ is not BaseAlgorithm.load.__func__  # type: ignore[attr-defined]
-        assert algorithm.load.__func__ is CQL.load.__func__  # type: ignore[attr-defined]

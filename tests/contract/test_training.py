@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from sb3_offline.execution import precision
 from sb3_offline.execution.updates import UpdateRunner
 from sb3_offline.seeds import train_seeds
 from tests.contract.subjects import BEYOND_VECTORS, Subject, assert_equal_parameters, same, weights
+from tests.witness import nothing_unpickled
 
 pytestmark = pytest.mark.filterwarnings("ignore::sb3_offline.datasets.DatasetWarning")
 
@@ -133,11 +135,14 @@ def test_every_callback_of_sb3(subject: Subject, tmp_path: Path) -> None:
 
 def test_everything_comes_back(subject: Subject, tmp_path: Path) -> None:
     model = subject.make().learn(3)
-    model.save(tmp_path / "model")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # everything is plain data
+        model.save(tmp_path / "model")
     assert subject.cls.load.__func__ is not BaseAlgorithm.load.__func__  # nobody brings SB3's own back, which unpickles
-    loaded = subject.cls.load(tmp_path / "model", device="cpu")
+    with nothing_unpickled():
+        loaded = subject.cls.load(tmp_path / "model", device="cpu")
     assert_equal_parameters(model, loaded)
-    for name in ("gamma", "batch_size", "observation_space", "action_space", "policy_class"):
+    for name in ("gamma", "batch_size", "observation_space", "action_space", "policy_class", "train_freq"):
         assert getattr(loaded, name) == getattr(model, name), name
     assert loaded.dataset_info.dataset_id == model.dataset_info.dataset_id
     rows = subject.arrays["observations"][:5]
@@ -221,7 +226,7 @@ def test_what_tensorboard_shows(subject: Subject, tmp_path: Path) -> None:
         assert np.isfinite([event.value for event in events.Scalars(tag)]).all()
 
 
-@pytest.mark.slow
+@pytest.mark.one_a_family
 def test_its_losses_compile_whole(subject: Subject) -> None:
     """Each is one graph without a break, and gives the numbers of eager execution."""
     model, eager = (subject.make().learn(1) for _ in range(2))
@@ -243,7 +248,7 @@ def test_its_losses_compile_whole(subject: Subject) -> None:
         th.testing.assert_close(value, weights(eager)[name], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.one_a_family
 def test_products_in_bf16_leave_float32_weights(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rounded, and no more than that."""
     if not subject.takes("precision"):

@@ -22,23 +22,20 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from benchmarks.kill_and_resume import OPTIONS, digest, fill_disk, measure
 from benchmarks.kill_writers import WRITERS, measure_writer
-from sb3_offline import COMBO, CQL, DROMO, MOPO, OfflineSAC, PreQN
+from sb3_offline import COMBO, CQL, OfflineSAC
 from sb3_offline.files.atomic import write_atomically
 from sb3_offline.files.checksum import write_checked
-from tests.conftest import FAST, FAST_DROMO, FAST_MODEL_BASED
+from tests.conftest import FAST, FAST_MODEL_BASED
 
 Arrays = dict[str, np.ndarray]
 
 NETS: dict[str, Any] = {"policy_kwargs": {"net_arch": [16]}, "batch_size": 16}
 MODEL = FAST_MODEL_BASED | NETS | {"rollout_batch_size": 32, "rollout_freq": 3, "rollout_retain": 2}
+LEARNED_WEIGHT: dict[str, Any] = FAST | NETS | {"n_action_samples": 2, "target_gap": 1.0}
+#: What no algorithm has by default; these the contract resumes.
 CASES: list[tuple[type, dict[str, Any]]] = [
-    (OfflineSAC, FAST | NETS),
     (OfflineSAC, FAST | NETS | {"learning_rate": lambda progress: 1e-3 * progress, "seed": None}),
-    (CQL, FAST | NETS | {"n_action_samples": 2, "target_gap": 1.0}),
-    (COMBO, MODEL),
-    (DROMO, FAST_DROMO | MODEL | {"n_action_samples": 2}),
-    (MOPO, MODEL | {"penalty_learning_rate": 1.0, "target_percentile": None}),
-    (PreQN, {"policy_kwargs": {"net_arch": [8]}, "batch_size": 8, "seed": 0, "device": "cpu"}),
+    (CQL, LEARNED_WEIGHT),
 ]
 
 
@@ -71,7 +68,7 @@ class Save(BaseCallback):
 
 
 def interrupted(folder: Path, arrays: Arrays, *steps: int, algorithm: type = CQL, **options: Any) -> Path:
-    make(algorithm, arrays, **(options or CASES[2][1])).learn(max(steps) + 4, [Save(folder, *steps)], log_interval=4)
+    make(algorithm, arrays, **(options or LEARNED_WEIGHT)).learn(max(steps) + 4, [Save(folder, *steps)], log_interval=4)
     return folder
 
 
@@ -95,7 +92,7 @@ def test_resumed_is_uninterrupted(algorithm: type, options: dict[str, Any], pend
 
 def test_the_same_script_may_say_the_steps_again(pendulum_arrays: Arrays, tmp_path: Path) -> None:
     """The run learned 4 steps, then learn(8, reset_num_timesteps=False) was interrupted at 9 of 12."""
-    options = CASES[2][1]
+    options = LEARNED_WEIGHT
     whole = make(CQL, pendulum_arrays, **options).learn(4).learn(8, reset_num_timesteps=False)
     first = make(CQL, pendulum_arrays, **options).learn(4)
     first.learn(8, [Save(tmp_path, 9), StopAfter(10)], reset_num_timesteps=False)
@@ -195,7 +192,7 @@ def test_two_checkpoints_are_kept_of_each_run(pendulum_arrays: Arrays, tmp_path:
         "at_5.zip",
     ]
     callbacks = [CheckpointCallback(7, str(tmp_path)), Save(tmp_path, 7)]  # another run, two files of one step
-    model = make(CQL, pendulum_arrays, **CASES[2][1]).learn(7, callbacks)
+    model = make(CQL, pendulum_arrays, **LEARNED_WEIGHT).learn(7, callbacks)
     names = {path.name for path in tmp_path.glob("*.resume")}
     assert names == {"at_3.resume", "at_5.resume", "at_7.resume", "rl_model_7_steps.resume"}
     model.save(tmp_path / "after")  # nothing is running any more
@@ -222,7 +219,7 @@ def test_a_damaged_checkpoint_is_skipped(pendulum_arrays: Arrays, tmp_path: Path
 
 def test_an_id_of_other_data_is_refused(tmp_path: Path) -> None:
     trained, other = "sb3_offline/Pendulum-medium-v0", "sb3_offline/Pendulum-medium-replay-v0"
-    CQL("MlpPolicy", trained, **CASES[2][1]).learn(7, [Save(tmp_path, 3)])
+    CQL("MlpPolicy", trained, **LEARNED_WEIGHT).learn(7, [Save(tmp_path, 3)])
     for env_id in (other, "Pendulum-medium-replay-v0"):
         with pytest.raises(ValueError, match=rf"was trained on other data: {trained}, .*; given are {other}, "):
             CQL.resume(tmp_path, env=env_id).learn()
@@ -266,7 +263,7 @@ def test_the_best_model_stays_the_best(pendulum_arrays: Arrays, tmp_path: Path) 
 
     first = evaluation()
     first.best_mean_reward = 1.0  # better than Pendulum can be
-    make(CQL, pendulum_arrays, **CASES[2][1]).learn(9, [first, Save(tmp_path, 6), StopAfter(7)])
+    make(CQL, pendulum_arrays, **LEARNED_WEIGHT).learn(9, [first, Save(tmp_path, 6), StopAfter(7)])
     second = evaluation()
     CQL.resume(tmp_path, dataset=pendulum_arrays).learn(callback=second)
     assert second.best_mean_reward == 1.0
