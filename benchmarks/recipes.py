@@ -22,9 +22,10 @@ import numpy as np
 import yaml
 from rich.table import Table
 
-from benchmarks.run import RESULTS, Run, is_finished, parse_text, run_one
+from benchmarks.run import RESULTS, Run, command, is_finished, parse_text
 from benchmarks.table import read
 from sb3_offline.shell.consoles import print_whole
+from sb3_offline.studies.single import Protocol, run_one
 
 VARIANTS = Path(__file__).with_suffix(".yml")
 
@@ -53,8 +54,15 @@ def run_variant(folder: Path, name: str, run: Run, options: dict[str, Any], argu
     if is_finished(path):
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    arguments.option = [(key, parse_text(key, value)) for key, value in options.items()]
-    summary = run_one(run, arguments, path)
+    protocol = Protocol(
+        steps=arguments.steps,
+        eval_every=arguments.eval_every,
+        episodes=arguments.episodes,
+        final_episodes=arguments.final_episodes,
+        options={key: parse_text(key, value) for key, value in options.items()},
+        command=command("recipes", arguments.out),
+    )
+    summary = run_one(run, protocol, path)
     print(f"{name}, {path.name}: final {summary['final']:.0f}, {summary['seconds'] / 60:.0f} min", flush=True)
 
 
@@ -85,7 +93,6 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", help="these variants alone")
     parser.add_argument("--out", type=Path, default=RESULTS / "recipes")
     arguments = parser.parse_args()
-    arguments.demo_options = arguments.progress = arguments.keep_models = False
     options = variants(arguments.algo)
     names = list(arguments.only or options)
     for seed in arguments.seeds:

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch as th
 
-from benchmarks import run as runner
 from benchmarks import speed_critics, speed_report, two_modes
 from benchmarks.data_size import curves, draw
 from benchmarks.peers import Peer
@@ -22,6 +21,7 @@ from benchmarks.speed_updates import count_flops, make_model, random_data
 from benchmarks.table import read
 from benchmarks.turns import Contender, take_turns
 from sb3_offline import CQL, load_dataset
+from sb3_offline.studies import single
 
 DATA = "sb3_offline/Pendulum-medium-v0"
 
@@ -92,18 +92,18 @@ def test_an_interrupted_run_goes_on_exactly(tmp_path: Path, monkeypatch: pytest.
         return [*timeless, {name: value for name, value in lines[-1]["summary"].items() if "seconds" not in name}]
 
     main([*words, "--out", str(tmp_path / "unbroken")])
-    append, written = runner.append, []
+    append, written = single.append, []
 
     def stop_at_the_fourth(path: Path, record: dict[str, Any]) -> None:
         append(path, record)
         written.append(record)
-        if len(written) == 5:  # the configuration and four evaluations
+        if len(written) == 4:  # evaluations
             raise Stopped
 
-    monkeypatch.setattr(runner, "append", stop_at_the_fourth)
+    monkeypatch.setattr(single, "append", stop_at_the_fourth)
     with pytest.raises(Stopped):
         main([*words, "--out", str(tmp_path / "broken")])
-    monkeypatch.setattr(runner, "append", append)
+    monkeypatch.setattr(single, "append", append)
     updates, update = [], CQL.update
     monkeypatch.setattr(CQL, "update", lambda model: updates.append(update(model)))
     main([*words, "--out", str(tmp_path / "broken")])

@@ -1,0 +1,126 @@
+"""The pictures of a study: learning curves, pooled scores, performance profiles, probability of improvement."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from sb3_offline.studies.results import Results
+from sb3_offline.studies.statistics import profile, profile_band
+
+COLOURS = ("#33669a", "#b86b00", "#3a9d3a", "#8a4f9e", "#b02a37", "#5b6770", "#1b9e9e", "#a6761d")
+_QUIET = "#5b6770"
+
+
+def pictures(results: Results) -> dict[str, bytes]:
+    """PNG images by their names."""
+    drawn: dict[str, Callable[[Results], Any]] = {"curves": _curves}
+    if results.pooled:
+        drawn |= {"scores": _scores, "profiles": _profiles}
+    if results.improvement:
+        drawn["improvement"] = _improvement
+    return {name: _png(draw(results)) for name, draw in drawn.items()}
+
+
+def _axes(n: int, columns: int = 3, width: float = 4.2, height: float = 3.0) -> tuple[Any, list[Any]]:
+    from matplotlib.figure import Figure
+
+    columns = min(columns, n)
+    rows = math.ceil(n / columns)
+    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
+    axes = [figure.add_subplot(rows, columns, index + 1) for index in range(n)]
+    for each in axes:
+        each.spines[["top", "right"]].set_visible(False)
+        each.tick_params(labelsize=8)
+    return figure, axes
+
+
+def _colour(results: Results, name: str) -> str:
+    return COLOURS[results.names.index(name) % len(COLOURS)]
+
+
+def _unit(results: Results) -> str:
+    return "normalised score" if results.normalized else "return"
+
+
+def _curves(results: Results) -> Any:
+    figure, axes = _axes(len(results.datasets))
+    for axis, dataset in zip(axes, results.datasets, strict=True):
+        lines = [line for (_, of), line in results.lines.items() if of == dataset]
+        for line in lines:
+            steps, mean, low, high = line.curve
+            colour = _colour(results, line.name)
+            axis.plot(steps, mean, color=colour, label=line.name, marker="o" if len(steps) < 3 else None)
+            axis.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
+        data = [line.data_score for line in lines if math.isfinite(line.data_score)]
+        if data:
+            axis.axhline(float(np.mean(data)), color=_QUIET, linestyle="--", linewidth=1, label="the data")
+        if results.normalized:
+            axis.axhline(100.0, color=_QUIET, linestyle=":", linewidth=1, label="reference (100)")
+        axis.set_title(dataset, fontsize=9)
+        axis.set_xlabel("gradient steps", fontsize=8)
+        axis.set_ylabel(_unit(results), fontsize=8)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8, frameon=False)
+    return figure
+
+
+def _scores(results: Results) -> Any:
+    figure, (axis,) = _axes(1, width=6.5, height=1.0 + 0.45 * len(results.names))
+    ranked = sorted(results.names, key=lambda name: results.pooled[name].value)
+    for row, name in enumerate(ranked):
+        value, low, high = results.pooled[name]
+        colour = _colour(results, name)
+        if math.isfinite(low):
+            axis.plot([low, high], [row, row], color=colour, linewidth=7, alpha=0.35, solid_capstyle="butt")
+        axis.plot([value], [row], "o", color=colour)
+    data = [results.lines[results.names[0], dataset].data_score for dataset in results.shared]
+    if all(map(math.isfinite, data)):
+        axis.axvline(float(np.mean(data)), color=_QUIET, linestyle="--", linewidth=1)
+        axis.text(float(np.mean(data)), len(ranked) - 0.45, "the data", color=_QUIET, fontsize=8, ha="center", va="bottom")
+    axis.set_yticks(range(len(ranked)), ranked, fontsize=9)
+    axis.set_ylim(-0.6, len(ranked) - 0.4)
+    axis.set_xlabel(f"interquartile mean of the {_unit(results)}, 95 % interval", fontsize=8)
+    return figure
+
+
+def _profiles(results: Results) -> Any:
+    figure, (axis,) = _axes(1, width=6.5, height=3.4)
+    every = np.concatenate([scores for name in results.names for scores in results.scores(name)])
+    margin = 0.05 * (np.ptp(every) or 1.0)
+    thresholds = np.linspace(every.min() - margin, every.max() + margin, 201)
+    for name in results.names:
+        scores, colour = results.scores(name), _colour(results, name)
+        axis.plot(thresholds, profile(scores, thresholds), color=colour, label=name)
+        if all(len(runs) > 1 for runs in scores):
+            axis.fill_between(thresholds, *profile_band(scores, thresholds), color=colour, alpha=0.15, linewidth=0)
+    axis.set_xlabel(f"{_unit(results)} (tau)", fontsize=8)
+    axis.set_ylabel("share of runs above tau", fontsize=8)
+    axis.set_ylim(-0.02, 1.02)
+    axis.legend(fontsize=8, frameon=False)
+    return figure
+
+
+def _improvement(results: Results) -> Any:
+    pairs = [pair for pair in results.improvement if pair[0] < pair[1]]
+    figure, (axis,) = _axes(1, width=6.5, height=1.0 + 0.4 * len(pairs))
+    for row, pair in enumerate(reversed(pairs)):
+        value, low, high = results.improvement[pair]
+        if math.isfinite(low):
+            axis.plot([low, high], [row, row], color=COLOURS[0], linewidth=7, alpha=0.35, solid_capstyle="butt")
+        axis.plot([value], [row], "o", color=COLOURS[0])
+    axis.axvline(0.5, color=_QUIET, linestyle="--", linewidth=1)
+    axis.set_yticks(range(len(pairs)), [f"{one} beats {two}" for one, two in reversed(pairs)], fontsize=9)
+    axis.set_xlim(-0.03, 1.03)
+    axis.set_ylim(-0.6, len(pairs) - 0.4)
+    axis.set_xlabel("probability of improvement, 95 % interval", fontsize=8)
+    return figure
+
+
+def _png(figure: Any) -> bytes:
+    written = io.BytesIO()
+    figure.savefig(written, format="png", dpi=130)
+    return written.getvalue()
