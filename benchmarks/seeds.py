@@ -71,7 +71,9 @@ def measure(name: str, data: OfflineDataset, arguments: argparse.Namespace) -> d
     one, *members = (make(name, data, seed, device) for seed in range(n + 1))
     together = Together(members)
     flops = count_flops(one.update)
-    together.update(), together.update(), one.update()
+    for _ in range(2):  # each kind of step
+        together.update()
+        one.update()
     raw: dict[str, list[float]] = {"one": [], "seeds": [], "rollout": []}
     for _ in range(arguments.repeats):
         raw["one"].append(timed(one.update, arguments.updates, clock, device))

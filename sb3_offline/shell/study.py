@@ -38,7 +38,6 @@ def run_study(study: Study, n_workers: int, address: str | None, own: Sequence[s
         )
     cells = [cell for cell in study.cells if not is_finished(cell.path)]
     task = functools.partial(_work, own=tuple(own))
-    functools.update_wrapper(task, work)
     outcomes = (
         run_in_pool(study, cells, n_workers, task)
         if address is None

@@ -81,8 +81,8 @@ def run_in_pool(study: Study, cells: Sequence[Cell], n_workers: int, task: Work 
 
 def run_by_ray(study: Study, cells: Sequence[Cell], address: str | None, task: Work = work) -> Iterator[Outcome]:
     """
-    Run them as Ray's tasks, as they end. A task whose worker dies is begun again, and goes on from its checkpoint: on a cluster
-    the study's folder lies where all machines see it.
+    Run them as Ray's tasks, as they end. A task whose worker dies is begun again, and goes on from its checkpoint: on a
+    cluster the study's folder lies where all machines see it.
 
     :param address: of a cluster; None starts Ray on this machine
     """

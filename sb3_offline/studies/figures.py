@@ -80,7 +80,16 @@ def _scores(results: Results) -> Any:
     data = [results.lines[results.names[0], dataset].data_score for dataset in results.shared]
     if all(map(math.isfinite, data)):
         axis.axvline(float(np.mean(data)), color=_QUIET, linestyle="--", linewidth=1)
-        axis.text(float(np.mean(data)), len(ranked) - 0.45, "the data", color=_QUIET, fontsize=8, ha="center", va="bottom")
+        axis.annotate(
+            "the data",
+            (float(np.mean(data)), 1.0),
+            xycoords=("data", "axes fraction"),
+            xytext=(0, 3),
+            textcoords="offset points",
+            color=_QUIET,
+            fontsize=8,
+            ha="center",
+        )
     axis.set_yticks(range(len(ranked)), ranked, fontsize=9)
     axis.set_ylim(-0.6, len(ranked) - 0.4)
     axis.set_xlabel(f"interquartile mean of the {_unit(results)}, 95 % interval", fontsize=8)

@@ -103,15 +103,10 @@ def _study(content: Mapping[str, Any], path: Path, folder: Path) -> Study:
     fractions = [
         1.0 if share == 1 else check_number("fractions", share, INSIDE_UNIT) for share in content.get("fractions", [1.0])
     ]
-    protocol = Protocol(
-        command=f"sb3-offline study {path.name}",
-        keep_models=bool(content.get("keep_models", False)),
-        **{
-            name: check_count(name, content[name])
-            for name in ("steps", "eval_every", "episodes", "final_episodes")
-            if name in content
-        },
-    )
+    counts = ("steps", "eval_every", "episodes", "final_episodes")
+    lengths: dict[str, Any] = {name: check_count(name, content[name]) for name in counts if name in content}
+    keep = bool(content.get("keep_models", False))
+    protocol = Protocol(command=f"sb3-offline study {path.name}", keep_models=keep, **lengths)
     common, sets = dict(content.get("options") or {}), _mapping(content.get("sets") or {"": {}}, "sets")
     for algo in algorithms:
         if algo not in names():

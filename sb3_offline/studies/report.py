@@ -81,7 +81,7 @@ def rows(results: Results) -> list[tuple[str, ...]]:
             else f"{line.scores.mean():.1f}",
             f"{line.scores.min():.1f}",
             f"{line.scores.max():.1f}",
-            "–" if math.isnan(line.data_score) else f"{line.data_score:.1f}",
+            "-" if math.isnan(line.data_score) else f"{line.data_score:.1f}",
             f"{line.returns.mean():.1f}",
             f"{line.minutes:.1f}",
         )
@@ -97,9 +97,8 @@ def to_html(results: Results, images: dict[str, bytes]) -> str:
         f"<figcaption>{escape(_CAPTIONS[name])}</figcaption></figure>"
         for name, png in images.items()
     )
-    body = (
-        f"<ul>{said}</ul>{shown}<h2>All figures</h2>{figures_table(_HEAD, rows(results))}<p class='quiet'>{_note(results)}</p>"
-    )
+    table = figures_table(_HEAD, rows(results))
+    body = f'<ul>{said}</ul>{shown}<h2>All figures</h2>{table}<p class="quiet">{escape(_note(results))}</p>'
     return page(f"Study {results.title}", body, "figure { margin: 1.5rem 0; }")
 
 
@@ -126,8 +125,8 @@ def to_csv(results: Results) -> str:
 def _note(results: Results) -> str:
     unit = "Scores are normalised: 0 random, 100 the reference" if results.normalized else "Scores are returns"
     return (
-        f"{unit}; of each run the mean of its last five evaluations. ± is a 95 % Student t interval over seeds. Pooled figures "
-        f"are over {len(results.shared)} data sets."
+        f"{unit}; of each run the mean of its last five evaluations. ± is a 95 % Student t interval over seeds. Pooled "
+        f"figures are over {len(results.shared)} data sets."
     )
 
 

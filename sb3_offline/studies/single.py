@@ -1,4 +1,4 @@
-"""One run of a study: train, evaluate now and then, save at each evaluation, and go on exactly from there if it was cut off."""
+"""One run of a study: train, evaluate now and then, save at each evaluation, and go on exactly from there if it was cut."""
 
 from __future__ import annotations
 

@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
 
 Scores = Sequence[np.ndarray]
 """Of each task the runs' scores, (n_runs,)."""
@@ -29,7 +28,9 @@ class Interval(NamedTuple):
 
 def interquartile_mean(scores: Scores) -> float:
     """Mean of the middle half of all runs of all tasks."""
-    return float(stats.trim_mean(np.concatenate(scores), 0.25))
+    runs = np.sort(np.concatenate(scores))
+    cut = len(runs) // 4
+    return float(runs[cut : len(runs) - cut].mean())
 
 
 def profile(scores: Scores, thresholds: np.ndarray) -> np.ndarray:
@@ -39,12 +40,9 @@ def profile(scores: Scores, thresholds: np.ndarray) -> np.ndarray:
 
 
 def probability_of_improvement(scores: Scores, others: Scores) -> float:
-    """P(X > Y) of a run of each on a task, ties half, by the Mann-Whitney U statistic; mean over tasks."""
-    each = [
-        float(stats.mannwhitneyu(mine, yours, alternative="greater").statistic) / (len(mine) * len(yours))
-        for mine, yours in zip(scores, others, strict=True)
-    ]
-    return float(np.mean(each))
+    """P(X > Y) of a run of each on a task, ties half: the Mann-Whitney U statistic over all pairs; mean over tasks."""
+    gaps = [mine[:, None] - yours[None, :] for mine, yours in zip(scores, others, strict=True)]
+    return float(np.mean([0.5 + 0.5 * np.sign(gap).mean() for gap in gaps]))
 
 
 def bootstrap(scores: Sequence[Scores], figure: Callable[..., float], repeats: int = REPEATS, seed: int = 0) -> Interval:

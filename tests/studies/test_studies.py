@@ -98,12 +98,12 @@ def killed_work(cell: Cell, cores: int) -> dict[str, Any]:
     return work(cell, cores)
 
 
-def dead_work(cell: Cell, cores: int) -> dict[str, Any]:
+def dead_work(*_: Any) -> dict[str, Any]:
     os.kill(os.getpid(), signal.SIGKILL)
     return {}
 
 
-def failing_work(cell: Cell, cores: int) -> dict[str, Any]:
+def failing_work(cell: Cell, _cores: int) -> dict[str, Any]:
     if cell.run.seed == 0:
         raise ValueError("no such thing")
     return {"final": 1.0, "seconds": 0.0}

@@ -1,0 +1,122 @@
+"""What a study's report says: statistics by hand, and every figure that is shown from the runs' own files."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from sb3_offline.studies.records import append
+from sb3_offline.studies.report import rows, sentences, to_markdown, write_report
+from sb3_offline.studies.results import read_results
+from sb3_offline.studies.statistics import bootstrap, interquartile_mean, probability_of_improvement, profile
+
+
+def test_interquartile_mean_by_hand() -> None:
+    assert interquartile_mean([np.array([0.0, 1, 2, 3]), np.array([4.0, 5, 6, 700])]) == 3.5  # of 2, 3, 4, 5
+    assert interquartile_mean([np.array([7.0])]) == 7.0
+    runs = np.random.default_rng(0).normal(size=23)
+    assert interquartile_mean([runs]) == pytest.approx(stats.trim_mean(runs, 0.25))  # rliable's call
+
+
+def test_probability_of_improvement_by_hand() -> None:
+    one, two = [np.array([3.0, 1.0])], [np.array([2.0, 0.0])]
+    assert probability_of_improvement(one, two) == 0.75  # 3 > 2, 3 > 0, 1 < 2, 1 > 0
+    assert probability_of_improvement(two, one) == 0.25
+    assert probability_of_improvement([np.array([1.0, 2.0])], [np.array([1.0])]) == 0.75  # a tie is half
+    assert probability_of_improvement([one[0], two[0]], [two[0], one[0]]) == 0.5  # the mean over two tasks
+    many, few = np.random.default_rng(0).integers(5, size=9), np.random.default_rng(1).integers(5, size=7)
+    u = stats.mannwhitneyu(many, few, alternative="greater").statistic / (9 * 7)  # rliable's call
+    assert probability_of_improvement([many], [few]) == pytest.approx(u)
+
+
+def test_profile_by_hand() -> None:
+    scores = [np.array([1.0, 2.0]), np.array([3.0, 4.0])]
+    assert profile(scores, np.array([0.0, 2.0, 2.5, 4.0])).tolist() == [1.0, 0.5, 0.5, 0.0]
+
+
+def test_bootstrap_is_stratified_and_as_wide_as_theory_says() -> None:
+    apart = [np.full(4, 0.0), np.full(4, 100.0)]  # runs of one task never stand for another's
+    assert bootstrap([apart], interquartile_mean)[:] == (50.0, 50.0, 50.0)
+    runs = [np.random.default_rng(0).normal(size=100)]
+    value, low, high = bootstrap([runs], lambda scores: float(scores[0].mean()))
+    assert low < value < high
+    assert high - low == pytest.approx(2 * 1.96 * runs[0].std() / 10, rel=0.15)
+    assert math.isnan(bootstrap([[np.array([1.0])]], interquartile_mean).low)
+
+
+def made(folder: Path, algo: str, dataset: str, seed: int, last: float, curve: list[float], score: bool = True) -> None:
+    path = folder / f"{algo}_{dataset}_{seed}.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    append(path, {"config": {"algo": algo, "dataset": dataset, "fraction": 1.0, "seed": seed, "steps": 20}})
+    for step, value in enumerate(curve, start=1):
+        append(path, {"step": 10 * step, "mean_return": 10 * value, "normalized_score": value if score else None})
+    summary = {
+        "mean_last_5": 10 * last,
+        "normalized_mean_last_5": last if score else None,
+        "data_mean_return": 300.0,
+        "normalized_data_mean_return": 30.0 if score else None,
+        "seconds": 120.0,
+    }
+    append(path, {"summary": summary})
+
+
+def test_a_study_of_two_on_two(tmp_path: Path) -> None:
+    """iql scores 40 + seed, td3bc 60 + seed on "hop", both ten more on "walk"."""
+    for algo, dataset, base in (("iql", "hop", 40), ("td3bc", "hop", 60), ("iql", "walk", 50), ("td3bc", "walk", 70)):
+        for seed in range(5):
+            made(tmp_path, algo, dataset, seed, base + seed, [base / 2, base + seed])
+    made(tmp_path, "cql", "hop", 0, 1.0, [1.0])
+    results = read_results(tmp_path)
+    assert (results.names, results.datasets, results.shared) == (["cql", "iql", "td3bc"], ["hop", "walk"], ["hop"])
+    assert results.left_out == ["walk: not all algorithms have finished runs on it"]
+    assert results.improvement["td3bc", "iql"].value == 1.0
+    (tmp_path / "cql_hop_0.jsonl").unlink()
+    results = read_results(tmp_path)
+    assert results.shared == ["hop", "walk"]
+    assert results.pooled["iql"].value == 47.0  # 40..44, 50..54: the middle six are 42, 43, 44, 50, 51, 52
+    line = results.lines["iql", "walk"]
+    assert line.curve[0].tolist() == [10, 20]
+    assert [part.tolist() for part in line.curve[1:]] == [[25.0, 52.0], [25.0, 50.0], [25.0, 54.0]]
+    said = sentences(results)
+    assert said[0].startswith("The highest interquartile mean has td3bc: 67.0 (")
+    assert "the seeds tell them apart" in said[1]
+    assert rows(results)[0] == ("iql", "hop", "5", "42.0 ± 2.0", "40.0", "44.0", "30.0", "420.0", "2.0")  # 2.776 sqrt(2.5/5)
+    assert "| iql | hop | 5 | 42.0 ± 2.0 |" in to_markdown(results, {})
+
+
+def test_files_of_a_report(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    from matplotlib import image
+
+    for seed in range(2):
+        made(tmp_path / "runs", "iql", "hop", seed, 40.0 + seed, [20.0, 41.0])
+        made(tmp_path / "runs" / "wide", "iql", "hop", seed, 50.0 + seed, [30.0, 51.0])
+    files = write_report(tmp_path / "runs", tmp_path / "out")
+    assert sorted(file.name for file in files) == [
+        "report.csv",
+        "report.html",
+        "report.md",
+        "report_curves.png",
+        "report_improvement.png",
+        "report_profiles.png",
+        "report_scores.png",
+    ]
+    for file in files:
+        if file.suffix == ".png":
+            assert np.ptp(image.imread(file)[..., 0]) > 0.5  # something is drawn
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 4
+    assert "iql wide" in page
+    assert (tmp_path / "out" / "report.csv").read_text().splitlines()[1] == "iql,hop,40.0,400.0,30.0"
+
+
+def test_returns_of_different_tasks_are_not_pooled(tmp_path: Path) -> None:
+    for dataset in ("hop", "walk"):
+        made(tmp_path, "iql", dataset, 0, 1.0, [1.0], score=False)
+    results = read_results(tmp_path)
+    assert (results.normalized, results.pooled) == (False, {})
+    assert "not pooled" in " ".join(results.left_out)
