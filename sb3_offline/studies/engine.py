@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -30,7 +31,7 @@ class Outcome(NamedTuple):
     error: str | None = None
 
 
-class StudyStopped(RuntimeError):
+class StudyStopped(OSError):
     """Workers keep dying."""
 
 
@@ -52,9 +53,9 @@ def run_in_pool(study: Study, cells: Sequence[Cell], n_workers: int, task: Work 
     :raises StudyStopped: if workers die again and again, as for want of memory
     """
     os.environ.setdefault("OMP_NUM_THREADS", str(study.cores))  # before the workers import torch
-    waiting, deaths = list(cells), 0
+    waiting, deaths, others = list(cells), 0, {*multiprocessing.active_children()}
     while waiting:
-        with ProcessPoolExecutor(n_workers, multiprocessing.get_context("spawn")) as pool:
+        with ProcessPoolExecutor(n_workers, multiprocessing.get_context("spawn"), _ignore_ctrl_c) as pool:
             futures: dict[Future[dict[str, Any]], Cell] = {}
             try:
                 queue = iter(list(waiting))
@@ -77,6 +78,15 @@ def run_in_pool(study: Study, cells: Sequence[Cell], n_workers: int, task: Work 
                         f"{deaths} workers were killed one after the other, and no run ended in between: by want of memory? "
                         "Run fewer at once (--workers). What is finished, and every checkpoint, is kept."
                     ) from error
+            except BaseException:  # Ctrl-C: what runs goes on from its checkpoint another time
+                for process in {*multiprocessing.active_children()} - others:
+                    process.kill()
+                raise
+
+
+def _ignore_ctrl_c() -> None:
+    """In a worker: the terminal sends it to all, and the study's process alone decides."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def run_by_ray(study: Study, cells: Sequence[Cell], address: str | None, task: Work = work) -> Iterator[Outcome]:
