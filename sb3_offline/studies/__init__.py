@@ -1,1 +1,1 @@
-"""Studies: algorithms x data x seeds x options, each run one file of truth, and what they say together. Below the shell."""
+"""Studies: algorithms x data x seeds x options, one file a run, and what they say together. Imports evaluation and below."""
