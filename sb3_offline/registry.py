@@ -143,9 +143,14 @@ def learners(
         cls.__name__
         for cls in algorithms().values()
         if (action_space is None or isinstance(action_space, cls.supported_spaces["action"]))
-        and (observation_space is None or isinstance(observation_space, cls.supported_spaces["observation"]))
+        and (observation_space is None or _sees(cls, observation_space))
         and not (beyond_vectors and cls.vectors_only)
     )
+
+
+def _sees(cls: Any, space: spaces.Space) -> bool:
+    is_box = type(space).__name__ == "Box"
+    return isinstance(space, cls.supported_spaces["observation"]) and (is_box or not cls.vectors_only)
 
 
 def unknown(name: str, known: list[str]) -> str:

@@ -11,7 +11,8 @@ from stable_baselines3.common.type_aliases import GymEnv
 from sb3_offline.arguments import check_flag
 from sb3_offline.bc.cloning import Cloning
 from sb3_offline.common.online import to_sac
-from sb3_offline.networks.networks import SACNetworks, TD3Networks
+from sb3_offline.common.validation import Validation
+from sb3_offline.networks.networks import Batch, SACNetworks, TD3Networks
 
 
 class BC(Cloning):
@@ -35,11 +36,11 @@ class BC(Cloning):
 
     # --- the loss: a pure function of (networks, batch) ---
 
-    def imitation(self, nets: Any, observations: Any, actions: th.Tensor) -> th.Tensor:
+    def imitation(self, nets: Any, rows: Batch | Validation) -> th.Tensor:
         """What a logged action costs, (B,): its negative log-density, or its mean squared distance."""
         if self.deterministic:
-            return (nets.action(observations).squeeze(1) - actions).square().mean(dim=1)
-        return -nets.log_prob(observations, actions.unsqueeze(1)).squeeze(1)
+            return (nets.action(rows.observations).squeeze(1) - rows.actions).square().mean(dim=1)
+        return -nets.log_prob(rows.observations, rows.actions.unsqueeze(1)).squeeze(1)
 
     # --- online ---
 

@@ -99,25 +99,25 @@ class Cloning(GradientAlgorithm):
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "weights", "tau"]  # the last is SB3's, of target networks
 
-    def sample_batch(self) -> Batch:
+    def sampled_rows(self) -> th.Tensor:
         """Of the data, or of the episodes that are kept."""
-        buffer, kept = self.replay_buffer, self.kept_rows
+        kept = self.kept_rows
         if kept is None:
-            index = buffer.sample_index(self.batch_size)
-        else:
-            where = {"generator": self.streams["sampling"], "device": self.device}
-            index = kept[th.randint(len(kept), (self.batch_size,), **where)]  # type: ignore[call-overload]
-        weights = None if self.row_weights is None else self.row_weights[index]
-        return Batch.of(buffer._get_samples(index))._replace(weights=weights)
+            return super().sampled_rows()
+        return kept[th.randint(len(kept), (self.batch_size,), generator=self.streams["sampling"], device=self.device)]
+
+    def batch_of(self, rows: th.Tensor) -> Batch:
+        weights = None if self.row_weights is None else self.row_weights[rows]
+        return super().batch_of(rows)._replace(weights=weights)
 
     def actor_loss(self, nets: Any, batch: Batch, noise: None) -> tuple[th.Tensor, Logs]:
         """The mean of what each row costs, by its weight."""
-        cost = self.imitation(nets, batch.observations, batch.actions)
+        cost = self.imitation(nets, batch)
         loss = cost.mean() if batch.weights is None else (batch.weights * cost).mean()
         return loss, {"actor_loss": loss}
 
-    def imitation(self, nets: Any, observations: Any, actions: th.Tensor) -> th.Tensor:
-        """What a logged action costs, (B,)."""
+    def imitation(self, nets: Any, rows: Batch | Validation) -> th.Tensor:
+        """What each row's logged action costs, (B,)."""
         raise NotImplementedError
 
     def gradient_step(self, nets: Any, batch: Batch, noise: None, call: Call = call_plainly) -> Logs:
@@ -128,7 +128,7 @@ class Cloning(GradientAlgorithm):
 
     def held_out_figures(self, rows: Validation) -> dict[str, float]:
         """``likelihood`` of held-out actions: mean log pi(a|s), or of a deterministic actor minus its mean square."""
-        return {"likelihood": -float(self.imitation(self.networks(), rows.observations, rows.actions).mean())}
+        return {"likelihood": -float(self.imitation(self.networks(), rows).mean())}
 
 
 def check_weights(weights: npt.ArrayLike) -> np.ndarray:

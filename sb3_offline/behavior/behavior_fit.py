@@ -14,12 +14,14 @@ from tqdm import tqdm
 
 from sb3_offline.behavior.behavior_policy import BehaviorPolicy, observation_moments
 from sb3_offline.behavior.discrete_behavior_policy import DiscreteBehaviorPolicy
+from sb3_offline.behavior.legal_actions import LegalActions
 from sb3_offline.buffers.rows import HostRows, Rows, first_row
 from sb3_offline.training.schedules import CosineSchedule
 
 MAX_HOLDOUT_ROWS = 10_000
 MAX_GRAD_NORM = 10.0
 
+Likelihood = BehaviorPolicy | DiscreteBehaviorPolicy | LegalActions
 LogFn = Callable[[int, dict[str, float]], None]
 
 
@@ -38,7 +40,7 @@ class BehaviorFitReport:
 
 
 def fit_behavior_policy(
-    policy: BehaviorPolicy | DiscreteBehaviorPolicy,
+    policy: Likelihood,
     optimizer: th.optim.Optimizer,
     observations: Rows | np.ndarray,
     actions: Rows | np.ndarray,
@@ -58,7 +60,7 @@ def fit_behavior_policy(
     Sets the policy's observation statistics and its ``fitted`` flag. Deterministic given the weights and the generator.
 
     :param observations: (N, D), raw units
-    :param actions: (N, A), scaled to [-1, 1], or one-hot
+    :param actions: (N, A), scaled to [-1, 1], or one-hot; or masks
     :param generator: source of the split and of the batches
     :param n_steps: gradient steps at most
     :param holdout_fraction: share of the rows held out, at least one row and at most 10,000
@@ -124,7 +126,7 @@ def fit_behavior_policy(
 
 
 @th.no_grad()
-def _mean_nll(policy: BehaviorPolicy | DiscreteBehaviorPolicy, observations: th.Tensor, actions: th.Tensor) -> float:
+def _mean_nll(policy: Likelihood, observations: th.Tensor, actions: th.Tensor) -> float:
     return -policy.log_prob(observations, actions).double().mean().item()
 
 

@@ -13,6 +13,8 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_offline.datasets import DatasetError, OfflineDataset
 from sb3_offline.datasets.mapped import blocks
+from sb3_offline.datasets.offline_dataset import MASK_NAMES
+from sb3_offline.networks.choices import Choices
 from sb3_offline.networks.observations import map_observations, take_rows, tensors_of, to_tensors
 
 BUFFER_ARRAYS = ("observations", "actions", "next_observations", "rewards", "dones")
@@ -41,9 +43,12 @@ class TensorReplayBuffer(ReplayBuffer):
         if n_envs != 1 or optimize_memory_usage:
             raise ValueError(f"{type(self).__name__} holds one stream of rows: n_envs=1 and no optimize_memory_usage.")
         # Not ReplayBuffer.__init__, which would allocate numpy arrays of buffer_size rows at once
-        BaseBuffer.__init__(self, buffer_size, observation_space, action_space, device, n_envs)
+        kept = action_space if isinstance(action_space, spaces.Box) else spaces.Discrete(Choices(action_space).n)
+        BaseBuffer.__init__(self, buffer_size, observation_space, kept, device, n_envs)
+        self.action_space = action_space
         self.generator: th.Generator | None = None
         self.reward_scale, self.reward_shift = 1.0, 0.0
+        self.masks: dict[str, Any] = {}  # which actions may be chosen, of data that say so
         self.returns = th.empty(0, device=self.device)  # Monte-Carlo returns-to-go, for the algorithms that set them
         # of each row: does the next one go on from it? For the algorithms that set it
         self.goes_on = th.empty(0, dtype=th.bool, device=self.device)
@@ -143,6 +148,8 @@ class TensorReplayBuffer(ReplayBuffer):
         if isinstance(self.action_space, spaces.Box):
             low, high = th.as_tensor(self.action_space.low), th.as_tensor(self.action_space.high)
             columns["actions"] = unscale_actions(columns["actions"], low, high)
+        else:
+            columns["actions"] = th.as_tensor(Choices(self.action_space).table())[columns["actions"].squeeze(1)]
         observations, following = columns["observations"], columns["next_observations"]
         terminations = columns.pop("dones").numpy().astype(bool)
         follows = np.append(_equal_rows(take_rows(observations, slice(1, None)), take_rows(following, slice(None, -1))), False)
@@ -170,6 +177,8 @@ class OfflineDatasetBuffer(TensorReplayBuffer):
                 rewards=th.from_numpy(np.array(dataset.rewards[rows])),
                 dones=th.from_numpy(dataset.terminations[rows].astype(np.float32)),
             )
+        if dataset.action_masks is not None:
+            self.masks = {name: th.as_tensor(getattr(dataset, name), device=self.device) for name in MASK_NAMES}
 
     def add(self, *args: Any, **kwargs: Any) -> None:
         raise RuntimeError("The logged data is fixed: an OfflineDatasetBuffer takes no new transitions.")
@@ -197,11 +206,11 @@ def _equal_rows(one: Any, other: Any) -> np.ndarray:
 
 def scale_actions(actions: np.ndarray, action_space: spaces.Space) -> np.ndarray:
     """
-    Map actions (n, action_dim) from the space's bounds to [-1, 1], clipped, float32 (``policy.scale_action``). Discrete ones
-    (n,) only become a column (n, 1), as in SB3's buffers.
+    Map actions (n, action_dim) from the space's bounds to [-1, 1], clipped, float32 (``policy.scale_action``). Of choices the
+    number of each, counted from 0, as a column (n, 1), as in SB3's buffers.
     """
     if not isinstance(action_space, spaces.Box):
-        return actions.reshape(len(actions), -1)
+        return Choices(action_space).numbers(actions).reshape(len(actions), 1)
     low, high = action_space.low, action_space.high
     return np.clip(2.0 * (actions - low) / (high - low) - 1.0, -1.0, 1.0).astype(np.float32)
 

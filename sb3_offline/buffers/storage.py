@@ -16,7 +16,7 @@ from sb3_offline.buffers.goal_buffer import GoalDatasetBuffer
 from sb3_offline.buffers.rows import HostRows
 from sb3_offline.datasets import OfflineDataset
 from sb3_offline.datasets.mapped import is_mapped
-from sb3_offline.datasets.offline_dataset import ARRAY_NAMES
+from sb3_offline.datasets.offline_dataset import MASK_NAMES
 
 Storage = Literal["memory", "mmap", "device", "auto"]
 """
@@ -45,6 +45,8 @@ class HostDatasetBuffer(OfflineDatasetBuffer):
         self.actions: Any = HostRows(dataset.actions, self.device, read=partial(scale_actions, action_space=self.action_space))
         self.rewards: Any = HostRows(dataset.rewards, self.device)
         self.dones: Any = HostRows(dataset.terminations, self.device, read=_as_float32)
+        if dataset.action_masks is not None:
+            self.masks = {name: HostRows(getattr(dataset, name), self.device) for name in MASK_NAMES}
         self.full = True
 
     @property
@@ -87,7 +89,7 @@ def make_dataset_buffer(
     if storage == "memory" and device.type == "cpu":
         storage = "device"  # the same thing
     if storage == "memory" and is_mapped(dataset):
-        arrays: dict[str, Any] = {name: np.array(getattr(dataset, name)) for name in ARRAY_NAMES}
+        arrays: dict[str, Any] = {name: np.array(getattr(dataset, name)) for name in dataset.array_names}
         dataset = replace(dataset, **arrays)
     buffer_class = OfflineDatasetBuffer if storage == "device" else HostDatasetBuffer
     buffer = buffer_class(len(dataset), observation_space, action_space, device)
@@ -107,4 +109,4 @@ def free_bytes(device: th.device) -> int:
 
 
 def _bytes(dataset: OfflineDataset) -> int:
-    return sum(getattr(dataset, name)[:1].nbytes for name in ARRAY_NAMES) * len(dataset)
+    return sum(getattr(dataset, name)[:1].nbytes for name in dataset.array_names) * len(dataset)

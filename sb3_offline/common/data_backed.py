@@ -13,8 +13,10 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize, 
 
 from sb3_offline.buffers.statistics import normalized_env, statistics_of, take_statistics
 from sb3_offline.datasets import DatasetInfo, OfflineDataset, SpacesOnlyEnv, open_dataset
+from sb3_offline.datasets.bounds import bounds_of_data, with_bounds
 from sb3_offline.datasets.checks.spaces import check_space, way_on
 from sb3_offline.datasets.envs import task_of
+from sb3_offline.datasets.goals import relabel_goals
 from sb3_offline.datasets.sources import Source
 from sb3_offline.datasets.wrappers import warn_of_wrappers
 from sb3_offline.networks.observations import has_images
@@ -36,12 +38,13 @@ def resolve_env(model: Any, env: GymEnv | str | None, dataset: Source | None, lo
     """
     if loading and env is None:
         return None  # type: ignore[return-value]
-    env = _find_env(model, env, dataset)
+    env = _bounded(model, _find_env(model, env, dataset))
     for kind, space in (("action", env.action_space), ("observation", env.observation_space)):
         check_space(kind, space, type(model).__name__)
         way = way_on(kind, space)
         if way or not isinstance(space, model.supported_spaces[kind]):
-            names = " or ".join(supported.__name__ for supported in model.supported_spaces[kind])
+            kinds = [each.__name__ for each in model.supported_spaces[kind]]
+            names = " or ".join(each for each in kinds if not each.startswith("Multi"))  # several Discrete ones
             names += " space" + (" of floats within finite bounds" if kind == "action" and names == "Box" else "")
             others = learners(action_space=env.action_space, observation_space=env.observation_space)
             hint = way or (f" {', '.join(others)} can learn from it." if others else "")
@@ -69,6 +72,49 @@ def _find_env(model: Any, env: GymEnv | str | None, dataset: Source | None) -> G
     ).info
     model.dataset_info = replace(info, goals=None)  # a function, which belongs to the data and is not saved
     return env_of(type(model), info) if env is None else env
+
+
+def _bounded(model: Any, env: GymEnv) -> GymEnv:
+    """
+    Where continuous actions have no bounds those of the data take their place.
+
+    :raises ValueError: if there are no data to take them from
+    """
+    space = env.action_space
+    if not isinstance(space, spaces.Box) or space.is_bounded() or spaces.Box not in model.supported_spaces["action"]:
+        return env
+    known = None if model.dataset_info is None else model.dataset_info.action_space
+    if isinstance(known, spaces.Box) and known.is_bounded():
+        return with_bounds(env, known)
+    source = model.dataset
+    if source is None and carries_data(env):
+        source = env.env_method("get_dataset")[0] if isinstance(env, VecEnv) else env.unwrapped.get_dataset()  # type: ignore[attr-defined]
+    if source is None:
+        raise ValueError(_NO_DATA)
+    data = open_dataset(source, observation_space=env.observation_space, action_space=space, env_spec=task_of(env)).load()
+    return with_bounds(env, bounds_of_data(data, space))
+
+
+def with_goals(model: Any, dataset: OfflineDataset) -> OfflineDataset:
+    """
+    With ``goal_relabel`` the same data, whose goals are replaced where batches are drawn; what the data say themselves comes
+    before.
+
+    :raises ValueError: without an env that has ``compute_reward``, or for data without goals
+    """
+    env = model.env
+    if model.goal_relabel is None or dataset.info.goals is not None:
+        return dataset
+    if env is None or not env.has_attr("compute_reward"):
+        raise ValueError(
+            f"goal_relabel={model.goal_relabel!r} asks the task's compute_reward for the rewards of other goals, and there "
+            "is no env that has one: give env=, or dataset=sb3_offline.datasets.relabel_goals(data, compute_reward)."
+        )
+
+    def compute_reward(achieved: Any, desired: Any, infos: Any) -> Any:
+        return env.env_method("compute_reward", achieved, desired, infos, indices=[0])[0]
+
+    return relabel_goals(dataset, compute_reward, model.n_sampled_goal, model.goal_relabel)
 
 
 def check_wrappers(model: Any, env: VecEnv) -> None:
@@ -102,7 +148,7 @@ def set_env(model: Any, env: GymEnv, force_reset: bool = True) -> None:
     if isinstance(env, VecEnv):
         check_wrappers(model, env)
     match_normalization(model, unwrap_vec_normalize(env) if isinstance(env, VecEnv) else None)
-    OffPolicyAlgorithm.set_env(model, env, force_reset)
+    OffPolicyAlgorithm.set_env(model, with_bounds(env, model.action_space), force_reset)
     if carries_data(env):
         model.dataset = model.dataset_info = None
     elif model.dataset_info is not None:

@@ -165,11 +165,18 @@ class GradientAlgorithm(OfflineAlgorithm):
 
     def sample_batch(self) -> Batch:
         """A batch of d_f; without a model, of the data."""
-        index = self.replay_buffer.sample_index(self.batch_size)
-        batch = Batch.of(self.replay_buffer._get_samples(index))
+        return self.batch_of(self.sampled_rows())
+
+    def sampled_rows(self) -> th.Tensor:
+        """The rows of the data that are drawn for a batch, (B,)."""
+        return self.replay_buffer.sample_index(self.batch_size)
+
+    def batch_of(self, rows: th.Tensor) -> Batch:
+        """These rows of the data, (B,), with all that the algorithm asks of them."""
+        batch = Batch.of(self.replay_buffer._get_samples(rows))
         if not self.uses_next_actions:
             return batch
-        next_actions, has_next = self.replay_buffer.next_actions(index)
+        next_actions, has_next = self.replay_buffer.next_actions(rows)
         return batch._replace(next_actions=next_actions, has_next=has_next)
 
     def normals(self, *shape: int, stream: str = "policy") -> th.Tensor:

@@ -13,7 +13,7 @@ from stable_baselines3.common.utils import safe_mean
 
 from sb3_offline.arguments import check_count, check_steps
 from sb3_offline.buffers.statistics import fill_statistics
-from sb3_offline.common.data_backed import match_normalization, trained_env
+from sb3_offline.common.data_backed import match_normalization, trained_env, with_goals
 from sb3_offline.common.validation import Validation, hold_out
 from sb3_offline.datasets.checks import pass_gate
 from sb3_offline.datasets.sources import Source
@@ -49,7 +49,7 @@ def learning(
     self.check_options()
     announce = total_timesteps is None or self.verbose > 0
     _check_tensorboard_log(self)
-    dataset, held_out = hold_out(self, self.load_dataset(), validation)
+    dataset, held_out = hold_out(self, with_goals(self, self.load_dataset()), validation)
     continuation = self._continuation
     if continuation is not None:
         continuation.check_dataset(dataset)

@@ -25,10 +25,13 @@ from sb3_offline.common.parts import Parts
 from sb3_offline.common.signature import check_policy_kwargs, merge_signature, named_policy_kwargs
 from sb3_offline.common.validation import HeldOutValues, Validation
 from sb3_offline.datasets import DatasetInfo, OfflineDataset
+from sb3_offline.datasets.goal_relabelling import Strategy
+from sb3_offline.datasets.goals import check_strategy
 from sb3_offline.datasets.sources import Source
 from sb3_offline.deployment import OODDetector, export_onnx, scoring
 from sb3_offline.execution.precision import Precision
 from sb3_offline.files.model_file import FilePath
+from sb3_offline.networks.choices import CHOICE_SPACES
 from sb3_offline.networks.networks import Normalizer, normalizer_of, vec_normalizer
 from sb3_offline.networks.observations import check_actions, check_observations, check_policy
 from sb3_offline.networks.policies import ActorPolicy
@@ -57,6 +60,10 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         dynamics and evaluation keep the task's own rewards. "auto" makes the root mean square of the data's rewards 1, so that
         weights and temperatures mean the same for every task.
     :param reward_shift: A constant a step: where episodes can terminate it pays for (or against) staying alive.
+    :param goal_relabel: Hindsight for data with goals: draw each row with another goal of its episode in ``n_sampled_goal`` of
+        ``n_sampled_goal + 1`` cases ("future", "final", "episode"; None keeps the logged goals), and compute its reward by
+        the env's ``compute_reward``. Without such an env give ``dataset=relabel_goals(data, compute_reward)``.
+    :param n_sampled_goal: Replaced goals for each one that is kept, as in SB3's ``HerReplayBuffer``.
     :param storage: Where the data lie during training: "device", "memory", "mmap" (a folder of .npy files, read row by row)
         or "auto", see :mod:`sb3_offline.buffers.storage`.
     :param check_data: Refuse data that cannot be right, and warn of what looks wrong, before training (the data gate).
@@ -67,7 +74,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
 
     supported_spaces: ClassVar[Mapping[str, tuple[type[spaces.Space], ...]]] = {
         "action": (spaces.Box,),
-        "observation": (spaces.Box, spaces.Dict),
+        "observation": (spaces.Box, spaces.Dict, *CHOICE_SPACES),
     }
     default_policy_kwargs: ClassVar[Mapping[str, Any]] = {}  # of our own policies, where policy_kwargs does not say
     left_out: ClassVar[Mapping[str, str]] = {}  # options of its parents that a class does not take, and why
@@ -116,6 +123,8 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         gamma: float = 0.99,
         reward_scale: float | Literal["auto"] = 1.0,
         reward_shift: float = 0.0,
+        goal_relabel: Strategy | None = None,
+        n_sampled_goal: int = 4,
         storage: Storage = "auto",
         check_data: bool = True,
         stats_window_size: int = 100,
@@ -130,6 +139,8 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         self.check_arguments(of_the_sb3_algorithm)
         self.reward_scale = "auto" if reward_scale == "auto" else check_number("reward_scale", reward_scale, POSITIVE)
         self.reward_shift = check_number("reward_shift", reward_shift)
+        self.goal_relabel = None if goal_relabel is None else check_strategy("goal_relabel", goal_relabel)
+        self.n_sampled_goal = check_count("n_sampled_goal", n_sampled_goal)
         self.storage = check_storage(storage)
         self.check_data = check_flag("check_data", check_data)
         check_policy(type(self).__name__, policy, self.policy_aliases)
@@ -401,7 +412,8 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
 
     def _excluded_save_params(self) -> list[str]:
         excluded = [*super()._excluded_save_params(), *self._parts.names, "_parts", "replay_buffer_class"]
-        excluded += ["_run", "_continuation", "validation", "lr_schedule"]  # the last is made from learning_rate
+        excluded += ["_run", "_continuation", "validation", "mask_source"]
+        excluded += ["lr_schedule"]  # is made from learning_rate
         if not isinstance(self.dataset, (str, Path)):
             excluded.append("dataset")  # arrays stay where they are; an id or a path travels with the model
         return excluded

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, NoReturn
 import torch as th
 import torch.nn.functional as F
 from stable_baselines3 import DQN
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import Schedule
 
@@ -17,6 +18,8 @@ from sb3_offline.common.signature import check_policy_kwargs
 from sb3_offline.common.validation import HeldOutValues, Validation
 from sb3_offline.execution.optimizers import minimize
 from sb3_offline.execution.updates import Call, call_plainly
+from sb3_offline.networks.choice_policies import IN_PLACE_OF
+from sb3_offline.networks.choices import CHOICE_SPACES, Choices, masked, renormalized
 from sb3_offline.networks.networks import Batch, Logs, Normalizer
 from sb3_offline.networks.observations import Observations, take_rows
 from sb3_offline.networks.support import SUPPORT_POLICIES, greedy_supported
@@ -58,19 +61,31 @@ class DQNNetworks:
         return self.network.behavior(self.normalize(observations))
 
     @th.no_grad()
-    def greedy(self, q: th.Tensor, observations: Observations) -> th.Tensor:
-        """The action of the largest Q, (B, n_actions) -> (B,); with ``support_threshold`` among the supported ones."""
+    def greedy(self, q: th.Tensor, observations: Observations, masks: th.Tensor | None = None) -> th.Tensor:
+        """
+        The action of the largest Q, (B, n_actions) -> (B,), among those that ``masks`` (likewise) allow; with
+        ``support_threshold`` among the supported ones of them.
+        """
         threshold = getattr(self.network, "support_threshold", None)
-        return q.argmax(dim=1) if threshold is None else greedy_supported(q, self.log_behavior(observations), threshold)
+        if threshold is None:
+            return masked(q, masks).argmax(dim=1)
+        return greedy_supported(q, masked(self.log_behavior(observations), masks), threshold)
 
     @th.no_grad()
-    def policy(self, observations: Observations) -> th.Tensor:
-        """pi(a|s), (B, n_actions): the greedy policy of the Q-network."""
+    def policy(self, observations: Observations, masks: th.Tensor | None = None) -> th.Tensor:
+        """pi(a|s), (B, n_actions): the greedy policy of the Q-network, among the actions that ``masks`` (likewise) allow."""
         q = self.q(observations)[0]
-        return one_hot(self.greedy(q, observations), q.shape[1])
+        return one_hot(self.greedy(q, observations, masks), q.shape[1])
 
 
-class OfflineDQN(DiscreteActions, DQN):
+class _AnyChoice(OffPolicyAlgorithm):
+    """Behind SB3's DQN, which says that it takes Discrete actions alone: the policies here number all others."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **{**kwargs, "supported_action_spaces": CHOICE_SPACES})
+
+
+class OfflineDQN(DiscreteActions, DQN, _AnyChoice):
     """
     Double DQN (van Hasselt et al. 2016) on a fixed dataset, the parent of the algorithms for discrete actions. What
     it shares with all algorithms is in :class:`~sb3_offline.common.offline_algorithm.OfflineAlgorithm`.
@@ -109,6 +124,8 @@ class OfflineDQN(DiscreteActions, DQN):
         super().__init__(*args, **kwargs)
 
     def _setup_model(self) -> None:
+        if self.support_threshold is not None or not Choices(self.action_space).plain:
+            self.policy_class = IN_PLACE_OF.get(self.policy_class, self.policy_class)
         if self.support_threshold is not None:
             self.policy_class = SUPPORT_POLICIES.get(self.policy_class, self.policy_class)
             self.policy_kwargs["support_threshold"] = self.support_threshold
@@ -132,13 +149,16 @@ class OfflineDQN(DiscreteActions, DQN):
     @th.no_grad()
     def td_target(self, nets: DQNNetworks, batch: Batch, noise: None = None) -> th.Tensor:
         """y = r + gamma (1 - done) sum_a pi(a|s') Q'(s', a), (B,); pi is greedy in the online Q, hence "double"."""
-        value = (nets.policy(batch.next_observations) * nets.q_target(batch.next_observations)).sum(dim=-1).amin(dim=0)
+        policy = choose(nets, batch.next_observations, batch.next_masks)
+        value = (policy * nets.q_target(batch.next_observations)).sum(dim=-1).amin(dim=0)
         return batch.rewards + self.gamma * (1.0 - batch.dones) * value
 
     def behavior_loss(self, nets: DQNNetworks, batch: Batch, noise: None) -> tuple[th.Tensor, Logs]:
         """-E_D log pi_beta(a|s), of the data's rows alone."""
         rows = slice(batch.n_real)
-        loss = -nets.log_behavior(take_rows(batch.observations, rows)).gather(1, batch.actions[rows]).mean()
+        masks = None if batch.masks is None else batch.masks[rows]
+        log_behavior = renormalized(nets.log_behavior(take_rows(batch.observations, rows)), masks)
+        loss = -log_behavior.gather(1, batch.actions[rows]).mean()
         return loss, {"behavior_loss": loss}
 
     # --- one update ---
@@ -187,8 +207,8 @@ class OfflineDQN(DiscreteActions, DQN):
 
     def held_out_values(self, rows: Validation) -> HeldOutValues:
         nets, taken = self.networks(), rows.actions
-        q, policy = nets.q(rows.observations).mean(dim=0), nets.policy(rows.observations)
-        following = nets.policy(rows.next_observations) * nets.q_target(rows.next_observations)
+        q, policy = nets.q(rows.observations).mean(dim=0), choose(nets, rows.observations, rows.masks)
+        following = choose(nets, rows.next_observations, rows.next_masks) * nets.q_target(rows.next_observations)
         return HeldOutValues(
             q.gather(1, taken).squeeze(1),
             (policy * q).sum(dim=1),
@@ -200,7 +220,7 @@ class OfflineDQN(DiscreteActions, DQN):
 
     def next_actions(self, nets: DQNNetworks, batch: Batch, noise: None) -> th.Tensor:
         """Greedy in the online Q, (B, 1)."""
-        return nets.policy(batch.next_observations).argmax(dim=1, keepdim=True)
+        return choose(nets, batch.next_observations, batch.next_masks).argmax(dim=1, keepdim=True)
 
     @th.no_grad()
     def watched_values(self, observations: Any, actions: th.Tensor, generator: th.Generator) -> tuple[th.Tensor, th.Tensor]:
@@ -209,6 +229,11 @@ class OfflineDQN(DiscreteActions, DQN):
         greedy = (nets.policy(observations) * q).sum(dim=-1)
         q_data = th.take_along_dim(q, actions.unsqueeze(0), dim=-1).squeeze(-1)
         return q_data, th.stack([greedy, q.mean(dim=-1)], dim=-1)  # the mean over uniform actions is exact
+
+
+def choose(nets: Any, observations: Observations, masks: th.Tensor | None) -> th.Tensor:
+    """pi(a|s), (B, n_actions), among allowed actions where masks say which these are."""
+    return nets.policy(observations) if masks is None else nets.policy(observations, masks)
 
 
 def one_hot(actions: th.Tensor, n_actions: int) -> th.Tensor:

@@ -22,7 +22,7 @@ from sb3_offline.arguments import OptionError
 from sb3_offline.buffers.online_buffer import OfflineOnlineBuffer
 from sb3_offline.common.data_backed import carries_data, keep_statistics, open_id
 from sb3_offline.datasets import open_dataset
-from sb3_offline.datasets.offline_dataset import ARRAY_NAMES
+from sb3_offline.datasets.bounds import with_bounds
 from sb3_offline.files.archives import BoundedNetworks, FileRefused
 from sb3_offline.files.atomic import write_atomically
 from sb3_offline.files.encoding import NotPlain, encode
@@ -128,11 +128,12 @@ def load(
     if isinstance(env, str):
         opened: tuple[gym.Env, dict[str, Any]] = open_id(cls, env)
         env, kwargs = opened[0], opened[1] | kwargs
+    bounded: Any = env if env is None else with_bounds(env, given.get("action_space"))
     try:  # SB3 takes what `given` holds and unpickles the rest, so nothing
         with BoundedNetworks(tensors, name):
             content = file.without_variables()
             model: Any = OffPolicyAlgorithm.load.__func__(  # type: ignore[attr-defined]
-                cls, content, env, device, given, print_system_info, force_reset, **kwargs
+                cls, content, bounded, device, given, print_system_info, force_reset, **kwargs
             )
         file.restore_variables(model, tensors)
         try:
@@ -167,7 +168,7 @@ def save_replay_buffer(model: Any, path: FilePath) -> None:
     online = model.replay_buffer is not None and hasattr(model.replay_buffer, "timeouts")
     source = model.replay_buffer if online else model.load_dataset()
     data = open_dataset(source, observation_space=model.observation_space, action_space=model.action_space).load()
-    arrays = {name: getattr(data, name) for name in ARRAY_NAMES}
+    arrays = {name: getattr(data, name) for name in data.array_names}
     if isinstance(model.replay_buffer, OfflineOnlineBuffer) and model.replay_buffer.n_online > 0:
         arrays["truncations"] = arrays["truncations"].copy()
         arrays["truncations"][-1] |= not arrays["terminations"][-1]  # online rows do not follow the data's last

@@ -12,6 +12,7 @@ from sb3_offline.buffers.buffers import scale_actions
 from sb3_offline.buffers.returns import returns_to_go
 from sb3_offline.datasets import OfflineDataset, open_dataset
 from sb3_offline.datasets.sources import Source
+from sb3_offline.networks.choices import Choices
 from sb3_offline.networks.observations import map_observations, to_tensors
 
 MAX_ROWS = 2000  # spread over the held-out data; they cost about as much as a few gradient steps
@@ -66,6 +67,11 @@ class Validation:
         self.observations, self.next_observations = (
             map_observations(to_tensors(np.array(part[rows])), lambda column: column.to(model.device))
             for part in (held_out.observations, held_out.next_observations)
+        )
+
+        self.masks, self.next_masks = (
+            None if masks is None else self._tensor(Choices(model.action_space).combined(np.asarray(masks[rows])))
+            for masks in (held_out.action_masks, held_out.next_action_masks)
         )
 
     def _tensor(self, column: np.ndarray) -> th.Tensor:

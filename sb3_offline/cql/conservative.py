@@ -9,10 +9,11 @@ from typing import Any, ClassVar, Literal
 import torch as th
 
 from sb3_offline.arguments import NOT_NEGATIVE, check_number
-from sb3_offline.common.offline_dqn import DQNNetworks
+from sb3_offline.common.offline_dqn import DQNNetworks, choose
 from sb3_offline.common.offline_sac import SACNoise
 from sb3_offline.common.terms import Term
 from sb3_offline.execution.optimizers import minimize
+from sb3_offline.networks.choices import masked
 from sb3_offline.networks.networks import Batch, Logs, SACNetworks
 from sb3_offline.networks.observations import take_rows
 
@@ -142,17 +143,18 @@ class SampledConservative(Conservative):
 
 
 class ExactConservative(Conservative):
-    """For discrete actions: the sums over them are exact."""
+    """For discrete actions: the sums over them, or over those that the data allow, are exact."""
 
     regularizers = ("logsumexp", "expectation")  # the greedy pi leaves CQL(rho) nothing to weigh: it is the expectation
 
     def out_of_data_value(self, nets: DQNNetworks, batch: Batch, noise: None) -> th.Tensor:
         """log sum_a exp Q(s, a), or E_{a ~ pi} Q(s, a): (n_critics, S)."""
-        observations = take_rows(batch.observations, self.rows(batch))
+        rows = self.rows(batch)
+        observations, masks = take_rows(batch.observations, rows), None if batch.masks is None else batch.masks[rows]
         q = nets.q(observations)
         if self.model.conservative == "expectation":
-            return (nets.policy(observations) * q).sum(dim=-1)
-        return th.logsumexp(q, dim=-1)
+            return (choose(nets, observations, masks) * q).sum(dim=-1)
+        return th.logsumexp(masked(q, masks), dim=-1)
 
 
 def check_conservatism(

@@ -16,6 +16,13 @@ from sb3_offline.datasets.offline_dataset import OfflineDataset
 GOAL_KEYS = ("observation", "achieved_goal", "desired_goal")
 
 
+def check_strategy(name: str, value: Strategy) -> Strategy:
+    """:raises ValueError: for none of them"""
+    if value not in get_args(Strategy):
+        raise ValueError(f"{name} must be one of {get_args(Strategy)}, got {value!r}.")
+    return value
+
+
 def relabel_goals(
     dataset: OfflineDataset,
     compute_reward: Callable[[Any, Any, Any], Any],
@@ -42,8 +49,7 @@ def relabel_goals(
             f"{dataset.info.dataset_id}: goals are found in observations of a Dict space with {', '.join(GOAL_KEYS)}, and "
             f"achieved ones look as desired ones do; these live in {space}."
         )
-    if goal_selection_strategy not in get_args(Strategy):
-        raise ValueError(f"goal_selection_strategy must be one of {get_args(Strategy)}, got {goal_selection_strategy!r}.")
+    check_strategy("goal_selection_strategy", goal_selection_strategy)
     count = check_count("n_sampled_goal", n_sampled_goal)
     goals = GoalRelabelling(compute_reward, count, goal_selection_strategy, compute_terminated)
     return replace(dataset, info=replace(dataset.info, goals=goals))

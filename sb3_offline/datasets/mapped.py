@@ -10,7 +10,7 @@ import numpy as np
 
 from sb3_offline.datasets.checks import build_dataset
 from sb3_offline.datasets.errors import DatasetError
-from sb3_offline.datasets.offline_dataset import ARRAY_NAMES, DatasetInfo, OfflineDataset
+from sb3_offline.datasets.offline_dataset import DatasetInfo, OfflineDataset
 
 BLOCK_ROWS = 65_536  # rows checked, hashed or copied at once
 
@@ -89,7 +89,7 @@ def check_mapped(dataset: OfflineDataset, info: DatasetInfo) -> OfflineDataset:
     """
     where = info.dataset_id
     for rows in blocks(len(dataset)):
-        block = {name: getattr(dataset, name)[rows] for name in ARRAY_NAMES}
+        block = dataset.arrays(rows)
         try:
             checked = build_dataset(block, info)
         except DatasetError as error:

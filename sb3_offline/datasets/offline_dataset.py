@@ -28,6 +28,8 @@ ARRAY_NAMES = (
     "truncations",
     "valid_next",
 )
+#: Which actions may be chosen, of data that say so; absent from all others.
+MASK_NAMES = ("action_masks", "next_action_masks")
 #: What the card says of ``next_observations`` that were not logged.
 INFERRED = "taken from the following rows"
 _HASHED_ROWS = 65_536
@@ -116,6 +118,9 @@ class OfflineDataset:
     :param truncations: (n,) bool
     :param valid_next: (n,) bool, False on a terminal row whose next observation was not logged: harmless for a
         Bellman target, which does not look beyond a termination, but not to be learned from by a dynamics model
+    :param action_masks: (n, m) bool, which actions could be chosen, in sb3-contrib's form: an entry for each action, of
+        several parts one after the other; None of data that do not say
+    :param next_action_masks: (n, m) bool, likewise at the next observation; all True beyond a termination
     """
 
     info: DatasetInfo
@@ -126,9 +131,23 @@ class OfflineDataset:
     terminations: np.ndarray
     truncations: np.ndarray
     valid_next: np.ndarray
+    action_masks: np.ndarray | None = None
+    next_action_masks: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.rewards)
+
+    @property
+    def array_names(self) -> tuple[str, ...]:
+        """The arrays that these data have: :data:`ARRAY_NAMES`, and the masks of data that have them."""
+        return ARRAY_NAMES if self.action_masks is None else (*ARRAY_NAMES, *MASK_NAMES)
+
+    def arrays(self, rows: Any = slice(None)) -> dict[str, Any]:
+        """All of them by name.
+
+        :param rows: which of their rows
+        """
+        return {name: getattr(self, name)[rows] for name in self.array_names}
 
     @property
     def observation_space(self) -> spaces.Space:
@@ -193,7 +212,7 @@ class OfflineDataset:
         ended = np.zeros(len(self), dtype=bool)
         ended[self.episode_ends] = True  # the log's last row, which need not say so, may have others behind it now
         truncations = (self.truncations | (ended & ~self.terminations))[rows]
-        return replace(self, **({name: getattr(self, name)[rows] for name in ARRAY_NAMES} | {"truncations": truncations}))
+        return replace(self, **(self.arrays(rows) | {"truncations": truncations}))
 
     def split(self, fraction: float = 0.1, seed: int = 0) -> tuple[OfflineDataset, OfflineDataset]:
         """Keep whole episodes apart, good and bad ones in proportion: sorted by return, one of each run of 1/fraction
@@ -227,7 +246,7 @@ class OfflineDataset:
         start, stop, step = rows.indices(len(self))
         if step != 1 or start >= stop:
             raise ValueError(f"the slice must hold rows that follow each other, at least one of {len(self)}; got {rows}.")
-        columns = {name: getattr(self, name)[start:stop] for name in ARRAY_NAMES}
+        columns = self.arrays(slice(start, stop))
         if not columns["terminations"][-1]:
             columns["truncations"] = columns["truncations"].copy()
             columns["truncations"][-1] = True
@@ -244,7 +263,7 @@ class OfflineDataset:
     def fingerprint(self) -> str:
         """SHA-256 (hex) of the arrays' names, types, shapes and bytes: equal data have equal fingerprints."""
         digest = hashlib.sha256()
-        for name in ARRAY_NAMES:
+        for name in self.array_names:
             array = getattr(self, name)
             kind = array.dtype.str if array.dtype.names is None else array.dtype.descr
             digest.update(f"{name} {kind} {array.shape};".encode())

@@ -16,6 +16,7 @@ from sb3_offline.common.offline_dqn import DQNNetworks
 from sb3_offline.common.terms import Term
 from sb3_offline.dromo.options import Visitation, read_visits, refuse_old_spelling, split_behavior_kwargs, warn_if_unused
 from sb3_offline.dromo.robust_term import ExactRobustTerm
+from sb3_offline.networks.choices import renormalized
 
 
 class DiscreteDROMONetworks(DQNNetworks):
@@ -27,9 +28,9 @@ class DiscreteDROMONetworks(DQNNetworks):
         self.visits = model.visitation
 
     @th.no_grad()
-    def behavior(self, observations: th.Tensor) -> th.Tensor:
-        """pi_beta(a|s), (B, n_actions)."""
-        return self.behavior_policy(observations).exp()
+    def behavior(self, observations: th.Tensor, masks: th.Tensor | None = None) -> th.Tensor:
+        """pi_beta(a|s), (B, n_actions), among the actions that ``masks`` (likewise) allow."""
+        return renormalized(self.behavior_policy(observations), masks).exp()
 
 
 class DiscreteDROMO(DiscreteCOMBO):

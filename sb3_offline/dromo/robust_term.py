@@ -13,13 +13,14 @@ from sb3_offline.behavior.behavior_fit import fit_behavior_policy
 from sb3_offline.behavior.behavior_policy import BehaviorNoise, BehaviorPolicy
 from sb3_offline.behavior.discrete_behavior_policy import DiscreteBehaviorPolicy
 from sb3_offline.behavior.visitation import make_visitation
-from sb3_offline.common.offline_dqn import one_hot
+from sb3_offline.common.offline_dqn import choose, one_hot
 from sb3_offline.common.terms import Term
 from sb3_offline.cql.conservative import Conservative
 from sb3_offline.datasets import OfflineDataset
 from sb3_offline.dromo.networks import DROMONetworks
 from sb3_offline.dromo.options import split_behavior_kwargs
 from sb3_offline.dromo.robustness import drawn_states, smoothing, spread_penalty
+from sb3_offline.networks.choices import Choices
 from sb3_offline.networks.networks import Batch, Logs
 
 
@@ -181,13 +182,13 @@ class ExactRobustTerm(CountingTerm):
         return self.model.robust_weight > 0
 
     def make_behavior_policy(self, observation_dim: int, **architecture: Any) -> DiscreteBehaviorPolicy:
-        n_actions, generator = int(self.model.action_space.n), self.model.streams.cpu("behavior")
+        n_actions, generator = Choices(self.model.action_space).n, self.model.streams.cpu("behavior")
         return DiscreteBehaviorPolicy(observation_dim, n_actions, generator=generator, **architecture)
 
     def logged_actions(self) -> th.Tensor:
         buffer = self.model.replay_buffer
         every_row = th.arange(buffer.size(), device=self.model.device)
-        return one_hot(buffer._rows("actions", every_row), int(self.model.action_space.n))
+        return one_hot(buffer._rows("actions", every_row), Choices(self.model.action_space).n)
 
     def loss(self, nets: Any, batch: Batch, noise: None, q: th.Tensor) -> tuple[th.Tensor, Logs]:
         variance = q.var(dim=1, keepdim=True) if self.model.strict else self.action_variance(nets, batch)
@@ -198,6 +199,7 @@ class ExactRobustTerm(CountingTerm):
     def action_variance(self, nets: Any, batch: Batch) -> th.Tensor:
         """Var_{pi^f}(Q(s, .)) at the states of d_f, exact: (n_critics, B)."""
         observations, f = batch.observations, self.model.real_ratio
-        pi_f = f * nets.behavior(observations) + (1 - f) * nets.policy(observations)
+        behavior = nets.behavior(observations) if batch.masks is None else nets.behavior(observations, batch.masks)
+        pi_f = f * behavior + (1 - f) * choose(nets, observations, batch.masks)
         q = nets.q(observations)
         return (pi_f * (q - (pi_f * q).sum(dim=-1, keepdim=True)).square()).sum(dim=-1)

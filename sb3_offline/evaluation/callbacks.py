@@ -7,17 +7,24 @@ from typing import Any
 
 from stable_baselines3.common.callbacks import EvalCallback
 
+from sb3_offline.evaluation.masking import masked_by
+
 
 class OfflineEvalCallback(EvalCallback):
     """
     SB3's ``EvalCallback``, which also logs ``eval/normalized_score`` (0 = random, 100 = the dataset's reference).
 
     Takes the arguments of ``EvalCallback``; ``eval_freq`` counts gradient steps. ``last_normalized_score`` is ``None`` for
-    data without reference scores.
+    data without reference scores. In an environment with ``action_masks`` (sb3-contrib's name) the discrete algorithms choose
+    among what these allow.
     """
 
     last_normalized_score: float | None = None
     _last_mean_reward = -math.inf
+
+    def _on_step(self) -> bool:
+        with masked_by(self.model, self.eval_env):
+            return super()._on_step()
 
     @property
     def last_mean_reward(self) -> float:

@@ -12,6 +12,7 @@ from sb3_offline.execution.optimizers import minimize
 from sb3_offline.execution.updates import Call
 from sb3_offline.iql.discrete_policies import DISCRETE_VALUE_POLICIES, DiscreteValueNetworks
 from sb3_offline.iql.expectile import ExpectileLearning
+from sb3_offline.networks.choices import renormalized
 from sb3_offline.networks.networks import Batch, Logs
 
 
@@ -42,7 +43,7 @@ class DiscreteIQL(ExpectileLearning, OfflineDQN):
         return nets.q_target(batch.observations).amin(dim=0).gather(1, batch.actions).squeeze(1)
 
     def logged_log_prob(self, nets: DiscreteValueNetworks, batch: Batch) -> th.Tensor:
-        return nets.log_policy(batch.observations).gather(1, batch.actions).squeeze(1)
+        return renormalized(nets.log_policy(batch.observations), batch.masks).gather(1, batch.actions).squeeze(1)
 
     def critic_step(self, nets: DiscreteValueNetworks, batch: Batch, noise: None, call: Call) -> Logs:
         """V, the critics towards it, and the actor by their advantage, or as a clone."""

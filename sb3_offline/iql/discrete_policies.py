@@ -5,18 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 import torch as th
+from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.torch_layers import create_mlp
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
-from stable_baselines3.dqn.policies import CnnPolicy, DQNPolicy, MultiInputPolicy, QNetwork
+from stable_baselines3.dqn.policies import QNetwork
 from torch import nn
 
 from sb3_offline.common.offline_dqn import DQNNetworks, one_hot
 from sb3_offline.iql.policies import WithValue
+from sb3_offline.networks.choice_policies import ChoiceCnnPolicy, ChoiceMultiInputPolicy, ChoicePolicy
+from sb3_offline.networks.choices import masked, renormalized
 from sb3_offline.networks.clones import CategoricalActor
 from sb3_offline.networks.observations import Observations
 from sb3_offline.networks.policies import add_optimizer
-from sb3_offline.networks.support import greedy_supported
+from sb3_offline.networks.support import supported
 
 
 class QNetworks(QNetwork):
@@ -41,7 +44,7 @@ class QNetworks(QNetwork):
         return self.each(obs).amin(dim=0)
 
 
-class DiscreteValuePolicy(WithValue, DQNPolicy):
+class DiscreteValuePolicy(WithValue, ChoicePolicy):
     """
     Acts by its actor, or with a ``support_threshold`` greedily in min_j Q_j among the actions that the actor, a clone then,
     finds likely; further keyword arguments are those of SB3's ``DQNPolicy``.
@@ -57,7 +60,8 @@ class DiscreteValuePolicy(WithValue, DQNPolicy):
         super().__init__(*args, **kwargs)
 
     def make_q_net(self) -> QNetworks:
-        arguments: Any = self._update_features_extractor(self.net_args, features_extractor=None)
+        net_args = {**self.net_args, "action_space": spaces.Discrete(self.choices.n)}
+        arguments: Any = self._update_features_extractor(net_args, features_extractor=None)
         return QNetworks(**arguments, n_critics=self.n_critics).to(self.device)
 
     def _build(self, lr_schedule: Schedule) -> None:
@@ -67,10 +71,16 @@ class DiscreteValuePolicy(WithValue, DQNPolicy):
         for network in (self.value_net, self.actor):
             add_optimizer(network, self, lr_schedule)
 
-    def _predict(self, obs: PyTorchObs, deterministic: bool = True) -> th.Tensor:
+    @property
+    def samples(self) -> bool:  # type: ignore[override]
+        """Whether it acts by its actor."""
+        return self.support_threshold is None
+
+    def scores(self, obs: PyTorchObs, allowed: th.Tensor | None) -> th.Tensor:
+        log_policy = masked(self.actor(obs), allowed)
         if self.support_threshold is None:
-            return self.actor._predict(obs, deterministic)
-        return greedy_supported(self.q_net(obs), self.actor(obs), self.support_threshold)
+            return log_policy
+        return masked(self.q_net(obs), supported(log_policy, self.support_threshold))
 
     def set_training_mode(self, mode: bool) -> None:
         """As in SB3."""
@@ -82,11 +92,11 @@ class DiscreteValuePolicy(WithValue, DQNPolicy):
         return super()._get_constructor_parameters() | own
 
 
-class DiscreteValueCnnPolicy(DiscreteValuePolicy, CnnPolicy):
+class DiscreteValueCnnPolicy(DiscreteValuePolicy, ChoiceCnnPolicy):
     """For images."""
 
 
-class DiscreteValueMultiInputPolicy(DiscreteValuePolicy, MultiInputPolicy):
+class DiscreteValueMultiInputPolicy(DiscreteValuePolicy, ChoiceMultiInputPolicy):
     """For dict observations."""
 
 
@@ -117,9 +127,9 @@ class DiscreteValueNetworks(DQNNetworks):
     log_behavior = log_policy  # where there is a support_threshold, the actor clones
 
     @th.no_grad()
-    def policy(self, observations: Observations) -> th.Tensor:
-        """pi(a|s), (B, n_actions), as the model acts."""
+    def policy(self, observations: Observations, masks: th.Tensor | None = None) -> th.Tensor:
+        """pi(a|s), (B, n_actions), as the model acts, among the actions that ``masks`` (likewise) allow."""
         if self.network.support_threshold is None:
-            return self.log_policy(observations).exp()
+            return renormalized(self.log_policy(observations), masks).exp()
         q = self.q(observations).amin(dim=0)
-        return one_hot(self.greedy(q, observations), q.shape[1])
+        return one_hot(self.greedy(q, observations, masks), q.shape[1])

@@ -19,6 +19,8 @@ from stable_baselines3.sac.policies import Actor
 from stable_baselines3.td3.policies import Actor as TD3Actor
 from torch import nn
 
+from sb3_offline.networks.choice_policies import ChoosingPolicy
+from sb3_offline.networks.choices import Choices, masked
 from sb3_offline.networks.gaussian import LOG_STD_MAX, LOG_STD_MIN
 from sb3_offline.networks.networks import Normalizer
 from sb3_offline.networks.observations import Observations
@@ -33,12 +35,10 @@ class CategoricalActor(BasePolicy):
     :param features_dim: Of the features extractor.
     """
 
-    action_space: spaces.Discrete
-
     def __init__(
         self,
         observation_space: spaces.Space,
-        action_space: spaces.Discrete,
+        action_space: spaces.Space,
         net_arch: list[int],
         features_extractor: BaseFeaturesExtractor,
         features_dim: int,
@@ -49,7 +49,7 @@ class CategoricalActor(BasePolicy):
             observation_space, action_space, features_extractor=features_extractor, normalize_images=normalize_images
         )
         self.latent_pi = nn.Sequential(*create_mlp(features_dim, -1, net_arch, activation_fn))
-        self.logits = nn.Linear(net_arch[-1] if net_arch else features_dim, int(action_space.n))
+        self.logits = nn.Linear(net_arch[-1] if net_arch else features_dim, Choices(action_space).n)
 
     def forward(self, obs: PyTorchObs) -> th.Tensor:
         """log pi(.|s), (B, n_actions)."""
@@ -57,6 +57,7 @@ class CategoricalActor(BasePolicy):
         return th.log_softmax(self.logits(hidden).float(), dim=1)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
+        """The number of the action, (B,)."""
         log_prob = self(observation)
         return log_prob.argmax(dim=1) if deterministic else th.multinomial(log_prob.exp(), 1).squeeze(1)
 
@@ -147,6 +148,34 @@ class ClonePolicy(ActorPolicy, _ActorAlone):
 
     def layers_of(self, actor: Any) -> tuple[nn.Module, nn.Module]:
         return (actor.latent_pi, actor.logits) if isinstance(actor, CategoricalActor) else super().layers_of(actor)
+
+
+class ChoosingClonePolicy(ChoosingPolicy, ClonePolicy):
+    """A :class:`ClonePolicy` of a :class:`CategoricalActor`."""
+
+    samples = True
+
+    def scores(self, obs: PyTorchObs, allowed: th.Tensor | None) -> th.Tensor:
+        return masked(self.deployed_actor(obs), allowed)
+
+
+class ChoosingCloneCnnPolicy(ChoosingClonePolicy):
+    """For images."""
+
+    features = NatureCNN
+
+
+class ChoosingCloneMultiInputPolicy(ChoosingClonePolicy):
+    """For dict observations."""
+
+    features = CombinedExtractor
+
+
+CHOOSING_CLONE_POLICIES: dict[str, type[BasePolicy]] = {
+    "MlpPolicy": ChoosingClonePolicy,
+    "CnnPolicy": ChoosingCloneCnnPolicy,
+    "MultiInputPolicy": ChoosingCloneMultiInputPolicy,
+}
 
 
 class CloneCnnPolicy(ClonePolicy):

@@ -44,7 +44,8 @@ class Batch(NamedTuple):
     Observations (B, obs) are raw, those of a Dict space a dict of them by key; actions (B, action_dim) in [-1, 1], rewards and
     dones (terminations) (B,). For the algorithms that use them: ``returns`` (B,), Monte-Carlo returns-to-go, and
     ``next_actions`` (B, action_dim), the logged actions at the next observations, which mean nothing where ``has_next`` (B,)
-    is False; ``weights`` (B,), how much each row counts, of mean 1 over the data.
+    is False; ``weights`` (B,), how much each row counts, of mean 1 over the data;
+    ``masks`` and ``next_masks`` (B, n_actions) bool, which actions may be chosen here and next.
     """
 
     observations: Any
@@ -57,6 +58,8 @@ class Batch(NamedTuple):
     next_actions: th.Tensor | None = None
     has_next: th.Tensor | None = None
     weights: th.Tensor | None = None
+    masks: th.Tensor | None = None
+    next_masks: th.Tensor | None = None
 
     @classmethod
     def of(cls, real: ReplayBufferSamples, model: ReplayBufferSamples | None = None) -> Batch:

@@ -14,6 +14,7 @@ from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.torch_layers import NatureCNN
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_offline.networks.choices import CHOICE_SPACES
 from sb3_offline.registry import learners
 
 Observations: TypeAlias = th.Tensor | Mapping[str, th.Tensor]
@@ -73,6 +74,20 @@ def check_observations(
             "env's by gymnasium.wrappers.FlattenObservation."
         )
     is_dict, image = isinstance(space, spaces.Dict), has_images(space)
+    for key, member in space.items() if isinstance(space, spaces.Dict) else [("", space)]:
+        if isinstance(member, spaces.Discrete | spaces.MultiDiscrete) and np.any(member.start):
+            raise ValueError(
+                f"{name}: observations{f'[{key!r}]' if key else ''} live in {member}, and SB3 makes only those one-hot that "
+                "count from 0: subtract the start from the logged ones, and from the env's by "
+                "gymnasium.wrappers.TransformObservation."
+            )
+    if vectors_only is not None and isinstance(space, CHOICE_SPACES):
+        others = ", ".join(learners(action_space=env.action_space, observation_space=space))
+        raise ValueError(
+            f"{name} takes no {space} as observations: {vectors_only}. {others} can learn from it. Or make it one-hot: "
+            "gymnasium.wrappers.FlattenObservation around the env, and in the data the same, such as "
+            "numpy.eye(n, dtype=numpy.float32)[observations] of n states."
+        )
     by_name = policy in ("CnnPolicy", "MultiInputPolicy")
     if vectors_only is not None and (by_name or is_dict or image):
         what = repr(policy) if by_name else "dict observations" if is_dict else "images"

@@ -8,8 +8,9 @@ from typing import Any
 import torch as th
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
-from stable_baselines3.dqn.policies import CnnPolicy, DQNPolicy, MultiInputPolicy
 
+from sb3_offline.networks.choice_policies import ChoiceCnnPolicy, ChoiceMultiInputPolicy, ChoicePolicy
+from sb3_offline.networks.choices import masked
 from sb3_offline.networks.clones import CategoricalActor
 from sb3_offline.networks.policies import add_optimizer
 
@@ -21,12 +22,12 @@ def supported(log_behavior: th.Tensor, threshold: float) -> th.Tensor:
 
 def greedy_supported(q: th.Tensor, log_behavior: th.Tensor, threshold: float) -> th.Tensor:
     """The action of the largest Q among the supported ones: (B, n_actions) each -> (B,)."""
-    return q.masked_fill(~supported(log_behavior, threshold), -th.inf).argmax(dim=1)
+    return masked(q, supported(log_behavior, threshold)).argmax(dim=1)
 
 
-class SupportPolicy(DQNPolicy):
+class SupportPolicy(ChoicePolicy):
     """
-    SB3's ``DQNPolicy`` beside an estimate of pi_beta, which acts by :func:`greedy_supported`.
+    A ``ChoicePolicy`` beside an estimate of pi_beta, which acts by :func:`greedy_supported`.
 
     :param support_threshold: How likely an action must be, as a share of the likeliest one's probability.
     """
@@ -40,8 +41,8 @@ class SupportPolicy(DQNPolicy):
         self.behavior = CategoricalActor(**self._update_features_extractor(self.net_args, None)).to(self.device)
         add_optimizer(self.behavior, self, lr_schedule)
 
-    def _predict(self, obs: PyTorchObs, deterministic: bool = True) -> th.Tensor:
-        return greedy_supported(self.q_net(obs), self.behavior(obs), self.support_threshold)
+    def scores(self, obs: PyTorchObs, allowed: th.Tensor | None) -> th.Tensor:
+        return masked(self.q_net(obs), supported(masked(self.behavior(obs), allowed), self.support_threshold))
 
     def set_training_mode(self, mode: bool) -> None:
         """As in SB3."""
@@ -52,16 +53,16 @@ class SupportPolicy(DQNPolicy):
         return super()._get_constructor_parameters() | {"support_threshold": self.support_threshold}
 
 
-class SupportCnnPolicy(SupportPolicy, CnnPolicy):
+class SupportCnnPolicy(SupportPolicy, ChoiceCnnPolicy):
     """For images."""
 
 
-class SupportMultiInputPolicy(SupportPolicy, MultiInputPolicy):
+class SupportMultiInputPolicy(SupportPolicy, ChoiceMultiInputPolicy):
     """For dict observations."""
 
 
 SUPPORT_POLICIES: dict[type[BasePolicy], type[BasePolicy]] = {
-    DQNPolicy: SupportPolicy,
-    CnnPolicy: SupportCnnPolicy,
-    MultiInputPolicy: SupportMultiInputPolicy,
+    ChoicePolicy: SupportPolicy,
+    ChoiceCnnPolicy: SupportCnnPolicy,
+    ChoiceMultiInputPolicy: SupportMultiInputPolicy,
 }

@@ -16,6 +16,7 @@ from sb3_offline.buffers.buffers import scale_actions
 from sb3_offline.datasets import OfflineDataset
 from sb3_offline.datasets.mapped import blocks
 from sb3_offline.dynamics.actions import encode_actions, encoded_action_dim
+from sb3_offline.networks.choices import CHOICE_SPACES
 from sb3_offline.networks.observations import has_images
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ _fitted: WeakKeyDictionary[OfflineDataset, Support] = WeakKeyDictionary()
 def describes(dataset: OfflineDataset) -> bool:
     """Whether there is a behaviour policy for such data: vectors as states, vectors or numbers as actions."""
     vectors = isinstance(dataset.observation_space, spaces.Box) and not has_images(dataset.observation_space)
-    return vectors and isinstance(dataset.action_space, (spaces.Box, spaces.Discrete)) and len(dataset) > 1
+    return vectors and isinstance(dataset.action_space, (spaces.Box, *CHOICE_SPACES)) and len(dataset) > 1
 
 
 def support_of(dataset: OfflineDataset) -> Support:
@@ -61,7 +62,7 @@ class Support:
         self.action_space = dataset.action_space
         generator = th.Generator().manual_seed(0)
         width = int(np.prod(dataset.observation_space.shape))  # type: ignore[arg-type]
-        discrete = isinstance(dataset.action_space, spaces.Discrete)
+        discrete = isinstance(dataset.action_space, CHOICE_SPACES)
         network = DiscreteBehaviorPolicy if discrete else BehaviorPolicy
         self.policy = network(width, encoded_action_dim(dataset.action_space), generator=generator)
         optimizer = th.optim.Adam(self.policy.parameters(), lr=1e-3)
@@ -74,7 +75,7 @@ class Support:
         self._states = np.array(dataset.observations[self._rows])
 
     def _encode(self, actions: np.ndarray) -> np.ndarray:
-        if isinstance(self.action_space, spaces.Discrete):
+        if isinstance(self.action_space, CHOICE_SPACES):
             return encode_actions(np.asarray(actions), self.action_space)
         return scale_actions(np.asarray(actions), self.action_space).reshape(len(actions), -1)
 

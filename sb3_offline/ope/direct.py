@@ -34,7 +34,7 @@ class DirectMean(Estimator):
         gamma = float(vars(model)["gamma"])
         states = dataset.observations[first_rows(dataset)]
         values = _critic_values(policy, states)
-        scale, shift = float(getattr(model, "reward_scale", 1.0)), float(getattr(model, "reward_shift", 0.0))
+        scale, shift = float(getattr(model, "reward_factor", 1.0)), float(getattr(model, "reward_shift", 0.0))
         if shift != 0 and bool(dataset.terminations.any()):
             raise ValueError(
                 "DirectMean cannot take reward_shift out of Q where episodes end: how long they last is not known. Use FQE."

@@ -75,6 +75,11 @@ class Estimator(ABC):
         :return: the estimate; where states are vectors its diagnostics hold the OOD score of the policy's actions
         :raises ValueError: if the policy does not fit the data, or the estimator does not fit the policy
         """
+        if dataset.action_masks is not None:
+            raise ValueError(
+                f"{dataset.info.dataset_id} has action_masks, and the estimators ask the policy without: what they would "
+                "judge is another policy. Play it in its task, or leave the masks out if it chooses well without them."
+            )
         evaluated = EvaluatedPolicy(policy, dataset, deterministic=self.deterministic, seed=self.seed)
         result = self._estimate(evaluated, dataset)
         if not describes(dataset):

@@ -173,7 +173,7 @@ class FittedQ:
             rows = slice(start, start + ROWS_AT_ONCE)
             seen, taken = self._tensors(observations[rows]), np.asarray(actions[rows])
             if nets.is_discrete:
-                index = th.as_tensor(taken - self.update.first_action, device=self.update.device)
+                index = th.as_tensor(self.policy.choices.numbers(taken), device=self.update.device)
                 parts.append(nets.q(seen).gather(2, index[None, :, None].expand(nets.n_critics, -1, -1)).squeeze(2))
             else:
                 scaled = scale_actions(taken, self.policy.action_space)

@@ -9,11 +9,18 @@ from typing import Any
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.preprocessing import get_action_dim, preprocess_obs
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, NatureCNN, create_mlp
+from stable_baselines3.common.torch_layers import (
+    BaseFeaturesExtractor,
+    CombinedExtractor,
+    FlattenExtractor,
+    NatureCNN,
+    create_mlp,
+)
 from torch import nn
 
 from sb3_offline.execution.critics import evaluate
 from sb3_offline.execution.relu_pass import Workspace
+from sb3_offline.networks.choices import CHOICE_SPACES, Choices
 from sb3_offline.networks.networks import identity
 from sb3_offline.networks.observations import has_images, n_rows
 from sb3_offline.networks.policies import NormalizeExtractor
@@ -31,10 +38,10 @@ class FQENetworks(nn.Module):
     def __init__(self, observation_space: spaces.Space, action_space: spaces.Space, n_critics: int, net_arch: Sequence[int]):
         super().__init__()
         self.observation_space, self.n_critics = observation_space, n_critics
-        self.is_discrete = isinstance(action_space, spaces.Discrete)
+        self.is_discrete = isinstance(action_space, CHOICE_SPACES)
         self.features = _extractor(observation_space)
         n_in = self.features.features_dim + (0 if self.is_discrete else get_action_dim(action_space))
-        n_out = int(action_space.n) if isinstance(action_space, spaces.Discrete) else 1
+        n_out = Choices(action_space).n if self.is_discrete else 1
         self.heads = nn.ModuleList(nn.Sequential(*create_mlp(n_in, n_out, list(net_arch))) for _ in range(n_critics))
         self.target = copy.deepcopy(nn.ModuleList([self.features, self.heads])).requires_grad_(False)
         self._trained = [*self.features.parameters(), *self.heads.parameters()]
@@ -67,4 +74,4 @@ def _extractor(space: spaces.Space) -> BaseFeaturesExtractor:
         return CombinedExtractor(space)
     if isinstance(space, spaces.Box) and has_images(space):
         return NatureCNN(space)
-    return NormalizeExtractor(space)  # type: ignore[arg-type]
+    return NormalizeExtractor(space) if isinstance(space, spaces.Box) else FlattenExtractor(space)

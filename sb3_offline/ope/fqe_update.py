@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch as th
-from gymnasium import spaces
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 
 from sb3_offline.behavior.behavior_policy import observation_moments
@@ -81,7 +80,6 @@ class FQEUpdate:
             np.repeat(counts, dataset.episode_lengths(), axis=1).T, dtype=th.float32, device=self.device
         )
         self.next_policy = th.as_tensor(policy_table(policy, dataset.next_observations), device=self.device)
-        self.first_action = int(dataset.action_space.start) if isinstance(dataset.action_space, spaces.Discrete) else 0
         self._set_units(dataset)
 
     def _set_units(self, dataset: OfflineDataset) -> None:
@@ -139,7 +137,7 @@ class FQEUpdate:
         """1/2 E c_k (Q_k - y_k)^2, summed over the critics."""
         rows, y = batch.rows, self.target(nets, batch)
         if nets.is_discrete:
-            chosen = (rows.actions - self.first_action).expand(nets.n_critics, -1, -1)
+            chosen = rows.actions.expand(nets.n_critics, -1, -1)
             q = nets.q(rows.observations).gather(2, chosen).squeeze(2)
         else:
             q = nets.q(rows.observations, rows.actions).squeeze(2)

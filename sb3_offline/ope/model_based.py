@@ -10,7 +10,6 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch as th
-from gymnasium import spaces
 
 from sb3_offline.arguments import check_count
 from sb3_offline.datasets import OfflineDataset
@@ -131,5 +130,4 @@ class ModelBased(Estimator):
 
 
 def _encoded(actions: np.ndarray, policy: EvaluatedPolicy) -> np.ndarray:
-    discrete = isinstance(policy.action_space, spaces.Discrete)
-    return encode_actions(actions, policy.action_space) if discrete else actions.reshape(len(actions), -1)
+    return encode_actions(actions, policy.action_space).reshape(len(actions), -1)

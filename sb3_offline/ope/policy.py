@@ -16,6 +16,7 @@ from stable_baselines3.sac.policies import Actor
 from sb3_offline.buffers.buffers import scale_actions
 from sb3_offline.datasets import OfflineDataset
 from sb3_offline.datasets.mapped import blocks
+from sb3_offline.networks.choices import CHOICE_SPACES, Choices
 from sb3_offline.networks.clones import CategoricalActor
 from sb3_offline.networks.networks import GaussianNetworks, SACNetworks, identity
 from sb3_offline.networks.policies import GaussianActor
@@ -54,18 +55,23 @@ class EvaluatedPolicy:
 
     @property
     def is_discrete(self) -> bool:
-        return isinstance(self.action_space, spaces.Discrete)
+        return isinstance(self.action_space, CHOICE_SPACES)
+
+    @property
+    def choices(self) -> Choices:
+        """The discrete actions, numbered."""
+        return Choices(self.action_space)
 
     @property
     def n_actions(self) -> int:
-        return int(self.action_space.n)  # type: ignore[attr-defined]
+        return self.choices.n
 
     def actions(self, observations: Any) -> np.ndarray:
         """
         What it does there.
 
         :param observations: rows of a data set, (n, \\*obs_shape), raw; read block by block
-        :return: (n, action_dim) in the environment's units, or (n,) where actions are discrete
+        :return: (n, \\*action_shape) in the environment's units
         """
         return np.concatenate([self._act(observations[rows]) for rows in blocks(len(observations), ROWS_AT_ONCE)])
 
@@ -73,7 +79,7 @@ class EvaluatedPolicy:
         with th.random.fork_rng(devices=[]):  # SB3's policies draw from torch's global generator
             th.manual_seed(int(th.randint(2**31 - 1, (1,), generator=self._generator)))
             actions, _ = self.policy.predict(self._as_seen(observations), deterministic=self.deterministic)
-        shape = (len(observations),) if self.is_discrete else (len(observations), *(self.action_space.shape or ()))
+        shape = (len(observations), *(self.action_space.shape or ()))
         actions = np.asarray(actions)
         if actions.size != math.prod(shape):
             raise ValueError(
@@ -93,14 +99,13 @@ class EvaluatedPolicy:
         if isinstance(self.policy, ActorCriticPolicy) and not self.deterministic:
             with th.no_grad():
                 distribution: Any = self.policy.get_distribution(self._tensor(observations)).distribution
-            return distribution.probs.cpu().numpy()
+            return _joint(distribution).cpu().numpy()
         actor = getattr(self.policy, "actor", None)
         if isinstance(actor, CategoricalActor) and not self.deterministic and not _is_greedy(self.policy):
             with th.no_grad():
                 return actor(self._tensor(observations)).exp().cpu().numpy()
         if self.deterministic or isinstance(self.policy, BasePolicy):  # DQN's policy samples nothing
-            start = int(self.action_space.start)  # type: ignore[attr-defined]
-            return np.eye(self.n_actions, dtype=np.float32)[self._act(observations) - start]
+            return np.eye(self.n_actions, dtype=np.float32)[self.choices.numbers(self._act(observations))]
         raise ValueError(
             f"{type(self.policy).__name__} samples, and does not say by which probabilities: evaluate it with "
             "deterministic=True, or give a policy of Stable-Baselines3."
@@ -114,8 +119,7 @@ class EvaluatedPolicy:
         :raises ValueError: for a deterministic policy of continuous actions, which has no density
         """
         if self.is_discrete:
-            start = int(self.action_space.start)  # type: ignore[attr-defined]
-            chosen = self.probabilities(observations)[np.arange(len(actions)), np.asarray(actions) - start]
+            chosen = self.probabilities(observations)[np.arange(len(actions)), self.choices.numbers(actions)]
             with np.errstate(divide="ignore"):
                 return np.log(chosen.astype(np.float64))
         parts = [self._log_density(observations[rows], actions[rows]) for rows in blocks(len(observations), ROWS_AT_ONCE)]
@@ -156,5 +160,17 @@ def _is_greedy(policy: Any) -> bool:
     return getattr(policy, "support_threshold", None) is not None
 
 
-def _count(space: spaces.Space) -> tuple[Any, ...]:
-    return (int(space.n), int(space.start)) if isinstance(space, spaces.Discrete) else ()
+def _joint(distribution: Any) -> th.Tensor:
+    """Probabilities of every combination, (n, n_actions), of one Categorical, of several, or of independent bits."""
+    if isinstance(distribution, th.distributions.Bernoulli):
+        parts = [th.stack([1 - p, p], dim=1) for p in distribution.probs.unbind(1)]
+    else:
+        parts = [part.probs for part in (distribution if isinstance(distribution, list) else [distribution])]
+    joint = th.ones_like(parts[0][:, :1])
+    for part in parts:
+        joint = (joint[:, :, None] * part[:, None, :]).flatten(1)
+    return joint
+
+
+def _count(space: spaces.Space) -> str:
+    return str(space) if isinstance(space, CHOICE_SPACES) else ""

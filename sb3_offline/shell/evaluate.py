@@ -12,6 +12,7 @@ from stable_baselines3.common.monitor import Monitor
 
 from sb3_offline.arguments import check_count
 from sb3_offline.datasets import DatasetError, DatasetInfo, open_dataset
+from sb3_offline.evaluation.masking import masked_by
 from sb3_offline.shell.models import SavedModel
 from sb3_offline.zoo.envs import register_minari_envs, resolve_env_id
 
@@ -61,9 +62,10 @@ def evaluate(
         raise ValueError(f"The model sees {saved.model.observation_space}, but {env} shows {env.observation_space}.")
     venv = saved.vec_env(Monitor(env))
     venv.seed(seed)
-    returns, lengths = evaluate_policy(
-        saved.model, venv, n_eval_episodes=episodes, deterministic=deterministic, return_episode_rewards=True
-    )
+    with masked_by(saved.model, venv):
+        returns, lengths = evaluate_policy(
+            saved.model, venv, n_eval_episodes=episodes, deterministic=deterministic, return_episode_rewards=True
+        )
     mean = float(np.mean(returns))
     return Evaluation(
         env.spec.id if env.spec is not None else str(env),

@@ -9,7 +9,6 @@ import h5py
 
 from sb3_offline.datasets import OfflineDataset
 from sb3_offline.datasets.checks import ALIASES
-from sb3_offline.datasets.offline_dataset import ARRAY_NAMES
 
 _FOREIGN = {meant: alias for alias, meant in ALIASES.items()}  # terminations are D4RL's terminals
 
@@ -56,7 +55,7 @@ def write_hdf5(dataset: OfflineDataset, file: BinaryIO) -> None:
     patient = _PatientFile(file)
     try:
         with h5py.File(patient, "w", libver=("v110", "latest")) as written:  # its headers have checksums
-            for name in ARRAY_NAMES:
+            for name in dataset.array_names:
                 written.create_dataset(
                     _FOREIGN.get(name, name), data=getattr(dataset, name), compression="gzip", fletcher32=True
                 )

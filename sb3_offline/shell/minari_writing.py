@@ -27,8 +27,11 @@ def write_minari(dataset: OfflineDataset, target: str, facts: Mapping[str, Any])
     :param target: its id
     :param facts: about how the data were made
     :raises OSError: if it cannot be written; the store is then as it was
+    :raises ValueError: for data with action masks
     """
     import_minari(target)
+    if dataset.action_masks is not None:
+        raise ValueError(f"{target}: Minari has no place for action_masks. Write .npz, .hdf5, .parquet or .mmap.")
     from minari.storage.datasets_root_dir import get_dataset_path
 
     store, place = Path(get_dataset_path("")), Path(get_dataset_path(target))

@@ -17,7 +17,6 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from sb3_offline.datasets import DatasetInfo, DatasetSource, OfflineDataset, save_mapped
-from sb3_offline.datasets.offline_dataset import ARRAY_NAMES
 from sb3_offline.datasets.sources.converting import stream_to_folder
 from sb3_offline.datasets.sources.folder import FOLDER_SUFFIX, is_folder
 from sb3_offline.datasets.sources.tables.writing import write_parquet
@@ -75,7 +74,7 @@ def write_dataset(dataset: OfflineDataset, target: str, card: Mapping[str, Any] 
     """
     info = replace(dataset.info, card={**dataset.info.card, **(card or {})})
     if target.endswith(".npz"):
-        arrays = {name: getattr(dataset, name) for name in ARRAY_NAMES}
+        arrays = {name: getattr(dataset, name) for name in dataset.array_names}
         metadata = json.dumps(info.metadata(), default=str)
         write_atomically(target, lambda file: np.savez_compressed(file, metadata=metadata, **arrays))
     elif target.endswith((".hdf5", ".h5")):

@@ -163,7 +163,7 @@ def test_a_task_of_other_actions_names_the_algorithms_for_it(cartpole_arrays: Ar
         DiscreteCQL("MlpPolicy", "Pendulum-v1", pendulum_arrays)
 
 
-def test_actions_that_do_not_start_at_zero() -> None:
+def test_actions_that_do_not_start_at_zero_are_given_back_as_they_are() -> None:
     ends = np.arange(1, 5) % 2 == 0
     arrays = {
         "observations": np.zeros((4, 1)),
@@ -174,8 +174,9 @@ def test_actions_that_do_not_start_at_zero() -> None:
         "truncations": np.zeros(4, bool),
     }
     data = load_dataset(arrays, observation_space=spaces.Box(-1, 1, (1,)), action_space=spaces.Discrete(2, start=1))
-    with pytest.raises(ValueError, match="start at 1"):
-        DiscreteCQL("MlpPolicy", dataset=data)
+    model = DiscreteCQL("MlpPolicy", dataset=data).learn(1)
+    assert model.replay_buffer.actions.flatten().tolist() == [0, 1, 0, 1]
+    assert model.predict(np.zeros((1, 1), np.float32))[0] in (1, 2)
 
 
 @pytest.mark.parametrize(

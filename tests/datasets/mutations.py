@@ -30,10 +30,13 @@ def mutated(content: bytes, rng: np.random.Generator) -> bytes:
     return bytes(data)
 
 
-def assert_refused_or_well_formed(path: Path, load: Callable[[Path], OfflineDataset] = load_dataset, times: int = 200) -> int:
+def assert_refused_or_well_formed(
+    path: Path, load: Callable[[Path], OfflineDataset] = load_dataset, times: int = 200, name: str | None = None
+) -> int:
     """
     Load a file with damage of every kind, in its own place.
 
+    :param name: what a refusal must name, the file if not given
     :return: how many were refused
     """
     content, refused = path.read_bytes(), 0
@@ -43,7 +46,7 @@ def assert_refused_or_well_formed(path: Path, load: Callable[[Path], OfflineData
             data = load(path)
         except DatasetError as error:
             refused += 1
-            if path.name not in str(error):
+            if (name or path.name) not in str(error):
                 raise AssertionError(f"not refused by name: {error}") from error
         else:
             assert len({len(getattr(data, name)) for name in ARRAY_NAMES}) == 1

@@ -159,3 +159,53 @@ def test_rows_of_a_hindsight_buffer() -> None:
     assert len(data) == 100
     assert data.n_episodes == 4
     assert buffer_of(data).sample(50).rewards.shape == (50, 1)
+
+
+SMALL: dict[str, Any] = {"batch_size": 32, "policy_kwargs": {"net_arch": [16]}, "seed": 0, "device": "cpu"}
+
+
+def test_the_option_draws_what_relabelled_data_draw() -> None:
+    data, env = random_data(6), Reach()
+    asked = OfflineSAC("MultiInputPolicy", env, dataset=data, goal_relabel="final", n_sampled_goal=2, **SMALL).learn(2)
+    given = OfflineSAC("MultiInputPolicy", env, dataset=relabel_goals(data, env.compute_reward, 2, "final"), **SMALL).learn(2)
+    ours, theirs = asked.policy.state_dict(), given.policy.state_dict()
+    assert all(th.equal(value, theirs[name]) for name, value in ours.items())
+    plain = OfflineSAC("MultiInputPolicy", env, dataset=data, **SMALL).learn(2).policy.state_dict()
+    assert any(not th.equal(value, plain[name]) for name, value in ours.items())
+
+
+def test_the_option_needs_goals_and_a_reward() -> None:
+    data = random_data(6)
+    with pytest.raises(ValueError, match="goal_relabel must be one of"):
+        OfflineSAC("MultiInputPolicy", Reach(), dataset=data, goal_relabel="past", **SMALL)
+    with pytest.raises(ValueError, match=r"give env=, or dataset=sb3_offline.datasets.relabel_goals"):
+        OfflineSAC("MultiInputPolicy", dataset=data, goal_relabel="future", **SMALL).learn(1)
+    relabelled = relabel_goals(data, Reach().compute_reward)
+    OfflineSAC("MultiInputPolicy", dataset=relabelled, goal_relabel="future", **SMALL).learn(1)
+
+
+def reached(model: Any, n_episodes: int = 50) -> float:
+    """The share of episodes that end near their goal."""
+    env, hits = Reach(), 0
+    for number in range(n_episodes):
+        observation, _ = env.reset(seed=10_000 + number)
+        for _ in range(LENGTH):
+            observation, reward, *_ = env.step(model.predict(observation, deterministic=True)[0])
+        hits += reward == 0.0
+    return hits / n_episodes
+
+
+@pytest.mark.slow
+def test_random_moves_teach_to_reach_by_hindsight_alone() -> None:
+    data = random_data(200)
+    options: dict[str, Any] = {**SMALL, "batch_size": 128, "policy_kwargs": {"net_arch": [64, 64]}, "gamma": 0.9}
+    rates: dict[str, Any] = {"learning_rate": 1e-3, "qf_learning_rate": 1e-3, "ent_coef": 0.01}
+    shares = {
+        relabel: reached(
+            OfflineSAC("MultiInputPolicy", Reach(), dataset=data, goal_relabel=relabel, **options, **rates).learn(2500)
+        )
+        for relabel in ("future", None)
+    }
+    print(shares)
+    assert shares["future"] > 0.8
+    assert shares[None] < 0.4

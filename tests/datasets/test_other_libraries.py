@@ -310,3 +310,27 @@ def test_damaged_files_are_refused_or_right(tmp_path: Path) -> None:
     np.savez(tmp_path / "og.npz", **ogbench_arrays())
     rewards = {"rewards": lambda rows: rows["next_observations"][:, 0]}
     assert assert_refused_or_well_formed(tmp_path / "og.npz", lambda file: load_dataset(file, columns=rewards)) >= 100
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("file", "times"), [("meta/info.json", 100), ("data/chunk-000/file-001.parquet", 100)])
+def test_damaged_lerobot_folders_are_refused_or_right(tmp_path: Path, file: str, times: int) -> None:
+    features = {"next.reward": "float32", "next.done": "bool"}
+    done, reward = [i % 6 == 5 for i in range(12)], [float(i) for i in range(12)]
+    write_lerobot(tmp_path / "push", features, **{"next.reward": reward, "next.done": done})
+
+    def load(_: Path) -> Any:
+        return load_dataset(tmp_path / "push", columns={"terminations": "next.done"})
+
+    assert assert_refused_or_well_formed(tmp_path / "push" / file, load, times, name="push") >= 20
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("kind", "times"), [("arrow", 140), ("json", 60)])
+def test_damaged_folders_of_imitation_are_refused_or_right(tmp_path: Path, kind: str, times: int) -> None:
+    folder = tmp_path / "trajectories"
+    folder.mkdir()
+    for file in (FIXTURES / "imitation").iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    (damaged,) = folder.glob("*.arrow") if kind == "arrow" else folder.glob("state.json")
+    assert assert_refused_or_well_formed(damaged, lambda _: load_dataset(folder), times, name="trajectories") >= 20

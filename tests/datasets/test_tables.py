@@ -450,3 +450,24 @@ def test_several_tables_share_a_space() -> None:
     columns = {**COLUMNS, "observations": ["mode"]}
     with pytest.raises(DatasetError, match="hold different categories"):
         load_dataset([one.assign(mode=["a", "b"] * 5), other.assign(mode=["a", "c"] * 5)], columns=columns)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_damaged_lists_of_an_arrow_file_do_not_end_the_process(tmp_path: Path) -> None:
+    """Their offsets may lie outside the file; pyarrow reads there unless it is told to look first."""
+    import pyarrow.feather
+
+    rng, path = np.random.default_rng(0), tmp_path / "log.feather"
+    table = pa.table(
+        {
+            "obs": rng.normal(size=(60, 3)).tolist(),
+            "kind": ["a", "b"] * 30,
+            "act": rng.uniform(-1, 1, (60, 2)).tolist(),
+            "reward": rng.normal(size=60),
+            "episode": np.arange(60) // 10,
+        }
+    )
+    pyarrow.feather.write_feather(table, path, compression="uncompressed")
+    names = {"observations": ["obs", "kind"], "actions": "act", "rewards": "reward", "episode": "episode"}
+    refused = assert_refused_or_well_formed(path, lambda file: load_dataset(file, columns={**names, "terminations": False}))
+    assert refused >= 100

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 import types
 import warnings
@@ -15,7 +14,7 @@ from gymnasium import spaces
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecCheckNan, VecEnvWrapper, VecMonitor, VecNormalize
 
-from sb3_offline import CQL, DiscreteCQL, OfflineSAC
+from sb3_offline import CQL, DiscreteCOMBO, DiscreteCQL, OfflineSAC
 from sb3_offline.datasets import DatasetError, DatasetWarning, SpacesOnlyEnv, load_dataset
 
 DATA = "sb3_offline/Pendulum-medium-v0"
@@ -168,8 +167,9 @@ def frozen_lake() -> tuple[gym.Env, dict[str, Any]]:
 @pytest.mark.filterwarnings("ignore")
 def test_states_that_are_counted_train_one_hot_as_the_message_says() -> None:
     env, data = frozen_lake()
-    with pytest.raises(ValueError, match=r"needs observations in a .*FlattenObservation around the env"):
-        DiscreteCQL("MlpPolicy", env, dataset=data, **SMALL)
+    with pytest.raises(ValueError, match=r"DiscreteCQL can learn from it.*FlattenObservation around the env"):
+        DiscreteCOMBO("MlpPolicy", env, dataset=data, **SMALL)
+    assert DiscreteCQL("MlpPolicy", env, dataset=data, **SMALL).learn(2).replay_buffer.size() == 1000
     for key in ("observations", "next_observations"):
         data[key] = np.eye(16, dtype=np.float32)[data[key]]
     model = DiscreteCQL("MlpPolicy", gym.wrappers.FlattenObservation(env), dataset=data, **SMALL).learn(2)
@@ -178,25 +178,24 @@ def test_states_that_are_counted_train_one_hot_as_the_message_says() -> None:
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("space", [spaces.MultiDiscrete([2, 3]), spaces.MultiBinary(2)])
-def test_several_discrete_actions_train_enumerated_as_the_message_says(space: Any) -> None:
+def test_several_discrete_actions_train_as_they_are(space: Any) -> None:
     rng = np.random.default_rng(0)
     actions = np.array([space.sample() for _ in range(100)])
     data = {"observations": rng.normal(size=(100, 3)), "actions": actions, "rewards": rng.normal(size=100)}
     data |= {"terminations": np.zeros(100), "truncations": np.arange(100) % 10 == 9}
-    with pytest.raises(ValueError, match=re.escape("Enumerate the combinations as one Discrete action")):
-        DiscreteCQL("MlpPolicy", of(BOX, space), dataset=data, **SMALL)
+    model = DiscreteCQL("MlpPolicy", of(BOX, space), dataset=data, **SMALL).learn(2)
     sizes = (2, 3) if isinstance(space, spaces.MultiDiscrete) else (2, 2)
-    data["actions"] = np.ravel_multi_index(actions.T, sizes)
-    env = of(BOX, spaces.Discrete(int(np.prod(sizes))))
-    assert DiscreteCQL("MlpPolicy", env, dataset=data, **SMALL).learn(2).replay_buffer.size() == 90
+    kept = np.arange(100) % 10 != 9
+    np.testing.assert_array_equal(model.replay_buffer.actions[:, 0], np.ravel_multi_index(actions.T, sizes)[kept])
 
 
-def test_unbounded_actions_train_in_declared_bounds_as_the_message_says() -> None:
+def test_unbounded_actions_train_in_the_datas_bounds_or_declared_ones() -> None:
     arrays = cartpole_like(np.random.default_rng(0).normal(size=(400, 1)))
     env: gym.Env = SpacesOnlyEnv(spaces.Box(-9, 9, (3,)), spaces.Box(-np.inf, np.inf, (1,)))
-    with pytest.raises(ValueError, match=r"of floats within finite bounds; .*TransformAction\(env, lambda action: action"):
-        CQL("MlpPolicy", env, dataset=arrays, **SMALL)
     low, high = arrays["actions"].min(axis=0), arrays["actions"].max(axis=0)
+    with pytest.warns(DatasetWarning, match="without bounds; those of the data are taken"):
+        model = CQL("MlpPolicy", env, dataset=arrays, **SMALL)
+    np.testing.assert_allclose([model.action_space.low, model.action_space.high], [low, high], rtol=1e-6)
     bounded = gym.wrappers.TransformAction(env, lambda action: action, spaces.Box(low, high))  # type: ignore[arg-type]
     assert CQL("MlpPolicy", bounded, dataset=arrays, **SMALL).learn(1).replay_buffer.size() == 400
     free = {"observation_space": spaces.Box(-9, 9, (3,)), "action_space": spaces.Box(low, high)}
@@ -216,11 +215,10 @@ def test_whole_number_actions_train_enumerated_as_the_message_says(dtype: Any) -
 
 
 @pytest.mark.parametrize("name", ["action_masks", "action_mask", "legal_actions", "avail_actions"])
-def test_masks_of_actions_are_said_not_to_be_heeded(name: str) -> None:
+def test_masks_of_actions_are_heeded(name: str) -> None:
     arrays = cartpole_like(np.random.default_rng(0).integers(0, 2, 400)) | {name: np.ones((400, 2), bool)}
     free = {"observation_space": spaces.Box(-9, 9, (3,)), "action_space": spaces.Discrete(2)}
-    with pytest.warns(DatasetWarning, match=f"not read: '{name}'.* may choose any action"):
-        load_dataset(arrays, **free)
+    assert load_dataset(arrays, **free).action_masks.shape == (380, 2)  # type: ignore[union-attr]
 
 
 def cartpole_like(actions: np.ndarray) -> dict[str, np.ndarray]:

@@ -13,8 +13,9 @@ from gymnasium import spaces
 from sb3_offline.datasets.checks.columns import as_column, check_rows, finite_float32, flags, to_space, vector, within_bounds
 from sb3_offline.datasets.checks.ends import are_rlds_steps, episode_flags, transitions_of_steps
 from sb3_offline.datasets.checks.keys import find_keys, warn_of_unread
+from sb3_offline.datasets.checks.masks import masks_of
 from sb3_offline.datasets.errors import DatasetError, DatasetWarning, NoRowsLeft
-from sb3_offline.datasets.offline_dataset import ARRAY_NAMES, INFERRED, DatasetInfo, OfflineDataset
+from sb3_offline.datasets.offline_dataset import INFERRED, DatasetInfo, OfflineDataset
 
 
 def build_dataset(arrays: Mapping[str, Any], info: DatasetInfo) -> OfflineDataset:
@@ -22,7 +23,8 @@ def build_dataset(arrays: Mapping[str, Any], info: DatasetInfo) -> OfflineDatase
 
     Without ``next_observations`` the following row's observation is taken inside an episode; the last row of an
     episode that was cut has none and is dropped, a terminal row keeps its place with ``valid_next`` False. The same holds of
-    a last row whose next observation is NaN. ``observations`` of one episode may hold one entry more, the last one.
+    a last row whose next observation is NaN, and of a cut one that has ``action_masks`` but no ``next_action_masks``.
+    ``observations`` of one episode may hold one entry more, the last one.
 
     :param arrays: the arrays by name, ours or another library's (:mod:`~sb3_offline.datasets.checks.keys`); of other keys
         those with an entry a row are warned of; observations of a Dict space are a mapping of arrays by key
@@ -80,8 +82,9 @@ def build_dataset(arrays: Mapping[str, Any], info: DatasetInfo) -> OfflineDatase
         remedy = ". Give NaN as the next observation of such a row if its episode was cut there and none was logged"
         check_rows(~given & ~terminations, f"{where}: valid_next is False on rows that are not terminal", remedy)
         valid_next &= given
-    dataset = OfflineDataset(info, observations, actions, rewards, next_observations, terminations, truncations, valid_next)
-    return _without(dataset, unlogged & ~terminations)
+    masks, unmasked = masks_of(columns, actions, info.action_space, terminations, truncations, where)
+    known = (observations, actions, rewards, next_observations, terminations, truncations, valid_next)
+    return _without(OfflineDataset(info, *known, **masks), (unlogged | unmasked) & ~terminations)
 
 
 def _split_last_observation(columns: Mapping[str, Any]) -> dict[str, Any]:
@@ -143,12 +146,12 @@ def _without(dataset: OfflineDataset, dropped: np.ndarray) -> OfflineDataset:
         return dataset
     if n_dropped == len(dataset):
         raise NoRowsLeft(
-            f"{dataset.info.dataset_id}: no row is left: without next_observations the last row of a cut episode cannot be "
-            "used, and every episode here has one row."
+            f"{dataset.info.dataset_id}: no row is left: without next_observations (and next_action_masks, where there are "
+            "action_masks) the last row of a cut episode cannot be used, and every episode here has one row."
         )
     kept = ~dropped
     inside = ~(dataset.terminations | dropped)
     truncations = (dataset.truncations & kept) | (inside & np.append(dropped[1:], False))
     card = {**dataset.info.card, "dropped_rows": f"{n_dropped}: the last of each cut episode"}
     dataset = replace(dataset, info=replace(dataset.info, card=card), truncations=truncations)
-    return replace(dataset, **{name: getattr(dataset, name)[kept] for name in ARRAY_NAMES})
+    return replace(dataset, **dataset.arrays(kept))

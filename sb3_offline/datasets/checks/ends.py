@@ -57,10 +57,11 @@ def transitions_of_steps(columns: Mapping[str, Any]) -> dict[str, Any]:
     def rows(value: Any, index: np.ndarray) -> Any:
         return {key: part[index] for key, part in value.items()} if isinstance(value, dict) else value[index]
 
-    terminations = columns["terminations"].reshape(-1)[kept + 1]
+    terminations, masks = columns["terminations"].reshape(-1)[kept + 1], columns.get("action_masks")
     return {
         **{name: rows(columns[name], kept) for name in ("observations", "actions", "rewards")},
         "next_observations": rows(columns["observations"], kept + 1),
         "terminations": terminations,
         "ends": last[kept + 1],
+        **({"action_masks": masks[kept], "next_action_masks": masks[kept + 1]} if masks is not None else {}),
     }

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from sb3_offline.datasets.errors import DatasetError, DatasetWarning
-from sb3_offline.datasets.offline_dataset import ARRAY_NAMES
+from sb3_offline.datasets.offline_dataset import ARRAY_NAMES, MASK_NAMES
 
 REQUIRED = ("observations", "actions", "rewards", "terminations")
+_OURS = (*ARRAY_NAMES, *MASK_NAMES)
 BY_KEY = ("observations", "next_observations")  # may be mappings of arrays
 ALIASES = {"terminals": "terminations", "timeouts": "truncations"}
 
@@ -34,6 +35,8 @@ _SYNONYMS = {
     "ends": """
         dones done d is_done is_last lasts last dones_float episode_ends episode_end episode_done episode_dones ends
         is_end""",
+    "action_masks": "action_mask legal_actions valid_actions avail_actions available_actions",
+    "next_action_masks": "next_action_mask next_legal_actions next_valid_actions next_avail_actions",
     "starts": "is_first firsts first episode_starts episode_start is_start starts",
 }
 SYNONYMS = {alias: name for name, aliases in _SYNONYMS.items() for alias in aliases.split()}
@@ -54,7 +57,7 @@ class UnreadArray:
 
 def meaning_of(key: str) -> str | None:
     """Our name of an array that is called ``key``, or None."""
-    if key in ARRAY_NAMES or key in ALIASES:
+    if key in _OURS or key in ALIASES:
         return ALIASES.get(key, key)
     return SYNONYMS.get(key.lower().strip().replace("-", "_").replace(" ", "_"))
 
@@ -69,7 +72,7 @@ def keys_to_read(keys: Iterable[str]) -> list[str]:
 
 
 def _is_ours(key: str) -> bool:
-    return key.partition("/")[0] in (*ARRAY_NAMES, *ALIASES)
+    return key.partition("/")[0] in (*_OURS, *ALIASES)
 
 
 def _name_of(key: str) -> str | None:
@@ -86,7 +89,7 @@ def find_keys(arrays: Mapping[str, Any], where: str) -> dict[str, str]:
     :raises DatasetError: for a missing or misspelt key, with the nearest match, or the same array given twice
     """
     keys: dict[str, str] = {}
-    exact = [key for key in arrays if key in ARRAY_NAMES or key in ALIASES]
+    exact = [key for key in arrays if key in _OURS or key in ALIASES]
     for key in (*exact, *(key for key in arrays if key not in exact)):
         name = meaning_of(str(key))
         if name is None or (name in keys and keys[name] in exact and key not in exact):
@@ -96,7 +99,7 @@ def find_keys(arrays: Mapping[str, Any], where: str) -> dict[str, str]:
         keys[name] = key
 
     unknown = [str(key) for key in arrays if key not in keys.values()]
-    for name in (*REQUIRED, *(n for n in ARRAY_NAMES if n not in REQUIRED)):
+    for name in (*REQUIRED, *(n for n in _OURS if n not in REQUIRED)):
         if name in keys or (name == "terminations" and {"ends", "truncations"} <= keys.keys()):
             continue
         similar = _misspelling_of(name, unknown)
@@ -112,7 +115,7 @@ def warn_of_unread(arrays: Mapping[str, Any], read: Iterable[str], n_rows: int, 
     if unread:
         number = next(filter(_EPISODE.fullmatch, unread), None)
         ends = f" {number!r} tells where episodes end: truncations = numpy.append(x[1:] != x[:-1], True)."
-        masked = " The policy may choose any action: let the env replace one that a mask forbids, and observations show it."
+        masked = " What says which actions may be chosen is called action_masks."
         warnings.warn(
             f"{where}: not read: {', '.join(map(repr, unread))}, with one entry a row. What the policy may look at belongs in "
             "observations, what ends an episode in terminations or truncations; leave out the rest to be rid of this warning."
@@ -133,7 +136,7 @@ def _misspelling_of(name: str, unknown: Iterable[str]) -> str | None:
     """The key among the unknown ones that was probably meant to be ``name``."""
     for key in unknown:
         plain = key.lower()
-        nearest = difflib.get_close_matches(plain, [*ARRAY_NAMES, *ALIASES], n=1, cutoff=0.8)
+        nearest = difflib.get_close_matches(plain, [*_OURS, *ALIASES], n=1, cutoff=0.8)
         if nearest and ALIASES.get(nearest[0], nearest[0]) == name:
             return key
     return None

@@ -56,25 +56,10 @@ def space_refused(name: str, space: spaces.Space, where: str) -> DatasetError:
 
 def way_on(kind: str, space: spaces.Space) -> str:
     """How data and an env of a space that no algorithm takes become ones that some do; a sentence, or nothing."""
-    if kind == "action" and isinstance(space, (spaces.MultiDiscrete, spaces.MultiBinary)):
-        return (
-            " Enumerate the combinations as one Discrete action: numpy.ravel_multi_index(actions.T, sizes) in the data, and "
-            "numpy.unravel_index in a gymnasium.wrappers.TransformAction around the env."
-        )
     if kind == "action" and isinstance(space, spaces.Box) and not np.issubdtype(space.dtype, np.floating):
         return (
-            " Enumerate whole numbers as one Discrete action: subtract low from the logged ones (numpy.ravel_multi_index for "
-            "several), and undo it in a gymnasium.wrappers.TransformAction around the env. If they are many, declare a "
-            "float32 Box of the same bounds there that rounds, and log floats."
-        )
-    if kind == "action" and isinstance(space, spaces.Box) and not space.is_bounded():
-        return (
-            " Declare bounds that hold the logged actions: gymnasium.wrappers.TransformAction(env, lambda action: action, "
-            "gymnasium.spaces.Box(low, high)), or action_space= beside data without an env."
-        )
-    if kind == "observation" and isinstance(space, (spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)):
-        return (
-            " Make it one-hot: gymnasium.wrappers.FlattenObservation around the env, and in the data the same, such as "
-            "numpy.eye(n, dtype=numpy.float32)[observations] of n states."
+            " Enumerate whole numbers as one action of a MultiDiscrete space: subtract low from the logged ones, and undo it "
+            "in a gymnasium.wrappers.TransformAction around the env. If they are many, declare a float32 Box of the same "
+            "bounds there that rounds, and log floats."
         )
     return ""

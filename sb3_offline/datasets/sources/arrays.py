@@ -15,7 +15,7 @@ from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 from sb3_offline.datasets.checks import ACTION_TOLERANCE, build_dataset
 from sb3_offline.datasets.errors import DatasetError, DatasetWarning
 from sb3_offline.datasets.mapped import blocks, check_mapped, is_mapped
-from sb3_offline.datasets.offline_dataset import ARRAY_NAMES, DatasetInfo, OfflineDataset
+from sb3_offline.datasets.offline_dataset import DatasetInfo, OfflineDataset
 from sb3_offline.datasets.sources.raw import Arrays, RawSource, collect_metadata, raw_from_metadata
 
 
@@ -27,7 +27,7 @@ def open_arrays(arrays: Arrays) -> RawSource:
 
     def build(info: DatasetInfo) -> OfflineDataset:
         dataset = build_dataset(_if_open(arrays), info)
-        own: dict[str, Any] = {name: _own(getattr(dataset, name), arrays) for name in ARRAY_NAMES}
+        own: dict[str, Any] = {name: _own(getattr(dataset, name), arrays) for name in dataset.array_names}
         return replace(dataset, **own)
 
     return raw_from_metadata("arrays", dict, collect_metadata("arrays", _if_open(arrays)), build)
@@ -56,7 +56,7 @@ def open_offline_dataset(dataset: OfflineDataset) -> RawSource:
     info = dataset.info
     return RawSource(
         info.dataset_id,
-        lambda: {name: getattr(dataset, name) for name in ARRAY_NAMES},
+        lambda: {name: getattr(dataset, name) for name in dataset.array_names},
         info.observation_space,
         info.action_space,
         info.env_spec,
@@ -92,8 +92,8 @@ def open_replay_buffer(buffer: ReplayBuffer) -> RawSource:
     if isinstance(buffer, HerReplayBuffer):
         warnings.warn(
             f"{name}: hindsight relabelling happens where SB3 samples from this buffer, and its rows are taken as they were "
-            "logged, with the goals and rewards of that time. Where few of these were reached, relabel first: put goals that "
-            "were reached into the rows and compute their rewards by env.compute_reward, and give a dict of arrays.",
+            "logged, with the goals and rewards of that time. Where few of these were reached, give the algorithm "
+            "goal_relabel='future', or these data through sb3_offline.datasets.relabel_goals.",
             DatasetWarning,
             stacklevel=4,
         )

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from sb3_offline.datasets.offline_dataset import ARRAY_NAMES, DatasetInfo, OfflineDataset
+from sb3_offline.datasets.offline_dataset import DatasetInfo, OfflineDataset
 from sb3_offline.datasets.sources.folder import MappedWriter
 from sb3_offline.datasets.sources.opening import DatasetSource
 from sb3_offline.files.atomic import named_target, put_in_place
@@ -43,7 +43,7 @@ def stream_to_folder(
                 new = block if change is None else change(block)
                 fresh = slice(max(writer.n_rows - read, 0), None)
                 if fresh.start < len(block):
-                    writer.append({name: getattr(new, name)[fresh] for name in ARRAY_NAMES})
+                    writer.append(new.arrays(fresh))
                     writer.checkpoint()
                 read += len(block)
                 if advance is not None:

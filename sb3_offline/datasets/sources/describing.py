@@ -13,6 +13,7 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 
+from sb3_offline.datasets.bounds import narrows
 from sb3_offline.datasets.checks.spaces import check_space
 from sb3_offline.datasets.envs import env_from_spec, find_spec
 from sb3_offline.datasets.errors import DatasetError
@@ -138,7 +139,11 @@ def _spaces_unknown(raw: RawSource) -> str:
 
 
 def _one_space(kind: str, given: spaces.Space | None, own: spaces.Space | None, dataset_id: str) -> spaces.Space | None:
-    """The space that the caller gives, which must agree with the data's own, or else the data's own."""
+    """The space that the caller gives, which must agree with the data's own, or else that. Bounds come before none."""
+    if kind == "action" and given is not None and own is not None and narrows(own, given):
+        return own
+    if kind == "action" and given is not None and own is not None and narrows(given, own):
+        return given
     if given is not None and own is not None and not same_space(given, own, bounds=kind == "action"):
         raise DatasetError(
             f"{dataset_id}: the {kind} space of the environment, {given}, does not match that of the data, {own}."

@@ -15,7 +15,7 @@ import numpy as np
 from sb3_offline.datasets.checks import build_dataset
 from sb3_offline.datasets.errors import DatasetError
 from sb3_offline.datasets.mapped import FollowingObservations, blocks, check_mapped
-from sb3_offline.datasets.offline_dataset import ARRAY_NAMES, DatasetInfo, OfflineDataset
+from sb3_offline.datasets.offline_dataset import ARRAY_NAMES, MASK_NAMES, DatasetInfo, OfflineDataset
 from sb3_offline.datasets.sources.files import file_mode
 from sb3_offline.datasets.sources.folder_checksums import verify_checksums, write_checksums
 from sb3_offline.datasets.sources.progress import Layout, Progress, clear_progress, read_progress, write_progress
@@ -39,8 +39,9 @@ def is_folder(path: Path) -> bool:
 def open_folder(path: Path) -> RawSource:
     """
     A folder with ``observations.npy``, ``actions.npy``, ``rewards.npy``, ``terminations.npy``, ``truncations.npy``,
-    optionally ``valid_next.npy`` and ``metadata.json``, and either ``final_rows.npy`` and ``final_observations.npy``
-    (:class:`FollowingObservations`) or ``next_observations.npy``. Only the metadata are read.
+    optionally ``valid_next.npy``, ``action_masks.npy`` with ``next_action_masks.npy``, and ``metadata.json``; and either
+    ``final_rows.npy`` and ``final_observations.npy`` (:class:`FollowingObservations`) or ``next_observations.npy``. Only the
+    metadata are read.
 
     :raises DatasetError: if the metadata are not a JSON object
     """
@@ -77,6 +78,9 @@ def _map(path: Path, info: DatasetInfo) -> OfflineDataset:
     columns["valid_next"] = (
         _load(path, "valid_next") if _is_there(path / "valid_next.npy") else np.broadcast_to(np.True_, (n,))
     )
+    for name in MASK_NAMES:
+        if _is_there(path / f"{name}.npy"):
+            columns[name] = _load(path, name)
     if _is_there(path / "next_observations.npy"):
         columns["next_observations"] = _load(path, "next_observations")
     lengths = {name: len(array) for name, array in columns.items()}
@@ -163,8 +167,8 @@ class MappedWriter:
         with named_target(self.folder), self._discarded_on_error():
             self.folder.mkdir(parents=True, exist_ok=True)
             written = None if origin is None else read_progress(self.folder, origin)
-            for name in (*_COLUMNS, "final_rows", "final_observations"):
-                layout = None if written is None else written.columns[name]
+            layouts: dict[str, Layout | None] = dict.fromkeys((*_COLUMNS, "final_rows", "final_observations"))
+            for name, layout in (layouts | ({} if written is None else written.columns)).items():
                 self._columns[name] = _Column(self.folder / f"{name}.npy.part", layout)
             if written is not None:
                 self.n_rows, self._last = written.n_rows, written.last
@@ -179,7 +183,13 @@ class MappedWriter:
         if "next_observations" not in block:
             raise DatasetError("MappedWriter needs next_observations: a block does not know the row that follows it.")
         data = build_dataset(block, self.info)
-        for name in _COLUMNS:
+        masks = [name for name in MASK_NAMES if name in data.array_names]
+        if self.n_rows and bool(masks) != (MASK_NAMES[0] in self._columns):
+            raise DatasetError("MappedWriter: only some blocks have action_masks: give them to all, or to none.")
+        for name in masks:
+            if name not in self._columns:
+                self._columns[name] = _Column(self.folder / f"{name}.npy.part")
+        for name in (*_COLUMNS, *masks):
             self._columns[name].append(getattr(data, name))
         following = np.ascontiguousarray(data.next_observations)
         if self._last is not None and not _same_bits(self._last, data.observations[:1])[0]:
@@ -258,7 +268,7 @@ def save_mapped(dataset: OfflineDataset, folder: str | Path) -> None:
     """
     with named_target(folder), MappedWriter(folder, dataset.info) as writer:
         for rows in blocks(len(dataset)):
-            writer.append({name: getattr(dataset, name)[rows] for name in ARRAY_NAMES})
+            writer.append(dataset.arrays(rows))
 
 
 class _Column:

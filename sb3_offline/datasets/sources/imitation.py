@@ -85,6 +85,7 @@ def _episodes(path: Path, files: Iterable[Path]) -> Iterator[Episode]:
     for file in files:
         with readable(str(path)), pa.OSFile(str(file)) as stream, pa.ipc.open_stream(stream) as batches:
             for batch in batches:
+                batch.validate(full=True)  # lists that lie outside their buffers would end the process
                 yield from _in_batch(path, pa.Table.from_batches([batch]))
 
 

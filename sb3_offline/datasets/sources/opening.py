@@ -17,7 +17,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from sb3_offline.datasets.checks import build_dataset
 from sb3_offline.datasets.errors import DatasetError, DatasetWarning, NoRowsLeft
 from sb3_offline.datasets.mapped import blocks as row_blocks
-from sb3_offline.datasets.offline_dataset import ARRAY_NAMES, DatasetInfo, OfflineDataset
+from sb3_offline.datasets.offline_dataset import DatasetInfo, OfflineDataset
 from sb3_offline.datasets.sources.describing import info_of, joint_task, same_space
 from sb3_offline.datasets.sources.formats import open_one
 from sb3_offline.datasets.sources.imitation import are_trajectories
@@ -59,7 +59,7 @@ class DatasetSource:
             return
         data = self.load()
         for rows in row_blocks(len(data)):
-            yield replace(data, **{name: getattr(data, name)[rows] for name in ARRAY_NAMES})
+            yield replace(data, **data.arrays(rows))
 
 
 def open_dataset(
@@ -195,7 +195,9 @@ def _joint_info(infos: Sequence[DatasetInfo]) -> DatasetInfo:
 def _concatenate(info: DatasetInfo, read: Sequence[OfflineDataset | None]) -> OfflineDataset:
     """One data set of several; an episode never runs on across a joint."""
     parts = [part for part in read if part is not None]
-    arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in ARRAY_NAMES}
+    if len({part.array_names for part in parts}) > 1:
+        raise DatasetError(f"{info.dataset_id}: only some of the sources have action_masks: give them to all, or to none.")
+    arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in parts[0].array_names}
     last = np.cumsum([len(part) for part in parts]) - 1
     arrays["truncations"][last] |= ~arrays["terminations"][last]
     n_rows = [0 if part is None else len(part) for part in read]

@@ -14,7 +14,7 @@ from sb3_offline.datasets.checks.columns import as_column
 from sb3_offline.datasets.checks.ends import episode_flags
 from sb3_offline.datasets.checks.keys import END_NAMES, find_keys
 from sb3_offline.datasets.errors import NoRowsLeft
-from sb3_offline.datasets.offline_dataset import ARRAY_NAMES, DatasetInfo, OfflineDataset
+from sb3_offline.datasets.offline_dataset import DatasetInfo, OfflineDataset
 
 _FLAGS = ("terminations", "truncations", *END_NAMES)
 _AHEAD = 2  # a row needs the observation of the one after it, and whether that one can be used, which the next but one tells
@@ -22,8 +22,8 @@ _AHEAD = 2  # a row needs the observation of the one after it, and whether that 
 
 def checked_blocks(blocks: Iterator[Mapping[str, Any]], info: DatasetInfo) -> Iterator[OfflineDataset]:
     """
-    Turn raw blocks, in the order of time, into checked ones. Without ``next_observations`` the last two rows of a block wait
-    for the next block.
+    Turn raw blocks, in the order of time, into checked ones. Without ``next_observations``, or masks of these, the last two
+    rows of a block wait for the next block.
 
     :param blocks: arrays as :func:`~sb3_offline.datasets.checks.build_dataset` takes them, of at least one row
     :raises DatasetError: naming the key and the row, counted from the start of all blocks
@@ -36,7 +36,7 @@ def checked_blocks(blocks: Iterator[Mapping[str, Any]], info: DatasetInfo) -> It
                 warnings.simplefilter("ignore")  # what the first block was warned of
             keys = find_keys(block, info.dataset_id)
             named = {name: as_column(name, block[key], info.dataset_id) for name, key in keys.items()}
-            if "next_observations" in named:
+            if "next_observations" in named and ("action_masks" not in named or "next_action_masks" in named):
                 yield _checked(named, info, start)
                 start += len(named["rewards"])
                 continue
@@ -66,7 +66,7 @@ def _without_tail(named: dict[str, Any], info: DatasetInfo, start: int) -> Itera
         return
     n = len(data) - int((~dropped[-_AHEAD:]).sum())
     if n > 0:
-        kept = replace(data, **{name: getattr(data, name)[:n] for name in ARRAY_NAMES})
+        kept = replace(data, **data.arrays(slice(n)))
         card = {**info.card, "dropped_rows": int(dropped[:-_AHEAD].sum())}
         yield replace(kept, info=replace(info, card=card))
 

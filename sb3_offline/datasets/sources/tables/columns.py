@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from sb3_offline.datasets.errors import DatasetError
+from sb3_offline.datasets.offline_dataset import MASK_NAMES
 from sb3_offline.datasets.sources.files import path_of
 
 #: One array's columns, side by side; of a Dict space by key.
 Names = tuple[str, ...]
-_LISTS = ("observations", "actions", "next_observations")
+_LISTS = ("observations", "actions", "next_observations", *MASK_NAMES)
 _SINGLE = ("rewards", "terminations", "truncations", "valid_next", "episode", "time")
 _REQUIRED = ("observations", "actions", "rewards", "terminations")
 
@@ -32,6 +33,8 @@ class Columns:
     :param next_observations: as ``observations``; the following row's if not given
     :param truncations: a column, or a function of the frame; each episode's last row is cut in any case, if it is not terminal
     :param valid_next: a column, False where a terminal row's next observation was not logged
+    :param action_masks: 1 or True where an action may be chosen: a column for each action, or one of lists
+    :param next_action_masks: likewise at the next observation; the following row's if not given
     :param episode: rows of equal value are an episode
     :param time: orders the rows of an episode
     :param gap: a longer step in time than this is a cut (seconds where time is a date); 1.5 times the median step if None
@@ -44,6 +47,8 @@ class Columns:
     next_observations: Names | dict[str, Names] | None = None
     truncations: str | Callable[[Any], Any] | None = None
     valid_next: str | None = None
+    action_masks: Names | None = None
+    next_action_masks: Names | None = None
     episode: str | None = None
     time: str | None = None
     gap: float | None = None
@@ -141,7 +146,7 @@ def _parse(role: str, value: Any, existing: Sequence[str], where: str) -> Any:
             raise DatasetError(f"{where}: columns= gives gap as {value!r}; a positive number is needed, inf for no cuts.")
         return float(value)
     if role in _LISTS:
-        if isinstance(value, Mapping) and role != "actions" and value:
+        if isinstance(value, Mapping) and "observations" in role and value:
             return {str(key): _names(f"{role}[{key!r}]", part, existing, where) for key, part in value.items()}
         return _names(role, value, existing, where)
     if role == "terminations" and isinstance(value, bool):

@@ -6,10 +6,14 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from sb3_offline.datasets.offline_dataset import MASK_NAMES
+
 #: Names as loggers write them, in lower case. What could mean two things (``done``) is not guessed.
 _PATTERNS = {
     "observations": r"(obs|observations?|states?|s)([._\[ -]?\d+\]?)?|(obs|observations?|state)[._].+",
     "next_observations": r"next[._](obs|observations?|states?)([._\[ -]?\d+\]?)?|next[._](obs|observations?|state)[._].+",
+    "next_action_masks": r"next[._]action[._]masks?([._\[ -]?\d+\]?)?",
+    "action_masks": r"action[._]masks?([._\[ -]?\d+\]?)?",
     "actions": r"(act|actions?|a)([._\[ -]?\d+\]?)?|(act|action)[._].+",
     "rewards": r"r|rew|rewards?|next\.reward",
     "terminations": r"terminations?|terminals?|terminated|is_terminal",
@@ -18,7 +22,7 @@ _PATTERNS = {
     "episode": r"((episode|trajectory|traj|run|rollout|batch)([._]?(id|index|idx|number|no|name))?)",
     "time": r"t|time|timestamp|time_?step|step|frame_index|datetime",
 }
-_LISTS = ("observations", "actions", "next_observations")
+_LISTS = ("observations", "actions", "next_observations", *MASK_NAMES)
 
 
 def guess_columns(names: Sequence[str]) -> dict[str, Any]:

@@ -40,12 +40,11 @@ def order_rows(frame: Frame, columns: Columns, n_rows: int) -> Order:
     :raises DatasetError: if two rows of an episode have one time
     """
     keys = [name for name in (columns.episode, columns.time) if name is not None]
-    table = frame.table(keys) if keys else None
-    episode = np.zeros(n_rows, np.int64) if columns.episode is None else _ranks(table, columns.episode, frame.path)
-    time, unit = (None, 1.0) if columns.time is None else _times(table, columns.time, frame.path)
+    episode, time, unit = _read_keys(frame, columns, keys, n_rows)
     rows = _sorting(episode, time)
-    if rows is not None:
-        episode, time = episode[rows], None if time is None else time[rows]
+    if rows is not None:  # one after the other: of large tables each is large
+        episode = episode[rows]
+        time = None if time is None else time[rows]
     same = episode[1:] == episode[:-1]
     ends = np.append(~same, True)
     gaps, said = np.zeros(n_rows, bool), [_said_order(keys, rows)]
@@ -58,6 +57,14 @@ def order_rows(frame: Frame, columns: Columns, n_rows: int) -> Order:
         gaps[:-1] = same & (steps > limit)
         said.append(f"{int(gaps.sum()):,} gaps in {columns.time}, {how}: cut there")
     return Order(rows, ends, gaps, said)
+
+
+def _read_keys(frame: Frame, columns: Columns, keys: list[str], n_rows: int) -> tuple[np.ndarray, np.ndarray | None, float]:
+    """Each row's episode and time as numbers, and how many units of the latter are a second; the columns are let go of."""
+    table = frame.table(keys) if keys else None
+    episode = np.zeros(n_rows, np.int64) if columns.episode is None else _ranks(table, columns.episode, frame.path)
+    time, unit = (None, 1.0) if columns.time is None else _times(table, columns.time, frame.path)
+    return episode, time, unit
 
 
 def _said_order(keys: list[str], rows: np.ndarray | None) -> str:
@@ -81,7 +88,7 @@ def _limit(steps: np.ndarray, gap: float | None, unit: float) -> tuple[float, st
     """The longest step that is none, in the column's own units."""
     if gap is not None:
         return gap * unit, f"steps longer than {gap:g}"
-    median = float(np.median(steps)) if len(steps) else 0.0
+    median = float(np.median(steps, overwrite_input=True)) if len(steps) else 0.0
     return _GAP * median, f"steps longer than {_GAP:g} times the median, {median / unit:g}"
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from gymnasium import spaces
 
 from sb3_offline.datasets.errors import DatasetError
+from sb3_offline.datasets.offline_dataset import MASK_NAMES
 from sb3_offline.datasets.sources.tables.columns import Columns, Names, groups_of
 from sb3_offline.datasets.sources.tables.deriving import is_image
 from sb3_offline.datasets.sources.tables.frames import Frame
@@ -55,6 +56,7 @@ def survey(frame: Frame, columns: Columns) -> tuple[int, dict[str, Survey]]:
 def _value_names(columns: Columns) -> set[Any]:
     """What is read as numbers; a column of it may be the time, too."""
     parts = [*groups_of(columns.observations).values(), columns.actions, *groups_of(columns.next_observations).values()]
+    parts += [getattr(columns, role) or () for role in MASK_NAMES]
     return {name for part in parts for name in part} | {getattr(columns, role) for role in _PLAIN}
 
 
@@ -68,6 +70,9 @@ def read_block(block: pa.Table, columns: Columns, surveys: Mapping[str, Survey],
         name = getattr(columns, role)
         if isinstance(name, str):
             arrays[role] = numbers(block[name], name, "")
+    for role in MASK_NAMES:
+        if getattr(columns, role) is not None:
+            arrays[role] = np.column_stack([numbers(block[name], name, "") for name in getattr(columns, role)])
     return arrays
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from sb3_offline.datasets.mapped import blocks
-from sb3_offline.datasets.offline_dataset import ARRAY_NAMES, OfflineDataset
+from sb3_offline.datasets.offline_dataset import OfflineDataset
 from sb3_offline.datasets.sources.tables.frames import METADATA_KEY, import_pyarrow
 
 
@@ -25,7 +25,7 @@ def write_parquet(dataset: OfflineDataset, path: Path) -> None:
     writer: Any = None
     for rows in blocks(len(dataset)):
         columns: dict[str, Any] = {}
-        for name in ARRAY_NAMES:
+        for name in dataset.array_names:
             columns |= _columns_of(name, np.asarray(getattr(dataset, name)[rows]))
         table = pa.table(columns)
         if writer is None:
@@ -53,7 +53,7 @@ def _lists(values: np.ndarray) -> Any:
 
 
 def _mapping(dataset: OfflineDataset) -> dict[str, Any]:
-    names: dict[str, Any] = {name: name for name in ARRAY_NAMES}
+    names: dict[str, Any] = {name: name for name in dataset.array_names}
     keys = dataset.observations.dtype.names
     if keys is not None:
         names |= {name: {key: f"{name}.{key}" for key in keys} for name in ("observations", "next_observations")}
