@@ -140,7 +140,8 @@ def test_flops_of_an_update_by_hand() -> None:
     actor, critics = 11 * 8 + 8 * 3 + 8 * 3, 2 * (14 * 8 + 8)
     target = actor + critics
     critic_step = critics + critics + 2 * 8  # forward; gradients of the weights, and of the hidden units
-    actor_step = actor + critics + critics + actor + 2 * (8 * 3)  # forward; back through the critics to the actions, the actor
+    # forward; back to the actions through each row's lesser critic alone; the actor
+    actor_step = actor + critics + critics // 2 + actor + 2 * (8 * 3)
     assert count_flops(model.update) == 2 * 16 * (target + critic_step + actor_step)
 
 

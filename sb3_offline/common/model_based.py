@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
@@ -54,6 +54,11 @@ class ModelBasedAlgorithm(GradientAlgorithm):
     :param dynamics_cache: Take an equal fit (same data, options, seed, versions) from the user's cache folder, and put new
         ones there.
     """
+
+    left_out: ClassVar[Mapping[str, str]] = {
+        "goal_relabel": "a dynamics model learns vectors, and goals are read from dict observations",
+        "n_sampled_goal": "a dynamics model learns vectors, and goals are read from dict observations",
+    }
 
     def __init__(
         self,

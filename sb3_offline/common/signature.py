@@ -61,13 +61,18 @@ def merge_signature(cls: type) -> inspect.Signature:
     return inspect.Signature(ordered)
 
 
+def left_out_of(cls: type) -> dict[str, str]:
+    """What a class and its parents leave out of the options of their parents, and why."""
+    return {name: why for base in reversed(cls.__mro__) for name, why in vars(base).get("left_out", {}).items()}
+
+
 def check_arguments(cls: type, kwargs: dict[str, Any]) -> None:
     """
     Refuse what no constructor along the hierarchy takes, and say what was probably meant.
 
     :raises TypeError: for an unknown argument, one that the class leaves out, or one that only makes sense online.
     """
-    known, reasons = set(inspect.signature(cls).parameters), {**ONLINE_ONLY, **getattr(cls, "left_out", {})}
+    known, reasons = set(inspect.signature(cls).parameters), {**ONLINE_ONLY, **left_out_of(cls)}
     for name in kwargs:
         if name in known or name.startswith("_"):
             continue
@@ -86,7 +91,7 @@ def upgraded(cls: Any, attributes: Mapping[str, Any]) -> dict[str, Any]:
         value = attributes.get(name, neutral)
         if value != neutral:
             raise OptionError(
-                f"it learned with {name}={value!r}, which {cls.__name__} does not have: {cls.left_out[name]}. To go on "
+                f"it learned with {name}={value!r}, which {cls.__name__} does not have: {left_out_of(cls)[name]}. To go on "
                 f"without it, give custom_objects={{{name!r}: {neutral!r}}}."
             )
     return dict(attributes)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sb3_offline.common.offline_algorithm import OfflineAlgorithm
-from sb3_offline.common.signature import ONLINE_ONLY
+from sb3_offline.common.signature import ONLINE_ONLY, left_out_of
 
 #: Keys that RL-Zoo takes for itself; all others are the constructor's.
 ZOO_KEYS = ("n_timesteps", "n_envs", "normalize", "env_wrapper", "vec_env_wrapper", "callback", "env_kwargs", "monitor_kwargs")
@@ -81,7 +81,7 @@ def check_hyperparams(algo: type[OfflineAlgorithm], hyperparams: Mapping[str, An
     for key in hyperparams:
         if key in known:
             continue
-        reason = {**ONLINE_ONLY, **_REFUSED, **algo.left_out}.get(key)
+        reason = {**ONLINE_ONLY, **_REFUSED, **left_out_of(algo)}.get(key)
         if reason is not None:
             raise TypeError(f"{where}: {key!r} cannot apply to {name}: {reason}. Leave it out.")
         near = difflib.get_close_matches(key, known, n=1)

@@ -414,7 +414,7 @@ def test_continuous_actions_in_counted_states() -> None:
 
 
 def test_a_model_of_the_world_takes_no_counted_states() -> None:
-    with pytest.raises(ValueError, match=r"DiscreteCQL can learn from it.*FlattenObservation"):
+    with pytest.raises(ValueError, match=r"DiscreteCQL, DiscreteIQL can learn from it.*FlattenObservation"):
         DiscreteCOMBO("MlpPolicy", dataset=counted(COUNTED[0], spaces.Discrete(2)))
 
 

@@ -9,9 +9,11 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from gymnasium import spaces
 
 from sb3_offline.datasets import DatasetError, DatasetWarning, load_dataset
 from sb3_offline.datasets.checks.keys import SYNONYMS
+from sb3_offline.datasets.offline_dataset import MASK_NAMES
 
 Arrays = dict[str, Any]
 Spaces = dict[str, Any]
@@ -24,13 +26,29 @@ def log(episodes: Arrays) -> Arrays:
     return episodes
 
 
-@pytest.mark.parametrize("alias", [alias for alias, name in SYNONYMS.items() if name not in ("ends", "starts")])
+@pytest.mark.parametrize("alias", [alias for alias, name in SYNONYMS.items() if name not in ("ends", "starts", *MASK_NAMES)])
 def test_every_other_name_is_read(log: Arrays, task_spaces: Spaces, alias: str) -> None:
     expected = load_dataset(log, **task_spaces).fingerprint()
     log[alias] = log.pop(SYNONYMS[alias])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert load_dataset(log, **task_spaces).fingerprint() == expected
+
+
+@pytest.mark.parametrize("alias", [alias for alias, name in SYNONYMS.items() if name in MASK_NAMES])
+def test_every_other_name_of_masks_is_read(log: Arrays, task_spaces: Spaces, alias: str) -> None:
+    n = len(log["rewards"])
+    rng = np.random.default_rng(0)
+    log["actions"] = np.arange(n) % 3
+    for name in MASK_NAMES:
+        log[name] = rng.random((n, 3)) < 0.5
+    log["action_masks"][np.arange(n), log["actions"]] = True
+    log["next_action_masks"][:, 0] = True
+    task_spaces["action_space"] = spaces.Discrete(3)
+    expected = load_dataset(log, **task_spaces)
+    assert np.array_equal(expected.action_masks, log["action_masks"])
+    log[alias] = log.pop(SYNONYMS[alias])
+    assert load_dataset(log, **task_spaces).fingerprint() == expected.fingerprint()
 
 
 @pytest.mark.parametrize("names", [("s", "a", "r", "s2", "terminal", "timeout"), ("State", "Action", "Reward", "new-obs")])

@@ -167,7 +167,7 @@ def frozen_lake() -> tuple[gym.Env, dict[str, Any]]:
 @pytest.mark.filterwarnings("ignore")
 def test_states_that_are_counted_train_one_hot_as_the_message_says() -> None:
     env, data = frozen_lake()
-    with pytest.raises(ValueError, match=r"DiscreteCQL can learn from it.*FlattenObservation around the env"):
+    with pytest.raises(ValueError, match=r"DiscreteCQL, DiscreteIQL can learn from it.*FlattenObservation around the env"):
         DiscreteCOMBO("MlpPolicy", env, dataset=data, **SMALL)
     assert DiscreteCQL("MlpPolicy", env, dataset=data, **SMALL).learn(2).replay_buffer.size() == 1000
     for key in ("observations", "next_observations"):

@@ -18,7 +18,7 @@ from stable_baselines3.common.utils import LinearSchedule
 from sb3_offline import COMBO, CQL, MOPO, DiscreteCQL, DivergenceGuard, load_dataset
 from sb3_offline.datasets import save_mapped
 from sb3_offline.training.health import TrainingDivergedError
-from tests.conftest import FAST, FAST_MODEL_BASED
+from tests.conftest import FAST, FAST_MODEL_BASED, PUBLISHED_MOPO
 
 Arrays = dict[str, np.ndarray]
 # Critics that run away within a few hundred steps: a rate 1000 times too large, and targets that follow at once
@@ -231,7 +231,8 @@ def test_mapped_data_can_be_watched(pendulum_arrays: Arrays, tmp_path: Path) -> 
 
 def test_bound_knows_mopos_penalty(pendulum_arrays: Arrays) -> None:
     """r - 100 u: the largest |100 u| of the imagined rows is added to R_max."""
-    model = MOPO("MlpPolicy", env="Pendulum-v1", dataset=pendulum_arrays, penalty_weight=100.0, **FAST_MODEL_BASED).learn(1)
+    options = FAST_MODEL_BASED | PUBLISHED_MOPO | {"penalty_weight": 100.0}
+    model = MOPO("MlpPolicy", env="Pendulum-v1", dataset=pendulum_arrays, **options).learn(1)
     largest = float(np.abs(pendulum_arrays["rewards"]).max())
     u = model.model_buffer.uncertainties[: model.model_buffer.size()].abs().max()
     assert model.value_bound() == pytest.approx((largest + 100.0 * float(u)) / 0.01, rel=1e-5)

@@ -14,6 +14,7 @@ from sb3_offline.dynamics import EnsembleDynamics, rollout
 from sb3_offline.dynamics.epoch import bootstrap_indices
 from sb3_offline.dynamics.training import fit_ensemble
 from sb3_offline.execution.precision import available_precision, precision_scope
+from sb3_offline.files.checksum import read_checked
 from tests.conftest import FAST_MODEL_BASED
 
 needs_bf16 = pytest.mark.skipif(available_precision("bf16", "cpu") != "bf16", reason="no bfloat16 products here")
@@ -92,7 +93,8 @@ def test_the_algorithms_option_reaches_fit_cache_and_rollouts(pendulum_arrays: d
     assert len(list(folder.iterdir())) == 2
     assert not th.equal(exact.dynamics.weights[1], rounded.dynamics.weights[1])
     again = COMBO("MlpPolicy", "Pendulum-v1", pendulum_arrays, precision="float32", **options)
-    again.load_dynamics(next(p for p in folder.iterdir() if th.equal(th.load(p)["weights.1"], rounded.dynamics.weights[1])))
+    weights = {path: read_checked(path)["dynamics"]["weights.1"] for path in folder.iterdir()}
+    again.load_dynamics(next(path for path in weights if th.equal(weights[path], rounded.dynamics.weights[1])))
     again.learn(1, log_interval=None)
     starts = exact.model_buffer.observations[:200]
     assert th.equal(again.model_buffer.observations[:200], starts)

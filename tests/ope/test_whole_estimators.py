@@ -48,7 +48,6 @@ def three_steps() -> OfflineDataset:
 def test_doubly_robust_from_the_log_to_the_value(action: int, value: float) -> None:
     q = FQE(n_steps=400, n_critics=1, batch_size=None, net_arch=(), learning_rate=0.03)
     estimate = DR(gamma=GAMMA, q=q).estimate(Always(action), three_steps())
-    assert estimate.name == "DR"
     assert estimate.value == pytest.approx(value, abs=0.1)
     assert estimate.low - 0.05 <= value <= estimate.high + 0.05
     assert len(estimate.per_episode) == N_EPISODES
