@@ -100,7 +100,7 @@ class OfflineDQN(DiscreteActions, DQN, _AnyChoice):
         Q. None (default) has no such rule; BCQ's own value is 0.3, and 1 clones.
     """
 
-    left_out = CONTINUOUS_ONLY
+    left_out: ClassVar[Mapping[str, str]] = CONTINUOUS_ONLY
     td_weight: ClassVar[float] = 0.5  # of (Q - y)^2; every penalty's weight is relative to it
     behavior: Any  # None without a support_threshold
 
