@@ -39,6 +39,11 @@ class BehaviorFitReport:
     seconds: float
 
 
+def behavior_optimizer(policy: nn.Module) -> th.optim.Optimizer:
+    """Adam at the rate that goes with :func:`fit_behavior_policy`'s default number of steps."""
+    return th.optim.Adam(policy.parameters(), lr=3e-3, fused=True)
+
+
 def fit_behavior_policy(
     policy: Likelihood,
     optimizer: th.optim.Optimizer,
@@ -46,7 +51,7 @@ def fit_behavior_policy(
     actions: Rows | np.ndarray,
     *,
     generator: th.Generator,
-    n_steps: int = 7000,
+    n_steps: int = 3500,
     batch_size: int = 256,
     holdout_fraction: float = 0.05,
     eval_every: int = 250,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch as th
 from torch import nn
 
-from sb3_offline.behavior.behavior_fit import fit_behavior_policy
+from sb3_offline.behavior.behavior_fit import behavior_optimizer, fit_behavior_policy
 from sb3_offline.behavior.behavior_policy import BehaviorPolicy
 from sb3_offline.dynamics import Forecast
 from sb3_offline.dynamics.penalties import ensemble_std
@@ -63,7 +63,7 @@ class OODDetector(nn.Module):
         :param raw_actions: (N, A), as the dynamics model takes them.
         :param behavior_kwargs: Of :func:`~sb3_offline.behavior.behavior_fit.fit_behavior_policy`.
         """
-        optimizer = th.optim.Adam(self.behavior_policy.parameters(), lr=1e-3)
+        optimizer = behavior_optimizer(self.behavior_policy)
         fit_behavior_policy(self.behavior_policy, optimizer, observations, actions, generator=generator, **behavior_kwargs)
         rows = th.randperm(len(observations), generator=generator)[:_MAX_ROWS].to(observations.device)
         sample = observations[rows].double()

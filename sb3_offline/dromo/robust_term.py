@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch as th
 from stable_baselines3.common.preprocessing import get_action_dim, get_flattened_obs_dim
 
-from sb3_offline.behavior.behavior_fit import fit_behavior_policy
+from sb3_offline.behavior.behavior_fit import behavior_optimizer, fit_behavior_policy
 from sb3_offline.behavior.behavior_policy import BehaviorNoise, BehaviorPolicy
 from sb3_offline.behavior.discrete_behavior_policy import DiscreteBehaviorPolicy
 from sb3_offline.behavior.visitation import make_visitation
@@ -71,7 +71,7 @@ class CountingTerm(Term):
             _, options = split_behavior_kwargs(model.behavior_kwargs, self.architecture)
             fit_behavior_policy(
                 model.behavior_policy,
-                th.optim.Adam(model.behavior_policy.parameters(), lr=1e-3),
+                behavior_optimizer(model.behavior_policy),
                 observations,
                 self.logged_actions(),
                 generator=model.streams.cpu("behavior"),
