@@ -448,8 +448,9 @@ def study_report(
     from sb3_offline.studies.report import sentences, write_report
     from sb3_offline.studies.results import read_results
 
-    files = write_report(folder, out)
-    for sentence in sentences(read_results(folder)):
+    results = read_results(folder)
+    files = write_report(results, out or folder)
+    for sentence in sentences(results):
         Console().print(sentence, markup=False, highlight=False, soft_wrap=True)
     Console().print(f"Written to {files[0]}", markup=False, soft_wrap=True)
 

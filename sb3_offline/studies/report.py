@@ -15,7 +15,7 @@ import numpy as np
 from sb3_offline.files.atomic import write_atomically
 from sb3_offline.files.page import figures_table, page, write_page
 from sb3_offline.studies.figures import pictures
-from sb3_offline.studies.results import Results, read_results
+from sb3_offline.studies.results import Results
 from sb3_offline.studies.statistics import Interval
 
 _CAPTIONS = {
@@ -26,17 +26,14 @@ _CAPTIONS = {
 }
 
 
-def write_report(folder: Path, out: Path | None = None) -> list[Path]:
+def write_report(results: Results, out: Path) -> list[Path]:
     """
     Write ``report.html``, ``report.md``, ``report.csv`` and the pictures.
 
-    :param folder: of a study
-    :param out: where to write; the study's folder if not given
+    :param results: of a study
+    :param out: the folder to write to
     :return: the files
-    :raises ValueError: if there is no finished run
     """
-    results = read_results(folder)
-    out = folder if out is None else out
     out.mkdir(parents=True, exist_ok=True)
     images = pictures(results)
     write_page(out / "report.html", to_html(results, images))

@@ -95,7 +95,7 @@ def test_files_of_a_report(tmp_path: Path) -> None:
     for seed in range(2):
         made(tmp_path / "runs", "iql", "hop", seed, 40.0 + seed, [20.0, 41.0])
         made(tmp_path / "runs" / "wide", "iql", "hop", seed, 50.0 + seed, [30.0, 51.0])
-    files = write_report(tmp_path / "runs", tmp_path / "out")
+    files = write_report(read_results(tmp_path / "runs"), tmp_path / "out")
     assert sorted(file.name for file in files) == [
         "report.csv",
         "report.html",
