@@ -74,7 +74,7 @@ def learning(
     self.prepare(dataset, progress_bar)
     self.validation = None if held_out is None else Validation(self, held_out)
     if self.validation is not None:
-        self.validation.figures()  # refused at once, where there are none
+        _ = self.validation.names  # refused at once, where there are none
 
     # SB3's callbacks read these names from the loop's locals
     dones, infos = np.zeros(1, dtype=bool), [{}]  # type: ignore[var-annotated]

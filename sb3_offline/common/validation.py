@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -76,6 +77,16 @@ class Validation:
 
     def _tensor(self, column: np.ndarray) -> th.Tensor:
         return th.as_tensor(column, device=self.model.device)
+
+    @cached_property
+    @th.no_grad()
+    def names(self) -> tuple[str, ...]:
+        """
+        Of the figures.
+
+        :raises ValueError: for a model that has none
+        """
+        return tuple(self.model.held_out_figures(self))
 
     @th.no_grad()
     def figures(self) -> dict[str, float]:

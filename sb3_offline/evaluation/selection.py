@@ -87,10 +87,10 @@ class StopOnValidation(BaseCallback):
     def _on_training_start(self) -> None:
         if self._validation is None:
             raise ValueError("StopOnValidation looks at held-out data: call learn(..., validation=0.1), or give it data.")
-        known = self._validation.figures()
+        known = self._validation.names
         if self.figure not in known:
             name = type(self.model).__name__
-            raise ValueError(f"{name} has no {self.figure}: take StopOnValidation({next(iter(known))!r}).")
+            raise ValueError(f"{name} has no {self.figure}: take StopOnValidation({known[0]!r}).")
 
     @property
     def _validation(self) -> Any:
