@@ -11,6 +11,7 @@ import torch as th
 from sb3_offline import DiscreteBC
 from sb3_offline.networks.networks import Batch
 from sb3_offline.ope.policy import EvaluatedPolicy
+from tests.conformance.tables import converge
 from tests.conftest import FAST
 
 Arrays = dict[str, np.ndarray]
@@ -30,15 +31,7 @@ def test_the_minimum_is_pi_beta(cartpole_arrays: Arrays) -> None:
     nets: Any = SimpleNamespace(log_policy=lambda observations: th.log_softmax(logits[observations[:, 0]], dim=1))
     nothing = th.zeros(len(s))
     batch, model = Batch(s, a, s, nothing, nothing, len(s)), make(cartpole_arrays)
-    optimizer = th.optim.LBFGS([logits], max_iter=500, tolerance_grad=1e-10, line_search_fn="strong_wolfe")
-
-    def closure() -> th.Tensor:
-        optimizer.zero_grad()
-        loss, _ = model.actor_loss(nets, batch, None)
-        loss.backward()
-        return loss
-
-    optimizer.step(closure)
+    converge([logits], lambda: model.actor_loss(nets, batch, None)[0])
     pi = logits.detach().softmax(dim=1).numpy()
     np.testing.assert_allclose(pi, counts / counts.sum(axis=1, keepdims=True), atol=1e-4)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -91,17 +92,22 @@ def with_robust(noise: SACNoise, behavior: Any, policy: th.Tensor) -> SACNoise:
     return replace(noise, terms={**noise.terms, "robust": RobustNoise(behavior, policy)})
 
 
-def minimise(model: Any, nets: TableNetworks, batch: Batch, noise: Any) -> np.ndarray:
-    """The table (S, A) at which ``model.critic_loss`` is smallest, by L-BFGS to convergence in float64."""
+def converge(parameters: list[th.Tensor], loss_of: Callable[[], th.Tensor]) -> None:
+    """Move float64 parameters to where the loss is smallest, by L-BFGS."""
     optimizer = th.optim.LBFGS(
-        [nets.table], max_iter=2000, tolerance_grad=1e-11, tolerance_change=1e-16, line_search_fn="strong_wolfe"
+        parameters, max_iter=2000, tolerance_grad=1e-11, tolerance_change=1e-16, line_search_fn="strong_wolfe"
     )
 
     def closure() -> th.Tensor:
         optimizer.zero_grad()
-        loss, _ = model.critic_loss(nets, batch, noise)
+        loss = loss_of()
         loss.backward()
         return loss
 
     optimizer.step(closure)
+
+
+def minimise(model: Any, nets: TableNetworks, batch: Batch, noise: Any) -> np.ndarray:
+    """The table (S, A) at which ``model.critic_loss`` is smallest, by L-BFGS to convergence in float64."""
+    converge([nets.table], lambda: model.critic_loss(nets, batch, noise)[0])
     return nets.table.detach().numpy()[0]

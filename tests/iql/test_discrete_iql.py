@@ -13,6 +13,7 @@ from sb3_offline import DiscreteIQL
 from sb3_offline.iql.discrete_policies import DiscreteValueNetworks
 from sb3_offline.networks.networks import Batch
 from sb3_offline.tabular import FiniteMDP, policy_evaluation
+from tests.conformance.tables import converge
 from tests.conftest import FAST
 from tests.iql.test_iql import empirical, expectile_of, logged, minimise
 
@@ -80,16 +81,8 @@ def test_the_actors_minimum_is_the_weighted_behaviour(beta: float, max_weight: f
     with th.no_grad():
         nets.table += th.tensor(q)
         nets.v += th.tensor(v)
-    optimizer = th.optim.LBFGS([nets.logits], max_iter=2000, tolerance_grad=1e-12, line_search_fn="strong_wolfe")
     batch = rows_of(mdp, counts)
-
-    def closure() -> th.Tensor:
-        optimizer.zero_grad()
-        loss, _ = model.actor_loss(nets, batch, None)
-        loss.backward()
-        return loss
-
-    optimizer.step(closure)
+    converge([nets.logits], lambda: model.actor_loss(nets, batch, None)[0])
     weights = pi_beta * np.minimum(np.exp(beta * (q.min(axis=0) - v[:, None])), max_weight)
     pi = nets.logits.detach().softmax(dim=1).numpy()
     np.testing.assert_allclose(pi, weights / weights.sum(axis=1, keepdims=True), atol=1e-4)
