@@ -39,6 +39,8 @@ def _refused(entries: Mapping[Any, Any]) -> str | None:
                 value = read_expression(value)
             except NoLiteral:
                 return f"evaluates {key}: {entries[key]!r:.200}"
+            if isinstance(value, str):  # text in text, which is evaluated when it is next read
+                return f"evaluates {key}: {entries[key]!r:.200}"
         named = isinstance(value, Mapping) and value.keys() <= {*_MONITOR}
         if key == "monitor_kwargs" and value is not None and not named:
             return f"has the monitor_kwargs {value!r:.200}"

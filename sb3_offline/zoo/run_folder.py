@@ -23,6 +23,7 @@ from sb3_offline.zoo.entries import check_entry
 from sb3_offline.zoo.expressions import read_expression
 
 _PYTHON = "tag:yaml.org,2002:python/"
+_PLAYED = ("env_wrapper", "vec_env_wrapper", "env_kwargs")  # what is asked for to play a model, beside normalize
 _LONGEST = 2**20  # characters; RL-Zoo writes a few thousand
 _PAIRS = 20_000  # of a mapping, when all keys are merged into it
 _TRUST = "If you trust who wrote it, say --trust."
@@ -33,7 +34,7 @@ class RunLoader(yaml.SafeLoader):
 
     def get_single_data(self) -> Any:
         """
-        The file's mapping.
+        Of the file's mapping what RL-Zoo needs to play a model, and nothing that it would evaluate.
 
         :raises FileRefused: if it is no YAML, or would run code, import, or open files
         """
@@ -48,11 +49,10 @@ class RunLoader(yaml.SafeLoader):
         if not isinstance(found, Mapping):
             raise FileRefused(f"{name} holds no hyperparameters: it is damaged.")
         check_entry(found, name)
-        entries = {key: value for key, value in found.items() if value is not None or key != "vec_env_wrapper"}
-        if isinstance(entries.get("normalize"), str):
-            entries["normalize"] = read_expression(entries["normalize"])  # so that RL-Zoo evaluates nothing
-        entries.setdefault("env_kwargs", None if Path(name).name == "args.yml" else {})
-        return entries
+        normalize = found.get("normalize")
+        entries = {key: found[key] for key in _PLAYED if found.get(key) is not None}
+        entries["normalize"] = bool(read_expression(normalize) if isinstance(normalize, str) else normalize)
+        return {"env_kwargs": None if Path(name).name == "args.yml" else {}} | entries
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
         """Merged keys, which can double a mapping in every line."""
@@ -98,6 +98,8 @@ def check_run_folder(folder: Path) -> None:
         return
     for path in (folder / "config.yml", folder / "args.yml"):
         if path.is_file():
+            if not path.resolve().is_relative_to(folder.resolve()):
+                raise FileRefused(f"{path} is a link out of the run's folder: copy the file there.")
             if path.stat().st_size > _LONGEST:
                 raise FileRefused(f"{path} is far longer than any that RL-Zoo writes. {_TRUST}")
             with path.open(encoding="utf-8") as file:

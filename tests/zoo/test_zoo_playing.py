@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import sys
 from collections import OrderedDict
@@ -97,6 +98,8 @@ HIDDEN = {
     "policy_kwargs by an attribute": 'policy_kwargs: "dict(activation_fn=nn.Module.__subclasses__)"',
     "policy_kwargs by a walrus": 'policy_kwargs: "(x := 1)"',
     "a lambda": 'policy_kwargs: "dict(a=lambda: 0)"',
+    "a text within a text": "normalize: \"\\\"__import__('os').mkdir('trace')\\\"\"",
+    "a text within a text, of a policy": "policy_kwargs: \"\\\"__import__('os').mkdir('trace')\\\"\"",
     "a formatted text": "normalize: \"f'{open(1)}'\"",
     "a buffer": "replay_buffer_class: __import__('os')",
     "a monitor's file": "monitor_kwargs: {filename: /tmp/x}",
@@ -133,11 +136,18 @@ def test_rl_zoo_gets_values_and_evaluates_nothing(tmp_path: Path) -> None:
     (tmp_path / "config.yml").write_text(yaml.dump(written | {"env_wrapper": wrappers, "policy": "MlpPolicy"}))
     with playing(trust=False), (tmp_path / "config.yml").open() as file:
         found = yaml.load(file, Loader=yaml.UnsafeLoader)
-    assert found["normalize"] == {"norm_obs": True, "norm_reward": False}
-    assert found["env_wrapper"] == wrappers
+    assert found == {"normalize": True, "env_wrapper": wrappers, "env_kwargs": {}}  # nothing else is needed, nothing is text
     assert yaml.UnsafeLoader is not RunLoader
     with playing(trust=True):
         assert yaml.UnsafeLoader is not RunLoader
+
+
+def test_links_out_of_a_run_folder_are_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "elsewhere.yml").write_text("normalize: false")
+    (tmp_path / "run" / "config.yml").symlink_to(tmp_path / "elsewhere.yml")
+    with pytest.raises(FileRefused, match=r"config\.yml is a link out"):
+        check_run_folder(tmp_path / "run")
 
 
 @pytest.fixture(scope="module")
@@ -213,6 +223,7 @@ def test_a_received_run_folder_runs_no_code(command: Any, logs: Path, tmp_path: 
             "base: &base {env_wrapper: trace.wrap}\n<<: *base",
             "!!python/object/apply:collections.OrderedDict [[[vec_env_wrapper, trace.wrap]]]",
             f'a: &a "{code}"\nnormalize: *a',
+            f"normalize: {json.dumps(repr(code))}",
             f"a: {mkdir}",
         ],
         "args.yml": [
