@@ -16,6 +16,7 @@ from sb3_offline.behavior.behavior_policy import BehaviorPolicy, observation_mom
 from sb3_offline.behavior.discrete_behavior_policy import DiscreteBehaviorPolicy
 from sb3_offline.behavior.legal_actions import LegalActions
 from sb3_offline.buffers.rows import HostRows, Rows, first_row
+from sb3_offline.execution.precision import precision_scope
 from sb3_offline.training.schedules import CosineSchedule
 
 MAX_HOLDOUT_ROWS = 10_000
@@ -97,7 +98,8 @@ def fit_behavior_policy(
 
     rates = [CosineSchedule(group["lr"]) for group in optimizer.param_groups]
     best_nll, best_step, best_state, step = math.inf, 0, policy.state_dict(), 0
-    with tqdm(total=n_steps, disable=not progress_bar, desc="behaviour policy", unit="step") as bar:
+    progress = tqdm(total=n_steps, disable=not progress_bar, desc="behaviour policy", unit="step")
+    with progress as bar, precision_scope("float32", obs.device):
         while step < n_steps and step - best_step < patience * eval_every:
             block = min(eval_every, n_steps - step)
             picks = th.randint(len(train), (block, batch_size), generator=generator, device=generator.device)

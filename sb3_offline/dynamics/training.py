@@ -15,7 +15,7 @@ from sb3_offline.buffers.rows import BLOCK_ROWS, Rows, row_blocks
 from sb3_offline.dynamics.ensemble import MAX_HOLDOUT_ROWS, EnsembleDynamics
 from sb3_offline.dynamics.epoch import bootstrap_indices, paced, standardized, train_batches
 from sb3_offline.dynamics.fit_checkpoint import FitCheckpoint
-from sb3_offline.execution.precision import Precision
+from sb3_offline.execution.precision import Precision, precision_scope
 
 MIN_IMPROVEMENT = 0.01  # a snapshot is taken when the held-out error falls by more than this fraction
 
@@ -131,7 +131,8 @@ def fit_ensemble(
     best = _BestSnapshots(model)
     epoch, stale = (0, 0) if checkpoint is None else checkpoint.begin(model, optimizer, generator, best.tensors)
     stopped_by: StopReason | None = None
-    with tqdm(desc="dynamics", initial=epoch, total=max_epochs, unit="epoch", disable=not progress_bar) as bar:
+    progress = tqdm(desc="dynamics", initial=epoch, total=max_epochs, unit="epoch", disable=not progress_bar)
+    with progress as bar, precision_scope("float32", model.device):
         while stopped_by is None:
             epoch += 1
             epoch_start = time.perf_counter()

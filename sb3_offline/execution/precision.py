@@ -19,23 +19,23 @@ def precision_scope(precision: Precision, device: th.device | str) -> Iterator[N
     """
     Matrix products in a lower precision; weights, optimiser and what is not a product stay float32.
 
-    "bf16" is autocast: products take and return bfloat16, accumulated in float32, so cast (``.float()``) what must be exact
-    to more than 8 bits. "tf32" sets CUDA's process-global switch and restores it. What this machine lacks is announced once,
-    and float32 is used.
+    "float32" keeps all its bits; on a CPU oneDNN takes the products where it is faster (:func:`_onednn_is_faster`). "bf16" is
+    autocast: products take and return bfloat16, accumulated in float32, so cast (``.float()``) what must be exact
+    to more than 8 bits. "tf32" sets CUDA's process-global switch and restores it, as is done with oneDNN's. What this machine
+    lacks is announced once, and float32 is used.
 
-    :param precision: "float32" changes nothing.
     :param device: Where the products run.
     """
     device = th.device(device)
     precision = available_precision(precision, device.type)
-    if precision == "bf16":
-        # no cache of cast weights: it would outlive an optimiser's step within the scope
-        with th.autocast(device.type, dtype=th.bfloat16, cache_enabled=False):
-            yield
-    elif precision == "tf32":
-        with _switched(th.backends.cuda.matmul):
-            yield
-    else:
+    with contextlib.ExitStack() as scope:
+        if precision == "bf16":
+            # no cache of cast weights: it would outlive an optimiser's step within the scope
+            scope.enter_context(th.autocast(device.type, dtype=th.bfloat16, cache_enabled=False))
+        elif precision == "tf32":
+            scope.enter_context(_switched(th.backends.cuda.matmul, "tf32"))
+        if device.type == "cpu" and _onednn_is_faster():
+            scope.enter_context(_switched(_onednn(), "bf16"))
         yield
 
 
@@ -61,10 +61,30 @@ def _cpu_has_bf16() -> bool:
     return th.backends.mkldnn.is_available() and th.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
+def _onednn() -> Any:
+    """The switch of its products; None in versions of torch that have none."""
+    return getattr(th.backends.mkldnn, "matmul", None)
+
+
+@functools.cache
+def _onednn_is_faster() -> bool:
+    """
+    Whether float32 products are to be oneDNN's in place of MKL's, which leave AVX-512 alone on other processors than Intel's.
+
+    torch hands float32 over to oneDNN only if it may round to bf16. That it does on processors with AMX alone; on others it
+    has no faster product than that of float32. So it is asked whether it rounds.
+    """
+    if _onednn() is None or th.backends.cpu.get_cpu_capability() != "AVX512":
+        return False
+    fine = th.full((256, 256), 1.0 + 2.0**-12)  # 1 in bf16
+    with _switched(_onednn(), "bf16"):
+        return th.equal(fine @ th.eye(256), fine)
+
+
 @contextlib.contextmanager
-def _switched(backend: Any) -> Iterator[None]:
-    """tf32 in one of torch's process-global backends; the former state comes back, also after an exception."""
-    name, value = ("fp32_precision", "tf32") if hasattr(backend, "fp32_precision") else ("allow_tf32", True)
+def _switched(backend: Any, precision: str) -> Iterator[None]:
+    """Another precision in one of torch's process-global backends; the former comes back, also after an exception."""
+    name, value = ("fp32_precision", precision) if hasattr(backend, "fp32_precision") else ("allow_tf32", True)
     before = getattr(backend, name)
     setattr(backend, name, value)
     try:

@@ -403,6 +403,33 @@ def test_precision_scope_restores_torch(monkeypatch: pytest.MonkeyPatch) -> None
     assert th.backends.cuda.matmul.fp32_precision == before
 
 
+def test_float32_products_keep_all_bits_whoever_takes_them() -> None:
+    """1 + 2^-12 is 1 in bf16; and of a layer the error is that of float32's 24 bits, on this and on any other processor."""
+    before, generator = th.backends.mkldnn.matmul.fp32_precision, th.Generator().manual_seed(0)
+    for rows, inner in ((8, 8), (256, 256), (2048, 300)):
+        x, w = th.randn(rows, inner, generator=generator), th.randn(inner, 64, generator=generator)
+        with precision_scope("float32", "cpu"):
+            assert th.equal(th.full((rows, inner), 1.0 + 2.0**-12) @ th.eye(inner), th.full((rows, inner), 1.0 + 2.0**-12))
+            error = x @ w - (x.double() @ w.double())
+        assert error.abs().max() < 3e-7 * inner
+    assert th.backends.mkldnn.matmul.fp32_precision == before
+
+
+@pytest.mark.skipif(th.backends.cpu.get_cpu_capability() != "AVX512", reason="no other product here")
+@pytest.mark.parametrize("rounds", [False, True])
+def test_onednn_is_used_only_where_it_does_not_round(monkeypatch: pytest.MonkeyPatch, rounds: bool) -> None:
+    def product(one: th.Tensor, _: th.Tensor) -> th.Tensor:
+        return one.bfloat16().float() if rounds else one
+
+    precisions._onednn_is_faster.cache_clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(th.Tensor, "__matmul__", product)
+        assert precisions._onednn_is_faster() is not rounds
+    with precision_scope("float32", "cpu"):
+        assert (th.backends.mkldnn.matmul.fp32_precision == "bf16") is not rounds
+    precisions._onednn_is_faster.cache_clear()
+
+
 @pytest.mark.parametrize("precision", ["tf32", "bf16"])
 def test_missing_precisions_are_announced_once(monkeypatch: pytest.MonkeyPatch, precision: Precision) -> None:
     monkeypatch.setattr(precisions, "_cpu_has_bf16", lambda: False)
