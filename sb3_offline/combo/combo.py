@@ -43,6 +43,7 @@ class COMBO(ModelBasedSAC):
     }
     without_effect = WITHOUT_EFFECT | {"calibrated": False, "n_target_actions": 1, "bc_warmup_steps": 0}
     superseded = SUPERSEDED
+    rows_at_once = (*ModelBasedSAC.rows_at_once, ("batch_size", "n_action_samples"))
 
     def __init__(
         self,

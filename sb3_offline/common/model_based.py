@@ -60,6 +60,8 @@ class ModelBasedAlgorithm(GradientAlgorithm):
         "n_sampled_goal": "a dynamics model learns vectors, and goals are read from dict observations",
     }
 
+    rows_at_once = (*GradientAlgorithm.rows_at_once, ("rollout_batch_size", "rollout_length", "rollout_retain"))
+
     def __init__(
         self,
         *args: Any,

@@ -80,6 +80,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
     left_out: ClassVar[Mapping[str, str]] = {}  # options of its parents that a class does not take, and why
     superseded: ClassVar[Mapping[str, str]] = {}  # options that are not given beside another, if that is
     without_effect: ClassVar[Mapping[str, Any]] = {}  # values of what is left out, as an older file may hold them
+    rows_at_once: ClassVar[tuple[tuple[str, ...], ...]] = (("batch_size",),)  # options whose product is rows in memory
     vectors_only: ClassVar[str | None] = None  # why images and dict observations cannot be learned from, if so
     precision: Precision = "float32"  # of matrix products; an instance may have another
     storage: Storage = "auto"  # where the data lie during training; an instance has its own

@@ -21,6 +21,7 @@ from sb3_offline._version import __version__
 from sb3_offline.arguments import OptionError
 from sb3_offline.buffers.online_buffer import OfflineOnlineBuffer
 from sb3_offline.common.data_backed import carries_data, keep_statistics, open_id
+from sb3_offline.common.sizes import check_rows
 from sb3_offline.datasets import open_dataset
 from sb3_offline.datasets.bounds import with_bounds
 from sb3_offline.files.archives import BoundedNetworks, FileRefused
@@ -140,6 +141,8 @@ def load(
             model.check_loaded()
         except (ValueError, TypeError) as error:
             raise FileRefused(f"{name}: {error}") from error
+        if not is_trusted(trust):
+            check_rows(model, name, own={**kwargs, **(custom_objects or {})})
         return model
     except OptionError as error:
         raise _does_not_make(cls, name, {**kwargs, **(custom_objects or {})}, error) from error

@@ -46,6 +46,7 @@ class CQL(OfflineSAC):
 
     left_out, without_effect = LEFT_OUT, WITHOUT_EFFECT
     superseded = SUPERSEDED
+    rows_at_once = (("batch_size", "n_action_samples"), ("batch_size", "n_target_actions"))
 
     def __init__(
         self,

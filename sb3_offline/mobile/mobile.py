@@ -43,6 +43,8 @@ class MOBILE(ModelBasedSAC):
         belong to the latter.
     """
 
+    rows_at_once = (*ModelBasedSAC.rows_at_once, ("batch_size", "n_model_samples"))
+
     def __init__(
         self,
         *args: Any,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -13,6 +14,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_offline import registry
 from sb3_offline.datasets import SpacesOnlyEnv
+from tests.common.test_doors import with_option
 from tests.contract.subjects import TASKS, Subject
 
 
@@ -85,3 +87,15 @@ def test_rewards_that_are_nan_are_refused(subject: Subject) -> None:
     rewards[7] = np.nan
     with pytest.raises(ValueError, match="row 7"):
         subject.make(dataset=subject.arrays | {"rewards": rewards}).learn(1)
+
+
+@pytest.mark.one_a_family
+def test_a_received_model_asks_for_no_more_memory_than_it_accounts_for(subject: Subject, tmp_path: Path) -> None:
+    """Whatever number multiplies rows is refused by its name before anything is allocated, unless the caller gives it."""
+    subject.make().learn(1).save(tmp_path / "m.zip")
+    for name in sorted({name for names in subject.cls.rows_at_once for name in names}):
+        forged = with_option(tmp_path / "m.zip", tmp_path / "forged.zip", name, 10**9)
+        with pytest.raises(ValueError, match=rf"forged\.zip: .*{name}=1,000,000,000.* GB.*load\(path, .*{name}="):
+            subject.cls.load(forged)
+        assert getattr(subject.cls.load(forged, **{name: 2}), name) == 2
+        assert getattr(subject.cls.load(tmp_path / "m.zip", **{name: 10**9}), name) == 10**9

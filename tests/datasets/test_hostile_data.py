@@ -21,6 +21,9 @@ from sb3_offline import load_dataset
 from sb3_offline.cli import main
 from sb3_offline.datasets import DatasetError, save_mapped
 from sb3_offline.datasets.envs import env_from_spec
+from sb3_offline.datasets.sources.tables.arrow_footer import unpacked_bytes
+from sb3_offline.datasets.sources.tables.frames import Frame
+from sb3_offline.datasets.sources.tables.values import codes
 from sb3_offline.files.trust import trusting
 
 N = 60
@@ -355,6 +358,76 @@ def test_tables_that_ask_for_memory(suffix: str, tmp_path: Path) -> None:
     assert path.stat().st_size < 10**6
     with pytest.raises(DatasetError, match=rf"log\{suffix} would unpack .* as a zip bomb does"):
         load_dataset(path, env_id="Pendulum-v1", columns={"terminations": False})
+
+
+def repeated(kind: str, n_bytes: int) -> Any:
+    """100 rows of long lists or texts of one value."""
+    pa = pytest.importorskip("pyarrow")
+    if kind == "text":
+        return pa.array(["x" * (n_bytes // 100)] * 100)
+    offsets = np.arange(101, dtype=np.int32) * (n_bytes // 800)
+    values = pa.ListArray.from_arrays(offsets, np.zeros(offsets[-1]))
+    return values if kind == "list" else pa.StructArray.from_arrays([values], ["x"])
+
+
+@pytest.mark.parametrize("kind", ["list", "text", "struct"])
+@pytest.mark.parametrize("suffix", [".parquet", ".arrow"])
+def test_lists_and_texts_that_ask_for_memory(suffix: str, kind: str, tmp_path: Path) -> None:
+    """Of any length, and packed: neither the rows nor the bytes on disk tell."""
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    for n_bytes in (10**6, 3 * 10**8):
+        rest = {"action": np.arange(100.0), "reward": np.zeros(100), "done": np.zeros(100, bool)}
+        table = pa.table({"obs": repeated(kind, n_bytes), **rest})
+        path = tmp_path / f"log{suffix}"
+        if suffix == ".parquet":
+            pq.write_table(table, path, compression="zstd")
+        else:
+            with pa.ipc.new_file(str(path), table.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
+                writer.write_table(table)
+        assert path.stat().st_size < 10**6
+        if n_bytes < 10**8:
+            Frame(path)
+            continue
+        with pytest.raises(DatasetError, match=rf"log\{suffix} would unpack .* as a zip bomb does"):
+            Frame(path)
+
+
+def test_long_categories_are_not_written_out() -> None:
+    """A thousand rows of one text of 1 MB are a thousand numbers."""
+    pa = pytest.importorskip("pyarrow")
+
+    usual = pa.default_memory_pool()
+    counted = pa.system_memory_pool()  # which nothing else uses
+    pa.set_memory_pool(counted)
+    try:
+        column = pa.chunked_array([pa.DictionaryArray.from_arrays(np.arange(1000) % 2, ["x" * 10**6, "y"])])
+        assert codes(column, ("y", "x" * 10**6)).tolist() == [1, 0] * 500
+    finally:
+        pa.set_memory_pool(usual)
+    assert 10**6 <= counted.max_memory() < 10**7
+
+
+def test_what_an_arrow_file_unpacks_to(tmp_path: Path) -> None:
+    """Buffers that packing makes smaller, those that it does not, and those of a dictionary: 8 bytes a number, 1 a letter."""
+    pa = pytest.importorskip("pyarrow")
+
+    rng = np.random.default_rng(0)
+    numbers = {"zeros": np.zeros(1000), "noise": rng.integers(2**62, size=1000)}
+    text = pa.DictionaryArray.from_arrays(np.zeros(1000, np.int32), ["a" * 96])
+    for packing in (None, "zstd", "lz4"):
+        with pa.ipc.new_file(
+            str(tmp_path / "a.arrow"),
+            pa.table({**numbers, "text": text}).schema,
+            options=pa.ipc.IpcWriteOptions(compression=packing),
+        ) as writer:
+            writer.write_table(pa.table({**numbers, "text": text}))
+        assert 0 <= unpacked_bytes(tmp_path / "a.arrow") - (8000 + 8000 + 4000 + 96 + 8) < 64  # ends are filled up to 8
+    for content in (b"", b"ARROW1", (tmp_path / "a.arrow").read_bytes()[:-20]):
+        (tmp_path / "b.arrow").write_bytes(content)
+        with pytest.raises(DatasetError, match=r"b\.arrow is no Arrow file"):
+            unpacked_bytes(tmp_path / "b.arrow")
 
 
 def test_text_that_asks_for_memory(tmp_path: Path) -> None:

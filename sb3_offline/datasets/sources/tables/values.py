@@ -95,9 +95,13 @@ def codes(column: pa.ChunkedArray, categories: tuple[Any, ...]) -> np.ndarray:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
-    return pc.index_in(column, value_set=pa.array(categories, column.type)).to_numpy().astype(np.int64)
+    if not pa.types.is_dictionary(column.type):
+        return pc.index_in(column, value_set=pa.array(categories, column.type)).to_numpy().astype(np.int64)
+    places = [  # of the distinct values: written out, long ones that repeat would take any memory
+        pc.index_in(chunk.dictionary, value_set=pa.array(categories, column.type.value_type)).take(chunk.indices)
+        for chunk in column.chunks
+    ]
+    return pa.chunked_array(places, pa.int32()).to_numpy().astype(np.int64)
 
 
 def numbers(column: pa.ChunkedArray, name: str, where: str, start: int = 0) -> np.ndarray:
