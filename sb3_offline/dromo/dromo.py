@@ -33,7 +33,7 @@ from sb3_offline.dromo.options import (
 )
 from sb3_offline.dromo.real_ratio import BOUNDS, AutoRealRatio, next_real_ratio
 from sb3_offline.dromo.robust_term import RobustTerm
-from sb3_offline.dromo.robustness import SETS, Robustness, RobustSet
+from sb3_offline.dromo.robustness import SETS, Robustness, RobustSet, Sampled
 from sb3_offline.dromo.smoothness import Lipschitz, LipschitzTerm
 from sb3_offline.execution.updates import Call
 from sb3_offline.networks.networks import Batch, Logs, SACNetworks
@@ -51,14 +51,13 @@ class DROMO(COMBO):
     :param robustness: "std" is Eq 13; :class:`~sb3_offline.dromo.robustness.ChiSquare` ("chi2") the worst case that it
         approximates, :class:`~sb3_offline.dromo.robustness.CVaR` ("cvar") the worst share of pi^f's mass, and
         :class:`~sb3_offline.dromo.robustness.Wasserstein` moves rho;
-        :class:`~sb3_offline.dromo.robustness.Std` is "std" at another number of states.
+        :class:`~sb3_offline.dromo.robustness.Std` is "std" at another number of states or actions.
     :param robust_weight: alpha of "std", 0.1 if not given; 0 is COMBO. n(s) is rescaled so that alpha n^{-1/2}, the weight on
         the spread, is alpha on average over the data. Over d_f it was 1.2 to 1.3 times that: rollouts visit rarer states.
     :param strict: Eq 17, the standard deviation of Q over the batch of d_f, instead of Eq 13.
     :param visitation: How n(s) is counted: "knn" (default), "simhash", "constant", "rnd", or "exact" for Discrete or one-hot
         states; or :class:`~sb3_offline.dromo.options.Visits`, which can leave n(s) = \\|D\\| d(s) as the paper writes it.
     :param real_ratio: f; "auto" or :class:`~sb3_offline.dromo.real_ratio.AutoRealRatio` moves it (experimental).
-    :param n_action_samples: As in :class:`COMBO`; the spread is taken over as many of pi and of pi_beta.
     :param lipschitz: :class:`~sb3_offline.dromo.smoothness.Lipschitz`, a penalty on slopes of Q; None for none.
     :param actor_regularizer: "entropy" (SAC), or beside it :class:`~sb3_offline.dromo.actor_rules.SVPG` ("svpg") or
         :class:`~sb3_offline.dromo.actor_rules.NaturalGradient` ("natural").
@@ -76,7 +75,6 @@ class DROMO(COMBO):
         strict: bool = False,
         visitation: Visitation | None = None,
         real_ratio: float | str | AutoRealRatio | Mapping[str, Any] = 0.5,
-        n_action_samples: int = 3,
         lipschitz: Lipschitz | Mapping[str, Any] | None = None,
         actor_regularizer: ActorRegularizer = "entropy",
         bootstrap_policy: BootstrapPolicy = "current",
@@ -106,18 +104,16 @@ class DROMO(COMBO):
                 raise ValueError("real_ratio='auto' moves f, which torch.compile takes for a constant: execution='eager'.")
         split_behavior_kwargs(behavior_kwargs)  # refuses bad options now
         self.behavior_kwargs = dict(behavior_kwargs or {})
-        super().__init__(
-            *args, real_ratio=real_ratio, rollout_policy=rollout_policy, n_action_samples=n_action_samples, **kwargs
-        )
+        super().__init__(*args, real_ratio=real_ratio, rollout_policy=rollout_policy, **kwargs)
         if self.n_actor_rows < self.n_particles:
             raise ValueError(
                 f"n_particles={self.n_particles} needs at least as many rows of a batch, each gets one: the actor has "
                 f"{self.n_actor_rows} with batch_size={self.batch_size}. Take a larger one."
             )
-        if self.draws_mixture and self.n_action_samples < self.n_particles:
+        if isinstance(self.robustness, Sampled) and self.draws_mixture and self.robustness.n_actions < self.n_particles:
             raise ValueError(
-                f"n_particles={self.n_particles} needs n_action_samples of at least as many, got {self.n_action_samples}: "
-                "the robust term asks each at each state."
+                f"n_particles={self.n_particles} needs robustness['n_actions'] of at least as many, got "
+                f"{self.robustness.n_actions}: the robust term asks each at each state."
             )
 
     behavior_policy: BehaviorPolicy
@@ -169,7 +165,10 @@ class DROMO(COMBO):
         if "actor_kwargs" not in options:
             return options
         new = respelled(options)  # of version 0.1.0
-        options["robustness"] = read_option("robustness", new.get("robustness", options["robustness"]), SETS)
+        robustness = read_option("robustness", new.get("robustness", options["robustness"]), SETS)
+        if isinstance(robustness, Sampled):  # its actions were as many as the conservative term's
+            robustness = replace(robustness, n_actions=options["n_action_samples"])
+        options["robustness"] = robustness
         rule = new.get("actor_regularizer", options["actor_regularizer"])
         options["actor_regularizer"] = read_option("actor_regularizer", rule, RULES)
         options["lipschitz"] = Lipschitz(**new["lipschitz"]) if "lipschitz" in new else None

@@ -134,7 +134,7 @@ class RobustTerm(CountingTerm):
         if not self.draws:
             return None
         model, states, n_states = self.model, None, len(batch.rewards)
-        n_actions, most = model.n_action_samples, model.robustness.n_states
+        n_actions, most = model.robustness.n_actions, model.robustness.n_states
         if most is not None and most < n_states:
             states, n_states = drawn_states(n_states, most, model.streams["robust"]), most
         behavior = model.behavior_policy.draw_noise(n_states, n_actions, model.streams["robust"])

@@ -27,7 +27,7 @@ class RobustSet:
     """A child says how large it is, and what it costs."""
 
     counts: ClassVar[bool] = True  # whether n(s) is asked
-    draws: ClassVar[bool] = True  # whether actions of pi^f are drawn
+    draws: ClassVar[bool] = False  # whether actions of pi^f are drawn
     weighed: ClassVar[bool] = True  # whether beta weighs the penalty; else alpha
     obstacle: ClassVar[str | None] = None  # why an update with it can be neither compiled nor captured
 
@@ -44,26 +44,31 @@ class RobustSet:
         raise NotImplementedError
 
 
-def check_states(n_states: int | None) -> None:
-    """:raises ValueError: for a number of states below 1"""
-    if n_states is not None:
-        check_count("robustness['n_states']", n_states)
+@dataclass(frozen=True, kw_only=True)
+class Sampled(RobustSet):
+    """
+    A set whose cost is estimated from actions of pi^f.
+
+    :param n_states: At so many states of the batch, drawn anew for each update; None takes all.
+    :param n_actions: Over so many of pi and as many of pi_beta at each; one leaves the spread within each out.
+    """
+
+    n_states: int | None = 64
+    n_actions: int = 4
+    draws: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.n_states is not None:
+            check_count("robustness['n_states']", self.n_states)
+        check_count("robustness['n_actions']", self.n_actions)
 
 
 @option
 @dataclass(frozen=True)
-class Std(RobustSet):
-    """
-    alpha E_{s ~ d_f} sqrt(Var_{pi^f}(Q(s, .)) / n(s)) (Eq 13), or with ``strict`` alpha sqrt(Var_{d_f}(Q) / n) (Eq 17).
+class Std(Sampled):
+    """alpha E_{s ~ d_f} sqrt(Var_{pi^f}(Q(s, .)) / n(s)) (Eq 13), or with ``strict`` alpha sqrt(Var_{d_f}(Q) / n) (Eq 17)."""
 
-    :param n_states: At so many states of the batch, drawn anew for each update; None takes all.
-    """
-
-    n_states: int | None = 64
     weighed: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        check_states(self.n_states)
 
     def size(self, model: Any) -> float:
         return model.robust_weight
@@ -80,7 +85,7 @@ class Std(RobustSet):
 
 
 @dataclass(frozen=True)
-class WorstCase(RobustSet):
+class WorstCase(Sampled):
     """beta E_{s ~ d_f} (sup_q E_q Q - E_{pi^f} Q), over sampled actions; a child says which q of its set reaches the sup."""
 
     def worst_weights(self, values: th.Tensor, p: th.Tensor, nets: DROMONetworks, observations: th.Tensor) -> th.Tensor:
@@ -107,15 +112,13 @@ class ChiSquare(WorstCase):
     alpha = beta sqrt(radius).
 
     :param radius: Twice Duchi and Namkoong's; 0 is COMBO.
-    :param n_states: At so many states of the batch, drawn anew for each update; None takes all.
     """
 
     radius: float
-    n_states: int | None = 64
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_number("robustness['radius']", self.radius, NOT_NEGATIVE)
-        check_states(self.n_states)
 
     def size(self, model: Any) -> float:
         return self.radius
@@ -132,16 +135,14 @@ class CVaR(WorstCase):
     a chance constraint (the paper's section 6). It is at most Eq 13 with alpha / sqrt(n) = beta sqrt(1 / share - 1).
 
     :param share: In (0, 1]; 1 is COMBO.
-    :param n_states: At so many states of the batch, drawn anew for each update; None takes all.
     """
 
     share: float
-    n_states: int | None = 64
     counts: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_number("robustness['share']", self.share, Interval(0.0, 1.0, open_low=True))
-        check_states(self.n_states)
 
     def size(self, model: Any) -> float:
         return 1.0 - self.share
@@ -161,7 +162,6 @@ class Wasserstein(RobustSet):
 
     radius: float
     counts: ClassVar[bool] = False
-    draws: ClassVar[bool] = False
     obstacle: ClassVar[str | None] = SLOPES
 
     def __post_init__(self) -> None:

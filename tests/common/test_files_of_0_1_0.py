@@ -36,9 +36,10 @@ def test_they_load_predict_and_go_on(algorithm: type[Any], pendulum_arrays: Arra
 
 
 def test_options_that_hang_together_are_one_object_now() -> None:
-    """The file has robustness="chi2" beside chi2_radius=0.5, and calibrated and the like at their defaults."""
+    """The file has robustness="chi2" beside chi2_radius=0.5, and calibrated and the like at their defaults; the set's
+    actions were n_action_samples."""
     model = DROMO.load(FILES / "dromo.zip", device="cpu")
-    assert model.robustness == ChiSquare(radius=0.5)
+    assert model.robustness == ChiSquare(radius=0.5, n_actions=10)
     assert (model.actor_regularizer, model.lipschitz, model.auto_real_ratio) == (Entropy(), None, None)
 
 

@@ -162,7 +162,7 @@ def two_particles(arrays: Any, **options: Any) -> DROMO:
 @pytest.mark.parametrize("n_actions", [4, 5])
 def test_the_variance_between_particles_counts(pendulum_arrays: Any, n_actions: int) -> None:
     """Q = a: within each state the mixture's variance is .81, and none of it is left out or counted twice."""
-    model = two_particles(pendulum_arrays, n_action_samples=n_actions)
+    model = two_particles(pendulum_arrays, robustness={"kind": "std", "n_actions": n_actions})
     batch = model.sample_batch()
     noise, nets = model.draw_noise(batch), model.networks()
     nets.q = lambda _, actions: actions.squeeze(-1).unsqueeze(0)  # type: ignore[method-assign,assignment]
@@ -193,9 +193,10 @@ def test_chi2_moves_mass_between_particles(pendulum_arrays: Any) -> None:
 
 
 def test_every_particle_is_asked(pendulum_arrays: Any) -> None:
-    with pytest.raises(ValueError, match="n_particles=2 needs n_action_samples of at least as many, got 1"):
-        two_particles(pendulum_arrays, n_action_samples=1)
-    two_particles(pendulum_arrays, n_action_samples=1, strict=True, behavior_kwargs=None)  # draws none
+    one = {"robustness": {"kind": "std", "n_actions": 1}}
+    with pytest.raises(ValueError, match=r"n_particles=2 needs robustness\['n_actions'\] of at least as many, got 1"):
+        two_particles(pendulum_arrays, **one)
+    two_particles(pendulum_arrays, **one, strict=True, behavior_kwargs=None)  # draws none
 
 
 def test_svpg_step_by_hand() -> None:

@@ -98,7 +98,7 @@ def test_svpg_needs_a_row_for_each_particle(pendulum_arrays: dict[str, np.ndarra
     options: dict[str, Any] = {"actor_regularizer": {"kind": "svpg", "n_particles": 8}}
     with pytest.raises(ValueError, match=r"n_particles=8 needs at least as many rows of a batch.* has 4 with batch_size=4"):
         make(pendulum_arrays, batch_size=4, **options)
-    options["n_action_samples"] = 8
+    options["robustness"] = {"kind": "std", "n_actions": 8}
     assert np.isfinite(make(pendulum_arrays, batch_size=8, **options).learn(2).log_sums.mean("actor_loss"))
 
 
@@ -162,6 +162,13 @@ def test_strict_refuses_a_count_mode(pendulum_arrays: dict[str, np.ndarray]) -> 
 def test_negative_robust_weight_is_refused(pendulum_arrays: dict[str, np.ndarray]) -> None:
     with pytest.raises(ValueError, match="robust_weight must not be negative"):
         make(pendulum_arrays, robust_weight=-0.1)
+
+
+def test_the_two_terms_draw_actions_of_their_own(pendulum_arrays: dict[str, np.ndarray]) -> None:
+    model = make(pendulum_arrays, robustness={"kind": "std", "n_states": 16, "n_actions": 5}, n_action_samples=2).learn(1)
+    noise = model.draw_noise(model.sample_batch())
+    assert noise.terms["robust"].policy.shape == (16, 5, 1)
+    assert noise.terms["conservative"].policy.shape[1:] == (2, 1)
 
 
 def test_the_term_at_drawn_states_is_that_at_all_on_average(pendulum_arrays: dict[str, np.ndarray]) -> None:
