@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,11 @@ class TensorReplayBuffer(ReplayBuffer):
         # of each row: does the next one go on from it? For the algorithms that set it
         self.goes_on = th.empty(0, dtype=th.bool, device=self.device)
         self.reset()
+
+    @cached_property
+    def choices(self) -> Choices:
+        """The numbers of its actions, where these are chosen among finitely many."""
+        return Choices(self.action_space)
 
     def transform_rewards(self, scale: float, shift: float) -> None:
         """From now on ``sample`` returns scale * r + shift; the rows keep r."""
@@ -149,7 +155,7 @@ class TensorReplayBuffer(ReplayBuffer):
             low, high = th.as_tensor(self.action_space.low), th.as_tensor(self.action_space.high)
             columns["actions"] = unscale_actions(columns["actions"], low, high)
         else:
-            columns["actions"] = th.as_tensor(Choices(self.action_space).table())[columns["actions"].squeeze(1)]
+            columns["actions"] = th.as_tensor(self.choices.table())[columns["actions"].squeeze(1)]
         observations, following = columns["observations"], columns["next_observations"]
         terminations = columns.pop("dones").numpy().astype(bool)
         follows = np.append(_equal_rows(take_rows(observations, slice(1, None)), take_rows(following, slice(None, -1))), False)

@@ -86,13 +86,11 @@ def _bounded(model: Any, env: GymEnv) -> GymEnv:
     known = None if model.dataset_info is None else model.dataset_info.action_space
     if isinstance(known, spaces.Box) and known.is_bounded():
         return with_bounds(env, known)
-    source = model.dataset
-    if source is None and carries_data(env):
-        source = env.env_method("get_dataset")[0] if isinstance(env, VecEnv) else env.unwrapped.get_dataset()  # type: ignore[attr-defined]
-    if source is None:
-        raise ValueError(_NO_DATA)
+    source = _source_of(model, env)
     data = open_dataset(source, observation_space=env.observation_space, action_space=space, env_spec=task_of(env)).load()
-    return with_bounds(env, bounds_of_data(data, space))
+    box = bounds_of_data(data, space)
+    model._loaded = source, replace(data, info=replace(data.info, action_space=box))
+    return with_bounds(env, box)
 
 
 def with_goals(model: Any, dataset: OfflineDataset) -> OfflineDataset:
@@ -208,21 +206,31 @@ def load_dataset(model: Any) -> OfflineDataset:
 
     :raises ValueError: if there is none (after ``load`` from a file, pass ``env=`` or set ``model.dataset``).
     """
-    source = model.dataset
-    if source is None and model.env is not None and carries_data(model.env):
-        source = model.env.env_method("get_dataset")[0]
-    if source is None:
-        raise ValueError(_NO_DATA)
-    task = None if model.env is None else task_of(model.env)
-    if task is None and model.dataset_info is not None:
-        task = model.dataset_info.env_spec
-    dataset = open_dataset(
-        source, observation_space=model.observation_space, action_space=model.action_space, env_spec=task
-    ).load()
+    source = _source_of(model, model.env)
+    loaded, model._loaded = model._loaded, None
+    if loaded is not None and loaded[0] is source:
+        dataset = loaded[1]
+    else:
+        task = None if model.env is None else task_of(model.env)
+        if task is None and model.dataset_info is not None:
+            task = model.dataset_info.env_spec
+        dataset = open_dataset(
+            source, observation_space=model.observation_space, action_space=model.action_space, env_spec=task
+        ).load()
     model.dataset_info = replace(dataset.info, goals=None)
     if model.env is not None:
         warn_of_wrappers(model.env, dataset.info.dataset_id, dataset.env_spec)
     return dataset
+
+
+def _source_of(model: Any, env: GymEnv | None) -> Source:
+    """:raises ValueError: if neither the model nor the env has data"""
+    source: Source | None = model.dataset
+    if source is None and env is not None and carries_data(env):
+        source = env.env_method("get_dataset")[0] if isinstance(env, VecEnv) else env.unwrapped.get_dataset()  # type: ignore[attr-defined]
+    if source is None:
+        raise ValueError(_NO_DATA)
+    return source
 
 
 def carries_data(env: GymEnv) -> bool:

@@ -64,8 +64,8 @@ class DiscreteActions(GradientAlgorithm):
 
     def allowed(self, rows: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
         """What the masks of these rows of the data allow, here and next, (B, n_actions) bool each."""
-        choices = Choices(self.action_space)
-        here, following = (choices.combined(self.replay_buffer.masks[name][rows]) for name in MASK_NAMES)
+        buffer = self.replay_buffer
+        here, following = (buffer.choices.combined(buffer.masks[name][rows]) for name in MASK_NAMES)
         return here, following
 
     @staticmethod

@@ -99,6 +99,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
     validation: Validation | None = None  # of the last learn(validation=...)
     _run: Run | None = None  # while learn() runs
     _continuation: Continuation | None = None  # what the next learn() goes on from
+    _loaded: tuple[Source, OfflineDataset] | None = None  # in the constructor, for its actions' bounds; learn() takes it
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -413,7 +414,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
 
     def _excluded_save_params(self) -> list[str]:
         excluded = [*super()._excluded_save_params(), *self._parts.names, "_parts", "replay_buffer_class"]
-        excluded += ["_run", "_continuation", "validation", "mask_source"]
+        excluded += ["_run", "_continuation", "_loaded", "validation", "mask_source"]
         excluded += ["lr_schedule"]  # is made from learning_rate
         if not isinstance(self.dataset, (str, Path)):
             excluded.append("dataset")  # arrays stay where they are; an id or a path travels with the model

@@ -17,7 +17,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from sb3_offline import CQL, DiscreteBC, DiscreteCOMBO, DiscreteCQL, DiscreteDROMO, DiscreteIQL, load_dataset
 from sb3_offline.common import model_based_dqn
 from sb3_offline.cql.conservative import ExactConservative
-from sb3_offline.datasets import DatasetError, DatasetWarning, OfflineDataset, SpacesOnlyEnv
+from sb3_offline.datasets import DatasetError, DatasetSource, DatasetWarning, OfflineDataset, SpacesOnlyEnv
 from sb3_offline.evaluation import OfflineEvalCallback
 from sb3_offline.networks.choices import Choices
 from sb3_offline.networks.networks import Batch
@@ -451,6 +451,22 @@ def test_actions_without_bounds_stay_within_the_data(wrap: Any, tmp_path: Path) 
     loaded = CQL.load(tmp_path / "model", env=wrap(Unbounded()))
     assert loaded.action_space == model.action_space
     loaded.set_env(wrap(Unbounded()))
+
+
+def test_data_that_were_read_for_their_bounds_are_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arrays = arrays_of(spaces.Box(np.array([-9.0, 1.0]), 9.0, (2,)))
+    np.savez(tmp_path / "log.npz", **arrays)
+    reads: list[DatasetSource] = []
+    monkeypatch.setattr(DatasetSource, "load", lambda source, load=DatasetSource.load: (reads.append(source), load(source))[1])
+    with pytest.warns(DatasetWarning, match="without bounds"):
+        model = CQL("MlpPolicy", Unbounded(), dataset=str(tmp_path / "log.npz"), **(FAST | {"n_action_samples": 2}))
+    model.learn(1)
+    assert len(reads) == 1
+    assert model._loaded is None  # and let go of
+    np.savez(tmp_path / "other.npz", **(arrays | {"rewards": arrays["rewards"] + 1}))
+    model.dataset = str(tmp_path / "other.npz")
+    model.learn(1)
+    assert len(reads) == 2
 
 
 def test_bounds_come_before_none() -> None:
