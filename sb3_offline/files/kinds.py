@@ -15,6 +15,11 @@ _KINDS = (
     (b"(\xb5/\xfd", "it is compressed by zstd: unpack it (unzstd)"),
     (b"par1", "it is a Parquet file: give it a name that ends in .parquet"),
     (b"arrow1", "it is an Arrow file: give it a name that ends in .arrow"),
+    (b"fea1", "it is a Feather file of version 1: write it anew with a current pandas or pyarrow"),
+    (
+        b"\xff\xff\xff\xff",
+        "it is a stream of Arrow: pyarrow.feather.write_feather(pyarrow.ipc.open_stream(it).read_all(), ...)",
+    ),
     (b"\x93numpy", "it is a single array of numpy.save: save all arrays of the data together, by numpy.savez_compressed"),
     (b"\x80", "it is a pickle, which is not read: unpickling runs code. Save the arrays by numpy.savez_compressed"),
 )

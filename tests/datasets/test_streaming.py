@@ -17,7 +17,7 @@ from sb3_offline.datasets import DatasetError, OfflineDataset, load_dataset, ope
 from sb3_offline.datasets.offline_dataset import ARRAY_NAMES
 from sb3_offline.datasets.sources import converting, episodes, hdf5
 from sb3_offline.datasets.sources.streaming import checked_blocks
-from sb3_offline.datasets.sources.tables import frames, sorting
+from sb3_offline.datasets.sources.tables import sizes, sorting
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 SPACES: dict[str, Any] = {
@@ -73,7 +73,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (hdf5, sorting):
         monkeypatch.setattr(module, "blocks", blocks)
     monkeypatch.setattr(episodes, "BLOCK_ROWS", 7)
-    monkeypatch.setattr(frames, "KEPT_BYTES", 0)
+    monkeypatch.setattr(sizes, "KEPT_BYTES", 0)
 
 
 def plant(n_batches: int = 12, length: int = 9) -> Any:

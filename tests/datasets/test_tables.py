@@ -293,7 +293,8 @@ def test_nullable_columns_without_missing_values_are_read() -> None:
         ({"terminations": None}, 'which columns are terminations.*"terminations": False says'),
         ({"gap": -1}, "gap as -1"),
         ({"gap": 3, "time": None}, "a gap, but no column as time"),
-        ({"rewards": 3}, "rewards as 3; the name of one column"),
+        ({"rewards": 3}, "names '3' as rewards, which is no column"),
+        ({"rewards": ["yield"]}, "rewards as \\['yield'\\]; the name of one column"),
         ({"time": "failed"}, "'failed', the time, is of type bool"),
     ],
 )
@@ -382,14 +383,14 @@ def test_empty_tables_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_large_file_is_read_by_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sb3_offline.datasets.sources.tables import frames
+    from sb3_offline.datasets.sources.tables import sizes
 
     frame = plant(30, 20).assign(mode=np.repeat(["z", "a", "q"], 200)).sample(frac=1, random_state=1)
     columns = {**COLUMNS, "observations": ["temp", "flow", "mode"]}
     pa.parquet.write_table(pa.Table.from_pandas(frame), tmp_path / "log.parquet", row_group_size=70)
     frame.to_csv(tmp_path / "log.csv", index=False)
     expected = load_dataset(frame, columns=columns)
-    monkeypatch.setattr(frames, "KEPT_BYTES", 0)
+    monkeypatch.setattr(sizes, "KEPT_BYTES", 0)
     for path in sorted(tmp_path.iterdir()):
         assert load_dataset(path, columns={**columns}).n_episodes == expected.n_episodes
     data = load_dataset(tmp_path / "log.parquet", columns=columns)

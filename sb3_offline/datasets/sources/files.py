@@ -15,7 +15,7 @@ from sb3_offline.datasets.errors import DatasetError
 from sb3_offline.files.kinds import true_kind
 
 HDF5_SUFFIXES = (".hdf5", ".h5")
-TABLE_SUFFIXES = (".parquet", ".pq", ".csv", ".csv.gz", ".tsv", ".arrow", ".feather")
+TABLE_SUFFIXES = (".parquet", ".pq", ".csv", ".csv.gz", ".tsv", ".tsv.gz", ".arrow", ".feather")
 _PICKLE_SUFFIXES = (".pkl", ".pickle", ".pt", ".pth", ".joblib")
 _SUFFIXES = (*HDF5_SUFFIXES, ".npz", ".npy", ".gz", ".zip", *TABLE_SUFFIXES, *_PICKLE_SUFFIXES)
 

@@ -10,6 +10,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from sb3_offline.datasets.errors import DatasetError
 from sb3_offline.datasets.offline_dataset import MASK_NAMES
 from sb3_offline.datasets.sources.files import path_of
@@ -153,6 +155,7 @@ def _parse(role: str, value: Any, existing: Sequence[str], where: str) -> Any:
         return value
     if role in ("rewards", "terminations", "truncations") and callable(value):
         return value
+    value = _named(value)
     if not isinstance(value, str):
         raise DatasetError(f"{where}: columns= gives {role} as {value!r}; the name of one column is needed.")
     if value not in existing:
@@ -161,7 +164,8 @@ def _parse(role: str, value: Any, existing: Sequence[str], where: str) -> Any:
 
 
 def _names(role: str, value: Any, existing: Sequence[str], where: str) -> Names:
-    names = [value] if isinstance(value, str) else value
+    names = [value] if isinstance(_named(value), str) else value
+    names = [_named(name) for name in names] if isinstance(names, Sequence) else names
     if not isinstance(names, Sequence) or not names or not all(isinstance(name, str) for name in names):
         raise DatasetError(f"{where}: columns= gives {role} as {value!r}; a column's name or a list of them is needed.")
     found: list[str] = []
@@ -174,6 +178,11 @@ def _names(role: str, value: Any, existing: Sequence[str], where: str) -> Names:
     if twice:
         raise DatasetError(f"{where}: columns= names {twice[0]!r} twice among {role}.")
     return tuple(found)
+
+
+def _named(name: Any) -> Any:
+    """pandas numbers columns that have no names; pyarrow has texts for them."""
+    return str(name) if isinstance(name, (int, np.integer)) and not isinstance(name, bool) else name
 
 
 def _near(name: str, existing: Sequence[str]) -> str:

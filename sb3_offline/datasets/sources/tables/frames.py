@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from sb3_offline.datasets.errors import DatasetError
 from sb3_offline.datasets.sources.files import TABLE_SUFFIXES, is_data_file, is_directory
-from sb3_offline.datasets.sources.tables.sizes import check_gzip_size, check_table_size
+from sb3_offline.datasets.sources.tables.delimited import open_delimited, refuse_twice
+from sb3_offline.datasets.sources.tables.sizes import are_kept, check_table_size
 from sb3_offline.files.kinds import true_kind
 
 if TYPE_CHECKING:
@@ -21,9 +22,7 @@ if TYPE_CHECKING:
 #: Where this package's own files hold their metadata and mapping, as JSON text.
 METADATA_KEY = b"sb3_offline"
 
-#: Files of at most so many bytes are read once and kept until the data are built; larger ones are read again.
-KEPT_BYTES = 2**28
-_FORMATS = {".parquet": "parquet", ".pq": "parquet", ".csv": "csv", ".csv.gz": "csv", ".tsv": "csv"}
+_FORMATS = {".parquet": "parquet", ".pq": "parquet", ".csv": "csv", ".csv.gz": "csv", ".tsv": "csv", ".tsv.gz": "csv"}
 _FRAMES = {("pandas", "DataFrame"), ("polars", "DataFrame"), ("polars", "LazyFrame"), ("pyarrow", "Table")}
 _FRAMES |= {("pyarrow", "RecordBatch")}
 
@@ -66,8 +65,13 @@ def readable(name: str) -> Iterator[None]:
         raise
     except Exception as error:
         message, why = " ".join(str(error).split()), true_kind(Path(name), b"PAR1", b"ARROW1", b"\x1f\x8b")
-        cause = f"{why}." if why else f"it may be damaged or cut short ({message})."
-        raise DatasetError(f"{name}: the table cannot be read; {cause}") from error
+        if why is None:
+            why = (
+                f"it may be damaged or cut short ({message})"
+                if Path(name).exists()
+                else f"pyarrow does not take it: {message}"
+            )
+        raise DatasetError(f"{name}: the table cannot be read; {why}.") from error
 
 
 class Frame:
@@ -76,6 +80,8 @@ class Frame:
 
     :param source: a path (file or folder), or a frame of pandas, polars or pyarrow
     :raises DatasetError: if it cannot be opened, or two columns have one name
+
+    ``said`` tells how it was read, in words.
     """
 
     def __init__(self, source: Any):
@@ -84,18 +90,16 @@ class Frame:
         self.path = str(source) if self.own is None else self.name  # what messages name
         import_pyarrow(self.path)
         with readable(self.path):
-            self._dataset = _from_path(Path(source)) if self.own is None else _from_memory(source)
+            self._dataset, self.said = _from_path(Path(source)) if self.own is None else (_from_memory(source), [])
             self.facts = _facts_of(self._dataset.schema.metadata)
             self.schema: pa.Schema = _flat(self._dataset.schema.empty_table()).schema
-        twice = sorted({name for name in self.schema.names if self.schema.names.count(name) > 1})
-        if twice:
-            raise DatasetError(f"{self.path}: two columns are named {', '.join(map(repr, twice))}. Rename one of them.")
+        refuse_twice(self.schema.names, self.path)
 
     @cached_property
     def kept(self) -> bool:
         """Whether the rows stay in memory between the survey and the reading."""
         files = getattr(self._dataset, "files", None)
-        return files is None or sum(Path(file).stat().st_size for file in files) <= KEPT_BYTES
+        return files is None or are_kept(files)
 
     def blocks(self, columns: Sequence[str]) -> Iterator[pa.Table]:
         """Some columns of all rows, in the order of the files; in one block if that is kept."""
@@ -158,9 +162,7 @@ def _from_memory(source: Any) -> Any:
     if library == "pandas":
         named = [name for name in source.index.names if name is not None]
         source = source.reset_index(level=named) if named else source
-        if source.columns.has_duplicates:
-            name = source.columns[source.columns.duplicated()][0]
-            raise DatasetError(f"pandas table: two columns are named {name!r}. Rename one of them.")
+        refuse_twice(list(map(str, source.columns)), "pandas table")
         source = pa.Table.from_pandas(source, preserve_index=False)
     elif library == "polars":
         source = (source.collect() if type(source).__name__ == "LazyFrame" else source).to_arrow()
@@ -169,7 +171,7 @@ def _from_memory(source: Any) -> Any:
     return ds.dataset(source)
 
 
-def _from_path(path: Path) -> Any:
+def _from_path(path: Path) -> tuple[Any, list[str]]:
     import pyarrow.dataset as ds
 
     files = list(_files_in(path)) if path.is_dir() else [path]
@@ -178,7 +180,8 @@ def _from_path(path: Path) -> Any:
         raise DatasetError(f"{path} holds tables of several formats, {', '.join(sorted(kinds))}: give one of them.")
     (kind,) = kinds
     if kind == "csv":
-        return _from_csv(path, files)
+        dataset, dialect = open_delimited(path, files)
+        return dataset, [str(dialect)]
     options = {"partitioning": "hive", "partition_base_dir": str(path)} if path.is_dir() else {}
     # without the buffer a file is not read ahead as a whole
     checked = ds.ParquetFragmentScanOptions(page_checksum_verification=True, pre_buffer=False, use_buffered_stream=True)
@@ -190,39 +193,8 @@ def _from_path(path: Path) -> Any:
         if lacking:
             raise DatasetError(f"{path}: {file.name} and {files[0].name} differ in the columns {sorted(lacking)}.")
     check_table_size(str(path), files, dataset)
-    return dataset
+    return dataset, []
 
 
 def _format_of(file: Path) -> str:
     return next((kind for suffix, kind in _FORMATS.items() if file.name.lower().endswith(suffix)), "ipc")
-
-
-def _from_csv(path: Path, files: Sequence[Path]) -> Any:
-    """Types are inferred from all rows, or in files too large for that from the first ones, where numbers are float."""
-    import pyarrow as pa
-    import pyarrow.csv as csv
-    import pyarrow.dataset as ds
-
-    for file in files:
-        if file.suffix.lower() == ".gz":
-            check_gzip_size(file)
-    delimiters = csv.ParseOptions(delimiter="\t" if files[0].suffix.lower() == ".tsv" else ",")
-    if sum(file.stat().st_size for file in files) <= KEPT_BYTES:
-        tables = [_with_partition(csv.read_csv(file, parse_options=delimiters), path, file) for file in files]
-        return ds.dataset(pa.concat_tables(tables, promote_options="permissive"))
-    options = {"partitioning": "hive", "partition_base_dir": str(path)} if path.is_dir() else {}
-    kind = ds.CsvFileFormat(parse_options=delimiters)
-    dataset = ds.dataset([str(file) for file in files], format=kind, **options)
-    wide = [
-        f.with_type(pa.float64()) if pa.types.is_integer(f.type) or pa.types.is_null(f.type) else f for f in dataset.schema
-    ]
-    return ds.dataset([str(file) for file in files], format=kind, schema=pa.schema(wide), **options)
-
-
-def _with_partition(table: pa.Table, path: Path, file: Path) -> pa.Table:
-    """With Hive's ``key=value`` folders between a folder and its file as columns."""
-    import pyarrow as pa
-
-    for name, _, value in (part.partition("=") for part in file.parts[len(path.parts) : -1]):
-        table = table.append_column(name, pa.repeat(int(value) if value.isdigit() else value, len(table)))
-    return table

@@ -45,7 +45,13 @@ def open_table(source: Any, task: Task) -> RawSource:
             DatasetWarning,
             stacklevel=5,
         )
-    said = [f"{n_rows:,} rows of {frame.name}", f"columns {how}: {columns}", *order.said, *_said_categories(surveys)]
+    said = [
+        f"{n_rows:,} rows of {frame.name}",
+        *frame.said,
+        f"columns {how}: {columns}",
+        *order.said,
+        *_said_categories(surveys),
+    ]
     metadata = collect_metadata(frame.name, {"metadata": frame.facts.get("metadata", {})})
     facts = {"source": "table", "reading": said, **_categories(surveys)}
     return raw_from_metadata(
@@ -99,18 +105,16 @@ def _derive(kind: str, columns: Columns, surveys: dict[str, Survey], where: str)
 
 
 def _build(frame: Frame, columns: Columns, surveys: dict[str, Survey], order: Order, info: DatasetInfo) -> OfflineDataset:
-    return build_dataset(_read(frame, columns, surveys, order, info.action_space), info)
+    return build_dataset(_read(frame, columns, surveys, order, info), info)
 
 
-def _read(
-    frame: Frame, columns: Columns, surveys: dict[str, Survey], order: Order, action_space: spaces.Space
-) -> dict[str, Any]:
+def _read(frame: Frame, columns: Columns, surveys: dict[str, Survey], order: Order, info: DatasetInfo) -> dict[str, Any]:
     """All rows, in the order of time."""
     n_rows = len(order.ends)
     arrays: dict[str, Any] = {}
     start = 0
     for block in frame.blocks(columns.used()):
-        part = read_block(block, columns, surveys, action_space)
+        part = read_block(block, columns, surveys, info)
         if len(block) == n_rows:  # all of them: nothing to gather
             arrays = part
             break

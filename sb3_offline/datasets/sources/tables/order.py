@@ -134,7 +134,10 @@ def _times(table: Any, name: str, where: str) -> tuple[np.ndarray, float]:
         per_second = {"s": 1, "ms": 1e3, "us": 1e6, "ns": 1e9}[column.type.unit]
         return numbers(column.cast(pa.int64()), name, where), per_second
     if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)):
-        raise DatasetError(f"{where}: column {name!r}, the time, is of type {kind}; numbers or dates are needed.")
+        raise DatasetError(
+            f"{where}: column {name!r}, the time, is of type {kind}; numbers or dates "
+            "are needed (pandas.to_datetime makes them)."
+        )
     values = numbers(column, name, where)
     if values.dtype.kind == "u":
         values = values.astype(np.int64)  # differences may be negative

@@ -9,12 +9,12 @@ import numpy as np
 from gymnasium import spaces
 
 from sb3_offline.datasets.errors import DatasetError
-from sb3_offline.datasets.offline_dataset import MASK_NAMES
+from sb3_offline.datasets.offline_dataset import MASK_NAMES, DatasetInfo
 from sb3_offline.datasets.sources.tables.columns import Columns, Names, groups_of
-from sb3_offline.datasets.sources.tables.deriving import is_image
 from sb3_offline.datasets.sources.tables.frames import Frame
 from sb3_offline.datasets.sources.tables.order import Order
 from sb3_offline.datasets.sources.tables.values import Survey, codes, numbers, survey_column
+from sb3_offline.networks.choices import CHOICE_SPACES
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -60,12 +60,13 @@ def _value_names(columns: Columns) -> set[Any]:
     return {name for part in parts for name in part} | {getattr(columns, role) for role in _PLAIN}
 
 
-def read_block(block: pa.Table, columns: Columns, surveys: Mapping[str, Survey], action_space: spaces.Space) -> dict[str, Any]:
+def read_block(block: pa.Table, columns: Columns, surveys: Mapping[str, Survey], info: DatasetInfo) -> dict[str, Any]:
     """The arrays of some rows that are columns of the table (not functions of it), unsorted."""
-    arrays: dict[str, Any] = {"observations": _observations(block, columns.observations, surveys)}
+    seen = info.observation_space
+    arrays: dict[str, Any] = {"observations": _observations(block, columns.observations, surveys, seen)}
     if columns.next_observations is not None:
-        arrays["next_observations"] = _observations(block, columns.next_observations, surveys)
-    arrays["actions"] = _actions(block, columns.actions, surveys, action_space)
+        arrays["next_observations"] = _observations(block, columns.next_observations, surveys, seen)
+    arrays["actions"] = _actions(block, columns.actions, surveys, info.action_space)
     for role in _PLAIN:
         name = getattr(columns, role)
         if isinstance(name, str):
@@ -76,17 +77,25 @@ def read_block(block: pa.Table, columns: Columns, surveys: Mapping[str, Survey],
     return arrays
 
 
-def _observations(block: pa.Table, names: Names | dict[str, Names], surveys: Mapping[str, Survey]) -> Any:
-    parts = {key: _side_by_side(block, part, surveys) for key, part in groups_of(names).items()}
+def _observations(block: pa.Table, names: Names | dict[str, Names], surveys: Mapping[str, Survey], space: spaces.Space) -> Any:
+    spaces_by_key = space.spaces if isinstance(space, spaces.Dict) else {"": space}
+    parts = {
+        key: (_whole if _is_whole(spaces_by_key.get(key)) else _side_by_side)(block, part, surveys)
+        for key, part in groups_of(names).items()
+    }
     return parts.get("", parts)
 
 
+def _is_whole(space: spaces.Space | None) -> bool:
+    """Whether whole numbers live in a space: choices, or bytes."""
+    return isinstance(space, CHOICE_SPACES) or (isinstance(space, spaces.Box) and space.dtype == np.uint8)
+
+
 def _side_by_side(block: pa.Table, names: Names, surveys: Mapping[str, Survey]) -> np.ndarray:
-    """(n, d) float32; a single column of more axes keeps its shape, and an image its bytes."""
+    """(n, d) float32; a single column of more axes keeps its shape."""
     found = [surveys[name] for name in names]
     if len(names) == 1 and len(found[0].shape) > 1:
-        values = numbers(block[names[0]], names[0], "")
-        return values if is_image(found) else values.astype(np.float32)
+        return numbers(block[names[0]], names[0], "").astype(np.float32)
     widths = [int(np.prod(one.shape)) if one.categories is None else len(one.categories) for one in found]
     joined = np.zeros((len(block), sum(widths)), np.float32)
     start = 0
@@ -100,19 +109,23 @@ def _side_by_side(block: pa.Table, names: Names, surveys: Mapping[str, Survey]) 
 
 
 def _actions(block: pa.Table, names: Names, surveys: Mapping[str, Survey], space: spaces.Space) -> np.ndarray:
-    if isinstance(space, spaces.Box):
-        return _side_by_side(block, names, surveys).reshape(len(block), -1)
-    chosen = []
+    if _is_whole(space):
+        return _whole(block, names, surveys)
+    return _side_by_side(block, names, surveys).reshape(len(block), -1)
+
+
+def _whole(block: pa.Table, names: Names, surveys: Mapping[str, Survey]) -> np.ndarray:
+    """Whole numbers as they are, of categories their codes: (n, d), or as a single column has them."""
+    parts = []
     for name in names:
         categories = surveys[name].categories
         if categories is not None:
-            chosen.append(codes(block[name], categories))
+            parts.append(codes(block[name], categories))
             continue
         values = numbers(block[name], name, "")
-        whole = values.dtype.kind != "f" or (values == np.rint(values)).all()  # a CSV may have 1.0
-        chosen.append(values.astype(np.int64) if whole else values)
-    joined = np.column_stack([values.reshape(len(block), -1) for values in chosen])
-    return joined[:, 0] if isinstance(space, spaces.Discrete) else joined
+        rounded = values.dtype.kind == "f" and (values == np.rint(values)).all()  # a CSV may have 1.0
+        parts.append(values.astype(np.int64) if rounded or values.dtype == bool else values)
+    return parts[0] if len(parts) == 1 else np.column_stack([values.reshape(len(block), -1) for values in parts])
 
 
 def mark_ends(arrays: dict[str, Any], columns: Columns, order: Order, rows: slice, where: str) -> None:

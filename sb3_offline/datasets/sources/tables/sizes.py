@@ -15,9 +15,16 @@ from sb3_offline.files.regular import bytes_on_disk
 if TYPE_CHECKING:
     import pyarrow as pa
 
+#: Files of at most so many bytes are read once and kept until the data are built; larger ones are read again.
+KEPT_BYTES = 2**28
 _BLOCK = 2**20
 #: Bytes of Parquet's types in memory; those of texts differ, and a fixed length is counted by the schema.
 _WIDTHS = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "INT96": 8, "FLOAT": 4, "DOUBLE": 8, "FIXED_LEN_BYTE_ARRAY": 1}
+
+
+def are_kept(files: Sequence[str | Path]) -> bool:
+    """Whether files are small enough to be read once only."""
+    return sum(Path(file).stat().st_size for file in files) <= KEPT_BYTES
 
 
 def check_table_size(name: str, files: Sequence[Path], dataset: Any) -> None:

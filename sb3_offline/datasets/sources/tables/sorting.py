@@ -24,7 +24,7 @@ def table_blocks(
     """
     :param scratch: where the rows lie while they are sorted
     """
-    parts = (read_block(part, columns, surveys, info.action_space) for part in _small(frame, columns))
+    parts = (read_block(part, columns, surveys, info) for part in _small(frame, columns))
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         ordered = parts if order.rows is None else _sorted_on_disk(parts, order.rows, Path(folder))
         start = 0

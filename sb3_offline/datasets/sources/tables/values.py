@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _MOST_CATEGORIES = 256
+_QUANTITY = re.compile(r"\s*(\[|\(\s*[-+]?[\d.]|[-+]?\d*[.,]\d)")  # how a fraction or a list of numbers begins
 
 
 @dataclass(frozen=True)
@@ -77,8 +80,25 @@ def categories_of(column: pa.ChunkedArray, name: str, where: str, start: int = 0
         return _within_limit(tuple(chunks[0].dictionary.to_pylist()) if chunks else (), name, where)
     if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
         _refuse_nulls(column, name, where, start)
-        return _within_limit(tuple(sorted(pc.unique(column).to_pylist())), name, where)
+        found = tuple(sorted(pc.unique(column).to_pylist()))
+        _refuse_quantities(column, found, name, where, start)
+        return _within_limit(found, name, where)
     return None
+
+
+def _refuse_quantities(column: pa.ChunkedArray, found: Sequence[str], name: str, where: str, start: int) -> None:
+    """One value that is no number makes texts of all."""
+    import pyarrow.compute as pc
+
+    quantities = list(filter(_QUANTITY.match, found))
+    if not quantities:
+        return
+    others = [text for text in found if not _QUANTITY.match(text) and not text.strip("+- ").isdigit()]
+    beside = f", and {others[0]!r} in row {start + pc.index(column, others[0]).as_py()}" if others else ""
+    raise DatasetError(
+        f"{where}: column {name!r} holds numbers as text, such as {quantities[0]!r}{beside}. Make numbers of them (lists: "
+        "list columns, which CSV cannot hold); if they are names, make the column categorical."
+    )
 
 
 def _within_limit(categories: tuple[Any, ...], name: str, where: str) -> tuple[Any, ...]:
