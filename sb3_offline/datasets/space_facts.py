@@ -66,5 +66,5 @@ def _space(facts: Mapping[str, Any], where: str) -> spaces.Space:
     if kind == "MultiDiscrete":
         return spaces.MultiDiscrete(np.array(facts["nvec"], np.int64), start=np.array(facts["start"], np.int64))
     if kind == "MultiBinary":
-        return spaces.MultiBinary(shape)
+        return spaces.MultiBinary(shape[0] if len(shape) == 1 else shape)  # gymnasium's n is not n of (n,)
     raise DatasetError(f"{where}: the metadata name a space of kind {kind!r:.40}. Leave it out.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import inspect
 import multiprocessing
 import os
 import shutil
@@ -27,11 +28,12 @@ def write_minari(dataset: OfflineDataset, target: str, facts: Mapping[str, Any])
     :param target: its id
     :param facts: about how the data were made
     :raises OSError: if it cannot be written; the store is then as it was
-    :raises ValueError: for data with action masks
+    :raises ValueError: for a key of observations that Minari would take for a path
     """
     import_minari(target)
-    if dataset.action_masks is not None:
-        raise ValueError(f"{target}: Minari has no place for action_masks. Write .npz, .hdf5, .parquet or .mmap.")
+    paths = [key for key in dataset.observations.dtype.names or () if "/" in key]
+    if paths:
+        raise ValueError(f"{target}: Minari takes the key {paths[0]!r} for a path. Rename it, or write another format.")
     from minari.storage.datasets_root_dir import get_dataset_path
 
     store, place = Path(get_dataset_path("")), Path(get_dataset_path(target))
@@ -68,7 +70,13 @@ def _create(dataset: OfflineDataset, target: str, facts: Mapping[str, Any], stor
             ref_min_score=info.reference_min_score,
             ref_max_score=info.reference_max_score,
             description=str(facts.get("description", f"written by sb3-offline from {info.dataset_id}")),
+            **_exactly(minari.create_dataset_from_buffers),
         )
+
+
+def _exactly(create: Callable[..., Any]) -> dict[str, bool]:
+    """Images to the bit; Minari would make JPEG of them, and did not in its older versions."""
+    return {"jpeg_encoding": False} if "jpeg_encoding" in inspect.signature(create).parameters else {}
 
 
 def _apart(work: Callable[[], None]) -> None:
@@ -125,6 +133,8 @@ def _episodes(dataset: OfflineDataset) -> list[Any]:
     ends = dataset.terminations | dataset.truncations
     ends[-1] = True
     follows = np.all(flat_rows(dataset.next_observations[:-1]) == flat_rows(dataset.observations[1:]), axis=1)
+    if dataset.action_masks is not None and dataset.next_action_masks is not None:
+        follows &= np.all(dataset.next_action_masks[:-1] == dataset.action_masks[1:], axis=1)
     ends[:-1] |= ~follows
     episodes: list[Any] = []
     start = 0
@@ -143,11 +153,22 @@ def _episodes(dataset: OfflineDataset) -> list[Any]:
                 rewards=dataset.rewards[rows],
                 terminations=dataset.terminations[rows],
                 truncations=truncations,
-                infos={},
+                infos=_infos(dataset, rows),
             )
         )
         start = end
     return episodes
+
+
+def _infos(dataset: OfflineDataset, rows: slice) -> dict[str, np.ndarray]:
+    """What Minari's reader here takes from infos, of T + 1 entries each."""
+    infos: dict[str, np.ndarray] = {}
+    if dataset.action_masks is not None and dataset.next_action_masks is not None:
+        last = dataset.next_action_masks[rows][-1:]
+        infos["action_masks"] = np.concatenate([dataset.action_masks[rows], last])
+    if not dataset.valid_next[:].all():
+        infos["valid_next"] = np.append(dataset.valid_next[rows], True)
+    return infos
 
 
 def import_minari(target: str) -> Any:

@@ -85,6 +85,8 @@ def open_minari_dataset(dataset: MinariDataset) -> RawSource:
     )
 
 
+#: Arrays that infos of these names hold, one entry for each of an episode's T + 1 observations.
+INFOS = ("action_masks", "valid_next")
 _CARD_KEYS = (
     "algorithm_name",
     "author",
@@ -102,6 +104,7 @@ def _read_episodes(dataset: MinariDataset) -> dict[str, Any]:
 
 def _episodes(dataset: MinariDataset) -> Iterator[dict[str, Any]]:
     """The rows of each episode that has any."""
+    known: set[str] | None = None
     try:
         check_minari_arrays(Path(dataset.storage.data_path))
         for episode in dataset.iterate_episodes():
@@ -120,9 +123,13 @@ def _episodes(dataset: MinariDataset) -> Iterator[dict[str, Any]]:
                     f"{len(episode.actions)} steps, and needs one more than steps: the one with which the episode ended. "
                     "Log it, or leave the episode out by dataset.filter_episodes."
                 )
+            told = _told_by_infos(dataset, episode)
+            known = set(told) if known is None else known
+            if known != set(told):
+                raise DatasetError(f"{dataset.id}: only some episodes have {', '.join(sorted(known ^ set(told)))} as infos.")
             truncations = np.array(episode.truncations, dtype=bool)
             truncations[-1] |= not episode.terminations[-1]  # an episode ends where Minari ends it
-            yield {
+            yield told | {
                 "observations": steps_of(episode.observations, slice(None, -1)),
                 "next_observations": steps_of(episode.observations, slice(1, None)),
                 "actions": episode.actions,
@@ -132,6 +139,22 @@ def _episodes(dataset: MinariDataset) -> Iterator[dict[str, Any]]:
             }
     except (OSError, KeyError, RuntimeError) as error:
         raise DatasetError(f"{dataset.id}: the Minari data are damaged or cut short ({error}).") from error
+
+
+def _told_by_infos(dataset: MinariDataset, episode: Any) -> dict[str, Any]:
+    """What Minari has no other place for than the infos of each observation."""
+    found: dict[str, Any] = {}
+    for name in (name for name in INFOS if name in (episode.infos or {})):
+        values = np.asarray(episode.infos[name])
+        if len(values) != len(episode) + 1:
+            raise DatasetError(
+                f"{dataset.id}: episode {episode.id} holds {len(values)} {name} among its infos of {len(episode)} steps, and "
+                "needs one for each observation, that of reset among them."
+            )
+        found[name] = values[:-1]
+        if name == "action_masks":
+            found["next_action_masks"] = values[1:]
+    return found
 
 
 def _import_minari(dataset_id: str) -> ModuleType:
