@@ -78,7 +78,11 @@ def make_card(dataset: OfflineDataset) -> DataCard:
 
 
 def _reading(card: dict[str, Any]) -> list[str]:
-    facts = {"spaces from the data": card.get("derived_spaces"), "rows dropped": card.get("dropped_rows")}
+    facts = {
+        "next observations": card.get("next_observations"),
+        "spaces from the data": card.get("derived_spaces"),
+        "rows dropped": card.get("dropped_rows"),
+    }
     return [*card.get("reading", []), *(f"{name}: {value}" for name, value in facts.items() if value)]
 
 

@@ -12,7 +12,7 @@ from gymnasium import spaces
 
 from sb3_offline.datasets.checks.columns import as_column, check_rows, finite_float32, flags, to_space, vector, within_bounds
 from sb3_offline.datasets.checks.ends import are_rlds_steps, episode_flags, transitions_of_steps
-from sb3_offline.datasets.checks.keys import find_keys, warn_of_unread
+from sb3_offline.datasets.checks.keys import find_keys, said_of_keys
 from sb3_offline.datasets.checks.masks import masks_of
 from sb3_offline.datasets.errors import DatasetError, DatasetWarning, NoRowsLeft
 from sb3_offline.datasets.offline_dataset import INFERRED, DatasetInfo, OfflineDataset
@@ -39,7 +39,9 @@ def build_dataset(arrays: Mapping[str, Any], info: DatasetInfo) -> OfflineDatase
     elif "next_observations" not in columns:
         columns = _split_last_observation(columns)
     _check_lengths(columns, where)
-    warn_of_unread(arrays, keys.values(), len(columns["rewards"]), where)
+    said = said_of_keys(arrays, keys, len(columns["rewards"]), where)
+    if said:
+        info = replace(info, card={**info.card, "reading": [*info.card.get("reading", []), *said]})
 
     observations = to_space("observations", columns["observations"], info.observation_space, where)
     actions = to_space("actions", columns["actions"], info.action_space, where)

@@ -108,9 +108,14 @@ def find_keys(arrays: Mapping[str, Any], where: str) -> dict[str, str]:
     return keys
 
 
-def warn_of_unread(arrays: Mapping[str, Any], read: Iterable[str], n_rows: int, where: str) -> None:
-    """Name the keys that have an entry for each row, but no meaning here."""
-    others = [key for key in arrays if key not in set(read) and str(key).partition("/")[0] not in _DESCRIBING]
+def said_of_keys(arrays: Mapping[str, Any], keys: Mapping[str, str], n_rows: int, where: str) -> list[str]:
+    """
+    How arrays of other names were taken, in words. Those with an entry for each row that have no meaning here are warned of.
+
+    :param keys: the keys of the known arrays by our names
+    """
+    taken = [f"{key} as {name}" for name, key in keys.items() if key != name]
+    others = [key for key in arrays if key not in set(keys.values()) and str(key).partition("/")[0] not in _DESCRIBING]
     unread = [str(key) for key in others if _length(arrays[key]) == n_rows]
     if unread:
         number = next(filter(_EPISODE.fullmatch, unread), None)
@@ -123,6 +128,8 @@ def warn_of_unread(arrays: Mapping[str, Any], read: Iterable[str], n_rows: int, 
             DatasetWarning,
             stacklevel=2,
         )
+    said = [f"taken: {', '.join(taken)}"] if taken else []
+    return said + ([f"not read: {', '.join(unread)}"] if unread else [])
 
 
 def _length(value: Any) -> int | None:

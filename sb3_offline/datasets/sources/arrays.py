@@ -117,8 +117,13 @@ def open_replay_buffer(buffer: ReplayBuffer) -> RawSource:
         lambda: _replay_arrays(buffer),
         buffer.observation_space,
         buffer.action_space,
-        card={"source": "Stable-Baselines3 ReplayBuffer", "n_envs": buffer.n_envs},
+        card={"source": "Stable-Baselines3 ReplayBuffer", "n_envs": buffer.n_envs, "reading": [_said(buffer)]},
     )
+
+
+def _said(buffer: ReplayBuffer) -> str:
+    oldest = ", the oldest ones overwritten" if buffer.full else ""
+    return f"{buffer.size():,} steps of {buffer.n_envs} environments{oldest}; cut where the next row does not follow"
 
 
 def _replay_arrays(buffer: ReplayBuffer) -> dict[str, Any]:

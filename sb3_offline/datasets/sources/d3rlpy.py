@@ -33,7 +33,8 @@ def open_d3rlpy(path: Path) -> RawSource:
         version = hdf5_array(path, file, "version")[()] if "version" in file else b"unknown"
         if not 0 < int(n_episodes) <= len(file):
             raise DatasetError(f"{path}: it says that it holds {n_episodes} episodes, in {len(file)} arrays.")
-    facts = {"source": f"d3rlpy ReplayBuffer, format {version.decode()}"}
+    reading = [f"{n_episodes:,} episodes of {path.name}, which hold no observation after the last action"]
+    facts = {"source": f"d3rlpy ReplayBuffer, format {version.decode()}", "reading": reading}
     return episodic_source(path.name, str(path), lambda: _episodes(path, int(n_episodes)), facts)
 
 

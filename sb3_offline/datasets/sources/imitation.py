@@ -43,7 +43,8 @@ def open_trajectories(source: Any) -> RawSource:
                 f"trajectories: number {number} is a {type(one).__name__} without rewards. Give "
                 "TrajectoryWithRew, as rollouts with a reward are."
             )
-    return episodic_source("trajectories", "trajectories", lambda: map(_episode, trajectories), _FACTS)
+    facts = {**_FACTS, "reading": [f"{len(trajectories):,} trajectories; one that is not terminal was cut"]}
+    return episodic_source("trajectories", "trajectories", lambda: map(_episode, trajectories), facts)
 
 
 def _episode(trajectory: Any) -> Episode:
@@ -66,7 +67,8 @@ def open_trajectory_folder(path: Path) -> RawSource:
     """:raises DatasetError: if rewards or files are missing"""
     import_pyarrow(str(path))
     files = _files_of(path)
-    return episodic_source(path.name, str(path), lambda: _episodes(path, files), _FACTS)
+    facts = {**_FACTS, "reading": [f"trajectories of {len(files)} files; one that is not terminal was cut"]}
+    return episodic_source(path.name, str(path), lambda: _episodes(path, files), facts)
 
 
 def _files_of(path: Path) -> list[Path]:

@@ -71,6 +71,8 @@ def open_minari(name: str, *, download: bool) -> RawSource:
 def open_minari_dataset(dataset: MinariDataset) -> RawSource:
     """An opened Minari data set, which may be a selection of episodes."""
     metadata = dataset.storage.metadata
+    form = getattr(dataset.storage, "FORMAT", "its own format")
+    reading = [f"{len(dataset.episode_indices):,} episodes, {dataset.total_steps:,} steps, kept as {form}"]
     card = shown({key: metadata[key] for key in _CARD_KEYS if metadata.get(key) is not None})
     return RawSource(
         dataset.id,
@@ -80,7 +82,7 @@ def open_minari_dataset(dataset: MinariDataset) -> RawSource:
         dataset.env_spec,
         reference_min_score=score(dataset.id, "ref_min_score", metadata.get("ref_min_score")),
         reference_max_score=score(dataset.id, "ref_max_score", metadata.get("ref_max_score")),
-        card={"source": "Minari", **card},
+        card={"source": "Minari", "reading": reading, **card},
         blocks=lambda *_: grouped(_episodes(dataset)),
     )
 

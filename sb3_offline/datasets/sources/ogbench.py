@@ -62,7 +62,15 @@ def open_ogbench(path: Path, task: Task) -> RawSource:
             kept.update(rows())
         return derive_space(kind, kept, str(path))
 
-    return raw_from_metadata(path.name, read, {"source": "OGBench"}, derive=derive)
+    return raw_from_metadata(
+        path.name, read, {"source": "OGBench", "reading": _said(npz_keys(path), functions)}, derive=derive
+    )
+
+
+def _said(keys: set[str], functions: Mapping[str, Any]) -> list[str]:
+    form = "next observations given" if "next_observations" in keys else "each trajectory's last row is its final observation"
+    ends = "terminals are cuts" + (", masks of 0 terminations" if "masks" in keys else "")
+    return [form, ends, *(f"{role} by a function" for role in functions)]
 
 
 def _transitions(arrays: Mapping[str, Any], functions: Mapping[str, Callable[[Any], Any]], where: str) -> dict[str, Any]:
