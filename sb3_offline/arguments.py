@@ -104,6 +104,9 @@ def check_entropy(ent_coef: str | float, target_entropy: str | float) -> None:
         ) from error
 
 
+_MOST_SEEDS = 10_000
+
+
 def parse_seeds(text: str) -> list[int]:
     """
     "0-7" or "0,3,5-6" -> the numbers.
@@ -116,6 +119,8 @@ def parse_seeds(text: str) -> list[int]:
         last = last if dash else first
         if not (first.isdecimal() and last.isdecimal() and int(last) >= int(first)):
             raise ValueError(f"seeds are written 0-7 or 0,3,5, not {text!r}.")
+        if int(last) - int(first) >= _MOST_SEEDS:
+            raise ValueError(f"seeds: {text!r} are more than {_MOST_SEEDS:,}.")
         seeds += range(int(first), int(last) + 1)
     if len({*seeds}) < len(seeds):
         raise ValueError(f"seeds names one twice: {text!r}.")

@@ -9,6 +9,7 @@ import re
 import warnings
 from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager
+from numbers import Real
 from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -100,7 +101,7 @@ def upgraded(cls: Any, attributes: Mapping[str, Any]) -> dict[str, Any]:
 def check_options(model: Any) -> None:
     """
     The constructor's own checks, of what the options are now: by a file, ``load``'s arguments, or an assignment. What was
-    written as a mapping, or a kind's name, becomes the option.
+    written as a mapping, a kind's name or a whole number becomes the option.
 
     :raises OptionError: (a ValueError) for an option out of range
     :raises TypeError: for one of another kind
@@ -113,7 +114,8 @@ def check_options(model: Any) -> None:
             raise OptionError(str(error)) from error
     for name, value in vars(made).items():
         mine = getattr(model, name, None)
-        if dataclasses.is_dataclass(value) or (isinstance(mine, str | Mapping) and isinstance(value, int | float)):
+        written = isinstance(mine, str | Mapping | Real) and type(mine) is not type(value)
+        if dataclasses.is_dataclass(value) or (written and isinstance(value, int | float)):
             setattr(model, name, value)
 
 

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch as th
 from stable_baselines3.common.preprocessing import get_action_dim, get_flattened_obs_dim
 
+from sb3_offline.arguments import OptionError
 from sb3_offline.behavior.behavior_fit import behavior_optimizer, fit_behavior_policy
 from sb3_offline.behavior.behavior_policy import BehaviorNoise, BehaviorPolicy
 from sb3_offline.behavior.discrete_behavior_policy import DiscreteBehaviorPolicy
@@ -18,7 +19,7 @@ from sb3_offline.common.terms import Term
 from sb3_offline.cql.conservative import Conservative
 from sb3_offline.datasets import OfflineDataset
 from sb3_offline.dromo.networks import DROMONetworks
-from sb3_offline.dromo.options import split_behavior_kwargs
+from sb3_offline.dromo.options import Visits, read_visits, split_behavior_kwargs
 from sb3_offline.dromo.robustness import drawn_states, smoothing, spread_penalty
 from sb3_offline.networks.choices import Choices
 from sb3_offline.networks.networks import Batch, Logs
@@ -58,6 +59,9 @@ class CountingTerm(Term):
         model.register_state("behavior_policy", self.make_behavior_policy(observation_dim, **architecture).to(model.device))
         if not hasattr(model, "visitation_seed"):  # else load() brought it: the cells of states stay what they were
             model.visitation_seed = model.streams.cpu("visitation").initial_seed()
+        asked = vars(model).get("visitation")  # by load's arguments: else there is none yet
+        if asked is not None and read_visits(asked, model.strict) != Visits(mode, model.count_scale):
+            raise OptionError(f"visitation={asked!r} cannot take the place of {mode!r}, which was fitted: make a new model.")
         n_states = observation_dim if mode == "exact" else None
         visitation = make_visitation(mode, count_scale=model.count_scale, n_states=n_states)
         model.register_state("visitation", visitation.to(model.device))

@@ -129,12 +129,16 @@ class MOPO(ModelBasedSAC):
 
     def prepare(self, dataset: OfflineDataset, progress_bar: bool) -> None:
         super().prepare(dataset, progress_bar)
-        if self.penalty_weight is None:
+        if self.penalty_weight is not None:
+            self.penalty_coefficient.fill_(self.penalty_weight)  # load may have brought another
+        else:
             held_out = Columns.of(dataset, held_out_rows(self.dynamics, dataset), self.device)
             u = self.uncertainty(held_out.observations, held_out.actions)
-            if self.target_uncertainty is None:
-                percentile = self.target_percentile
+            target, percentile = self.target_uncertainty, self.target_percentile
+            if target is None:
                 self.penalty_target.copy_(u.mean() if percentile is None else u.quantile(percentile / 100))
+            else:
+                self.penalty_target.fill_(target)
             reward_scale = self.reward_factor * float(np.std(dataset.rewards)) or 1.0
             step = DualStep.of(reward_scale, float(u.std()) or 1.0, self.penalty_learning_rate, self.max_penalty_weight)
             step = DualStep(*(th.tensor(float(number), device=self.device) for number in step))

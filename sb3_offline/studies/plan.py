@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -63,6 +64,9 @@ _KEYS = {
     "gpus": "of one run; 0.25 lets four share one",
 }
 _NEEDED = ("algorithms", "datasets", "seeds", "steps")
+#: Options that say where a run stands, which the study does itself; a file may be another's, and an env's id imports modules.
+_OWN = ("policy", "env", "dataset", "seed", "verbose", "tensorboard_log")
+_FOLDER = re.compile(r"[\w=,+ -][\w=,+. -]*|")
 
 
 def read_study(path: Path, folder: Path | None = None) -> Study:
@@ -111,6 +115,9 @@ def _study(content: Mapping[str, Any], path: Path, folder: Path) -> Study:
     for algo in algorithms:
         if algo not in names():
             raise StudyError(unknown(algo, names()))
+    for name in sets:
+        if _FOLDER.fullmatch(name) is None:
+            raise StudyError(f"sets: {name!r} is no name of a folder: take letters, digits and any of -_=,+.")
     for dataset in datasets:
         open_dataset(dataset)  # refuses what is no data now
     cells = []
@@ -150,6 +157,9 @@ def _options(algo: str, common: Mapping[str, Any], own: Mapping[str, Any]) -> di
     known = inspect.signature(algorithm).parameters
     options = {name: value for name, value in common.items() if name in known} | dict(own)
     algorithm.check_arguments(options)
+    for name in options:
+        if name in _OWN or name.startswith("_"):
+            raise StudyError(f"options: {name!r} is the study's own: leave it out.")
     for name, value in options.items():
         if name.endswith("learning_rate") and isinstance(value, str):
             options[name] = parse_schedule(value) or value

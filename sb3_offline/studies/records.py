@@ -14,6 +14,10 @@ from typing import Any
 
 import torch as th
 
+from sb3_offline.files.refusal import FileRefused
+from sb3_offline.files.regular import read_regular
+from sb3_offline.files.structure import read_json
+
 Record = dict[str, Any]
 
 
@@ -66,11 +70,21 @@ def to_json(record: Record) -> str:
 
 
 def read_lines(path: Path) -> list[Record]:
-    """The whole lines of a run's file; a writer that was killed may have left half a line at the end."""
+    """
+    The whole lines of a run's file; a writer that was killed may have left half a line at the end.
+
+    :raises FileRefused: (a ValueError) if it is no such file
+    """
     if not path.exists():
         return []
-    text = path.read_text()
-    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+    whole, _, _ = read_regular(path).rpartition(b"\n")
+    try:
+        lines = [read_json(line, str(path)) for line in whole.splitlines()]
+    except (ValueError, RecursionError) as error:
+        raise FileRefused(f"{path} is no file of a run, or damaged: {error}") from error
+    if not all(isinstance(line, dict) for line in lines):
+        raise FileRefused(f"{path} is no file of a run: a line of it holds no record.")
+    return lines
 
 
 def evaluations(path: Path) -> list[Record]:

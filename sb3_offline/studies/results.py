@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from sb3_offline.commands import printable
 from sb3_offline.studies.records import read_runs
 from sb3_offline.studies.statistics import Interval, Scores, bootstrap, interquartile_mean, probability_of_improvement
 
@@ -58,11 +59,20 @@ class Results:
 
 def read_results(folder: Path) -> Results:
     """
-    :raises ValueError: if there is no finished run below the folder
+    :raises ValueError: if there is no finished run below the folder, or one says no figures
     """
-    runs = read_runs(folder)
-    if not runs:
-        raise ValueError(f"{folder} holds no finished runs (.jsonl): sb3-offline study writes them.")
+    try:
+        runs = read_runs(folder)
+        if not runs:
+            raise ValueError(f"{folder} holds no finished runs (.jsonl): sb3-offline study writes them.")
+        return _results(folder, runs)
+    except (KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise ValueError(
+            f"{folder} holds a file (.jsonl) that is no run's, or damaged: {type(error).__name__} {error}."
+        ) from error
+
+
+def _results(folder: Path, runs: Sequence[dict[str, Any]]) -> Results:
     normalized = all(run["normalized_mean_last_5"] is not None for run in runs)
     groups: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
     for run in runs:
@@ -83,17 +93,17 @@ def read_results(folder: Path) -> Results:
     improvement = {
         (one, two): bootstrap([scores(one), scores(two)], probability_of_improvement, repeats=500) for one, two in pairs
     }
-    return Results(folder.name, normalized, names, datasets, lines, shared, pooled, improvement, left_out)
+    return Results(printable(folder.name), normalized, names, datasets, lines, shared, pooled, improvement, left_out)
 
 
 def _name(run: dict[str, Any]) -> str:
-    return run["algo"] if run["set"] in (".", "") else f"{run['algo']} {run['set']}"
+    return printable(run["algo"] if run["set"] in (".", "") else f"{run['algo']} {run['set']}")
 
 
 def _dataset(run: dict[str, Any]) -> str:
     name = Path(run["dataset"]).stem if Path(run["dataset"]).suffix in (".hdf5", ".npz", ".h5") else run["dataset"]
     share = run.get("fraction", 1.0)
-    return name if share == 1 else f"{name}, {100 * share:g} %"
+    return printable(name if share == 1 else f"{name}, {100 * share:g} %")
 
 
 def _line(name: str, dataset: str, runs: Sequence[dict[str, Any]], normalized: bool) -> Line:

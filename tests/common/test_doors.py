@@ -10,11 +10,12 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch as th
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from typer.testing import CliRunner
 
-from sb3_offline import CQL, MOPO, DiscreteCQL
+from sb3_offline import CQL, DROMO, MOPO, DiscreteCQL
 from sb3_offline.cli import app
 from tests.conftest import FAST_MODEL_BASED, record
 
@@ -89,6 +90,18 @@ def test_options_of_a_child_are_refused_too(tmp_path: Path) -> None:
     DiscreteCQL("MlpPolicy", **data, **SMALL).learn(1).save(tmp_path / "d")
     with pytest.raises(ValueError, match="target_update_interval"):
         DiscreteCQL.load(tmp_path / "d", target_update_interval=0)
+
+
+def test_what_load_gives_is_what_the_constructor_makes_of_it(tmp_path: Path) -> None:
+    """A whole number where a fraction is meant, and an option of what was fitted."""
+    MOPO("MlpPolicy", DATA, **FAST_MODEL_BASED).save(tmp_path / "m")
+    model = MOPO.load(tmp_path / "m", target_uncertainty=1).learn(1)
+    assert (model.penalty_target.dtype, float(model.penalty_target)) == (th.float32, 1.0)
+    assert float(MOPO.load(tmp_path / "m", penalty_weight=3).learn(1).penalty_coefficient) == 3.0
+    DROMO("MlpPolicy", DATA, **FAST_MODEL_BASED).save(tmp_path / "d")
+    DROMO.load(tmp_path / "d", visitation="knn")
+    with pytest.raises(ValueError, match=r"visitation='simhash' cannot take the place of 'knn'.*make a new model"):
+        DROMO.load(tmp_path / "d", visitation="simhash")
 
 
 def test_right_options_pass(saved: Path) -> None:

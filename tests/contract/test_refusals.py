@@ -99,3 +99,19 @@ def test_a_received_model_asks_for_no_more_memory_than_it_accounts_for(subject: 
             subject.cls.load(forged)
         assert getattr(subject.cls.load(forged, **{name: 2}), name) == 2
         assert getattr(subject.cls.load(tmp_path / "m.zip", **{name: 10**9}), name) == 10**9
+
+
+@pytest.mark.one_a_family
+def test_load_refuses_what_the_constructor_refuses(subject: Subject, tmp_path: Path) -> None:
+    """Every option, by its name."""
+    subject.make().save(tmp_path / "m.zip")
+    refused = 0
+    for name in sorted({*subject.parameters} - {"policy", "env", "dataset", "device", "verbose", "tensorboard_log"}):
+        for wrong in ("zzz", float("nan"), -1.5, object()):
+            try:
+                subject.make(**{name: wrong})
+            except (ValueError, TypeError):
+                refused += 1
+                with pytest.raises(ValueError, match=name.replace("_", ".")):  # SB3 writes "policy kwargs"
+                    subject.cls.load(tmp_path / "m.zip", **{name: wrong})
+    assert refused > 3 * len(subject.parameters) / 2

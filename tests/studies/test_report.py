@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy import stats
 
+from sb3_offline.commands import printable
 from sb3_offline.studies.records import append
 from sb3_offline.studies.report import rows, sentences, to_markdown, write_report
 from sb3_offline.studies.results import read_results
@@ -120,3 +122,36 @@ def test_returns_of_different_tasks_are_not_pooled(tmp_path: Path) -> None:
     results = read_results(tmp_path)
     assert (results.normalized, results.pooled) == (False, {})
     assert "not pooled" in " ".join(results.left_out)
+
+
+def test_received_results_say_nothing_but_letters(tmp_path: Path) -> None:
+    made(tmp_path, "cql\x1b[31m\u202e", "a<script>", 0, 1.0, [1.0])
+    results = read_results(tmp_path)
+    assert results.names == ["cql\\x1b[31m\\u202e"]
+    assert all(printable(sentence) == sentence for sentence in sentences(results))
+    pytest.importorskip("matplotlib")
+    assert "<script>" not in write_report(results, tmp_path)[0].read_text()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"[1]\n",
+        b"{]\n",
+        b"[" * 5000 + b"\n",
+        b"\xff\n",
+        b'{"config": 3}\n{"summary": {}}\n',
+        b'{"config": {}}\n{"summary": {}}\n',
+    ],
+)
+def test_damaged_results_are_one_error(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(content)
+    with pytest.raises(ValueError, match=r"damaged|no file of a run"):
+        read_results(tmp_path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes")
+def test_a_pipe_among_results_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.jsonl")
+    with pytest.raises(ValueError, match="a pipe"):
+        read_results(tmp_path)

@@ -177,3 +177,30 @@ def test_errors_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     if not engine.has_ray():
         assert main(["study", str(written(tmp_path)), "--address", "local"]) == 2
         assert "sb3-offline[ray]" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("sets: {../../escaped: {}}", r"'\.\./\.\./escaped' is no name of a folder"),
+        ("sets: {..: {}}", "is no name of a folder"),
+        ("sets: {/tmp/x: {}}", "is no name of a folder"),
+        ("options: {env: 'received_module:X-v0'}", "'env' is the study's own"),
+        ("options: {policy: received_module.X}", "'policy' is the study's own"),
+        ("options: {tensorboard_log: elsewhere}", "'tensorboard_log' is the study's own"),
+        ("sets: {a: {_init_setup_model: false}}", "'_init_setup_model' is the study's own"),
+        ("seeds: 0-99999999999", "more than 10,000"),
+    ],
+)
+def test_a_received_study_imports_nothing_and_writes_into_its_folder(
+    line: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "received_module.py").write_text("open('ran', 'w').close()")
+    text = "algorithms: [td3bc]\ndatasets: sb3_offline/Pendulum-medium-v0\nseeds: [0]\nsteps: 2\n"
+    key = line.partition(":")[0]
+    (tmp_path / "s.yaml").write_text("\n".join([*(old for old in text.splitlines() if not old.startswith(key)), line]))
+    with pytest.raises(StudyError, match=rf"s\.yaml: .*{message}"):
+        read_study(tmp_path / "s.yaml")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["received_module.py", "s.yaml"]
