@@ -15,6 +15,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from sb3_offline.datasets import DatasetError, OfflineDataset
 from sb3_offline.datasets.mapped import blocks
 from sb3_offline.datasets.offline_dataset import MASK_NAMES
+from sb3_offline.execution import ranks
 from sb3_offline.networks.choices import Choices
 from sb3_offline.networks.observations import map_observations, take_rows, tensors_of, to_tensors
 
@@ -108,11 +109,16 @@ class TensorReplayBuffer(ReplayBuffer):
         """
         return self._get_samples(self.sample_index(batch_size), env)
 
-    def sample_index(self, batch_size: int) -> th.Tensor:
-        """The rows that :meth:`sample` draws, (batch_size,)."""
+    def sample_index(self, batch_size: int, generator: th.Generator | None = None) -> th.Tensor:
+        """The rows that :meth:`sample` draws, (batch_size,); by another generator, if given."""
         if self.size() == 0:
             raise ValueError(f"The {type(self).__name__} is empty: nothing to sample.")
-        return th.randint(self.size(), (batch_size,), generator=self.generator, device=self.device)
+        first, last = self.drawn_rows()
+        return th.randint(first, last, (batch_size,), generator=generator or self.generator, device=self.device)
+
+    def drawn_rows(self) -> tuple[int, int]:
+        """The first row that may be drawn, and the one after the last."""
+        return 0, self.size()
 
     def _get_samples(self, batch_inds: th.Tensor, env: VecNormalize | None = None) -> ReplayBufferSamples:  # type: ignore[override]
         def normalise(observations: Any) -> Any:
@@ -185,6 +191,10 @@ class OfflineDatasetBuffer(TensorReplayBuffer):
             )
         if dataset.action_masks is not None:
             self.masks = {name: th.as_tensor(getattr(dataset, name), device=self.device) for name in MASK_NAMES}
+
+    def drawn_rows(self) -> tuple[int, int]:
+        """This rank's own share of the data, where several processes train one model."""
+        return ranks.share_of(self.size())
 
     def add(self, *args: Any, **kwargs: Any) -> None:
         raise RuntimeError("The logged data is fixed: an OfflineDatasetBuffer takes no new transitions.")

@@ -89,12 +89,13 @@ class OfflineOnlineBuffer(TensorReplayBuffer):
         returns = returns_to_go(rewards, terminations, np.array([len(rewards) - 1]), self.gamma)
         self.returns[rows] = th.as_tensor(returns, dtype=th.float32, device=self.device)
 
-    def sample_index(self, batch_size: int) -> th.Tensor:
+    def sample_index(self, batch_size: int, generator: th.Generator | None = None) -> th.Tensor:
         """round(offline_ratio n) rows of the data and the rest of the ring; all of the data while the ring is empty."""
         n_ring = self.size() - self.n_offline
         n_data = round(self.offline_ratio * batch_size) if n_ring > 0 else batch_size
+        generator = generator or self.generator
         parts = [
-            start + th.randint(size, (n,), generator=self.generator, device=self.device)
+            start + th.randint(size, (n,), generator=generator, device=self.device)
             for start, size, n in ((0, self.n_offline, n_data), (self.n_offline, n_ring, batch_size - n_data))
             if n > 0
         ]

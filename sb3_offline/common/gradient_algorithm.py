@@ -25,6 +25,7 @@ from sb3_offline.buffers.storage import HostDatasetBuffer
 from sb3_offline.common.offline_algorithm import OfflineAlgorithm
 from sb3_offline.common.terms import Term
 from sb3_offline.datasets import OfflineDataset
+from sb3_offline.execution import ranks
 from sb3_offline.execution.optimizers import on_its_own, plain_optimizer_state, polyak, set_learning_rate
 from sb3_offline.execution.precision import Precision
 from sb3_offline.execution.updates import Call, Execution, UpdateRunner, call_plainly, check_execution
@@ -192,7 +193,8 @@ class GradientAlgorithm(OfflineAlgorithm):
         if self._runner is None:
             self._runner = UpdateRunner(self)
         self._update_learning_rates()
-        self.log_sums.add(self._runner())
+        with ranks.updating():
+            self.log_sums.add(self._runner())
         self._n_updates += 1
 
     @abstractmethod
@@ -261,6 +263,8 @@ class GradientAlgorithm(OfflineAlgorithm):
 
     def capture_obstacle(self) -> str | None:
         """Why this update can be neither compiled nor captured, if so."""
+        if ranks.size() > 1:
+            return "several processes average their gradients"
         if isinstance(self.replay_buffer, HostDatasetBuffer):
             return "the batches are read from host memory or files (storage)"
         if isinstance(self.replay_buffer, GoalDatasetBuffer):

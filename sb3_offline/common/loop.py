@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.utils import safe_mean
 
 from sb3_offline.arguments import check_count, check_steps
@@ -17,6 +18,7 @@ from sb3_offline.common.data_backed import match_normalization, trained_env, wit
 from sb3_offline.common.validation import Validation, hold_out
 from sb3_offline.datasets.checks import pass_gate
 from sb3_offline.datasets.sources import Source
+from sb3_offline.execution import ranks
 from sb3_offline.training.callback_checks import check_callback, check_evaluation, warn_of_idle
 from sb3_offline.training.health import TrainingDivergedError
 from sb3_offline.training.logged_values import show_sums
@@ -48,6 +50,9 @@ def learning(
     check_callback(callback)
     self.check_options()
     announce = total_timesteps is None or self.verbose > 0
+    if not ranks.is_first():  # the first one speaks, looks and saves for all
+        callback, log_interval, progress_bar, announce = None, None, False, False
+        self.set_logger(Logger(None, []))
     _check_tensorboard_log(self)
     dataset, held_out = hold_out(self, with_goals(self, self.load_dataset()), validation)
     continuation = self._continuation
@@ -80,6 +85,11 @@ def learning(
     dones, infos = np.zeros(1, dtype=bool), [{}]  # type: ignore[var-annotated]
     self.policy.set_training_mode(True)
     callback.on_training_start(locals(), globals())
+    if ranks.size() > 1 and ranks.is_first():
+        print(
+            f"{type(self).__name__}: {ranks.size()} processes train one model: {self.batch_size} rows of each make a batch of "
+            f"{ranks.size() * self.batch_size}, each from its own share of the {len(dataset):,} rows."
+        )
     estimate = TimeEstimate(type(self).__name__, total_timesteps - self.num_timesteps) if announce else None
     with Run(self, dataset, callback, continuation) as run:
         while self.num_timesteps < total_timesteps:
@@ -89,7 +99,7 @@ def learning(
             yield
             self.num_timesteps += 1
             callback.update_locals(locals())
-            proceed = callback.on_step()
+            proceed = run.agreed(callback.on_step())
             if proceed and log_interval is not None and self.num_timesteps % log_interval == 0:
                 self.dump_logs()
             run.after_step()
@@ -97,6 +107,7 @@ def learning(
                 break
             if estimate is not None and estimate.print_once():
                 estimate = None
+        run.check_ranks()
         run.check_health()
         if log_interval is not None and self.log_sums.sums:
             self.dump_logs()  # of the steps since the last line; a short run has no other

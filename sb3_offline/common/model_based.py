@@ -32,6 +32,7 @@ from sb3_offline.dynamics.cache_entry import CacheEntry
 from sb3_offline.dynamics.fit_checkpoint import FitCheckpoint
 from sb3_offline.dynamics.report import ModelReport, model_report
 from sb3_offline.dynamics.world import build_dynamics, fit_termination, fit_world, needs_head
+from sb3_offline.execution import ranks
 from sb3_offline.networks.networks import Batch
 from sb3_offline.training.interrupt import Interrupt, deferred_interrupts
 from sb3_offline.training.run import INTERRUPTED_FOLDER
@@ -147,7 +148,7 @@ class ModelBasedAlgorithm(GradientAlgorithm):
             facts = (dataset.fingerprint(), config, self.streams.seed, __version__, self.device)
             key = cache_key(*facts, learned_termination=needs_head(dataset, config), precision=self.precision)
             entry = CacheEntry(key)
-            if entry.read(self.dynamics, self.streams):
+            if self._is_cached(entry):
                 if progress_bar or self.verbose > 0:
                     print(f"{type(self).__name__}: the dynamics model of an earlier run is taken from {entry.path}.")
                 return
@@ -157,7 +158,8 @@ class ModelBasedAlgorithm(GradientAlgorithm):
                 bound += f", or until {config.patience} of them bring no improvement"
             print(f"{type(self).__name__}: fitting the dynamics model to {len(dataset):,} transitions: {bound}.")
         with deferred_interrupts("this epoch of the dynamics fit") as interrupt:
-            checkpoint = FitCheckpoint(None if entry is None else entry.checkpoint, interrupt)
+            alone = entry is not None and ranks.size() == 1  # a file for all ranks would hold the members of one
+            checkpoint = FitCheckpoint(entry.checkpoint if alone and entry is not None else None, interrupt)
 
             def on_epoch(stats: EpochStats) -> bool:
                 self._log_dynamics(stats)
@@ -175,9 +177,16 @@ class ModelBasedAlgorithm(GradientAlgorithm):
             )
             if checkpoint.path is None and interrupt:
                 self._keep_interrupted(interrupt)
-            if entry is not None:
+            if entry is not None and ranks.is_first():
                 entry.write(self.dynamics, self.streams)
             checkpoint.complete()
+
+    def _is_cached(self, entry: CacheEntry) -> bool:
+        """Whether the fit is there, for the first of several ranks; then all have it."""
+        found = any(ranks.largest(ranks.is_first() and entry.read(self.dynamics, self.streams)))
+        if found:
+            ranks.take_from_first([*self.dynamics.state_dict().values()])
+        return found
 
     def _keep_interrupted(self, interrupt: Interrupt) -> None:
         """What there is of a fit that cannot go on by itself, in a file; the next ``learn`` fits anew."""
@@ -250,7 +259,7 @@ class ModelBasedAlgorithm(GradientAlgorithm):
         if self.replay_buffer.size() == 0:
             raise ValueError("There is no model to roll out yet: call learn() first.")
         generator = self.streams["rollout"]
-        start_rows = th.randint(self.replay_buffer.size(), (self.rollout_batch_size,), generator=generator, device=self.device)
+        start_rows = self.replay_buffer.sample_index(self.rollout_batch_size, generator)
         imagined = rollout(
             self.dynamics,
             self.replay_buffer.observations[start_rows],

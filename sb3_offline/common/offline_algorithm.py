@@ -29,6 +29,7 @@ from sb3_offline.datasets.goal_relabelling import Strategy
 from sb3_offline.datasets.goals import check_strategy
 from sb3_offline.datasets.sources import Source
 from sb3_offline.deployment import OODDetector, export_onnx, scoring
+from sb3_offline.execution import ranks
 from sb3_offline.execution.precision import Precision
 from sb3_offline.files.model_file import FilePath
 from sb3_offline.networks.choices import CHOICE_SPACES
@@ -139,6 +140,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         **of_the_sb3_algorithm: Any,
     ):
         self.check_arguments(of_the_sb3_algorithm)
+        ranks.join()
         self.reward_scale = "auto" if reward_scale == "auto" else check_number("reward_scale", reward_scale, POSITIVE)
         self.reward_shift = check_number("reward_shift", reward_shift)
         self.goal_relabel = None if goal_relabel is None else check_strategy("goal_relabel", goal_relabel)
@@ -166,7 +168,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
             tensorboard_log=tensorboard_log,
             policy_kwargs=policy_kwargs,
             verbose=verbose,
-            seed=None if seed is None else check_count("seed", seed, least=0),
+            seed=ranks.common_seed(None if seed is None else check_count("seed", seed, least=0)),
             device=device,
             **of_the_sb3_algorithm,
         )

@@ -24,6 +24,7 @@ from sb3_offline.common.data_backed import carries_data, keep_statistics, open_i
 from sb3_offline.common.sizes import check_rows
 from sb3_offline.datasets import open_dataset
 from sb3_offline.datasets.bounds import with_bounds
+from sb3_offline.execution import ranks
 from sb3_offline.files.archives import BoundedNetworks, FileRefused
 from sb3_offline.files.atomic import write_atomically
 from sb3_offline.files.encoding import NotPlain, encode
@@ -42,7 +43,7 @@ def save(model: Any, path: FilePath, exclude: Iterable[str] | None = None, inclu
     """
     As SB3's, but written whole or not at all; the file is SB3's own, and its tools can read it. While ``learn`` runs, a
     ``.resume`` file follows at the end of the gradient step, from which ``resume`` goes on exactly; a folder keeps a run's
-    last two.
+    last two. Of several processes that train one model (torchrun) the first one saves, and the others do nothing here.
 
     Warns of hyperparameters that are not plain data (a schedule or a policy class of your own): ``load`` will need them
     by ``custom_objects``.
@@ -53,6 +54,8 @@ def save(model: Any, path: FilePath, exclude: Iterable[str] | None = None, inclu
     :raises TrainingDivergedError: if the model holds NaN or infinite numbers; no file is touched.
     :raises OSError: if the file cannot be written; what was there before stays.
     """
+    if not ranks.is_first():
+        return
     if model._run is not None:
         model._run.check_health()
     parameter = non_finite_parameter(model)

@@ -69,11 +69,13 @@ def train_batches(
     batches: Iterable[tuple[th.Tensor, float]],
     logvar_loss_weight: float,
     precision: Precision = "float32",
+    members: th.Tensor | None = None,
 ) -> th.Tensor:
     """
     One pass over every member's bootstrap sample.
 
     :param bootstrap: (n_members, n_train) rows of the data
+    :param members: (n_members,) whose samples these are, if not all members'; the others' numbers then mean nothing
     :param batches: columns of ``bootstrap``, a batch each, with their beta
     :return: the mean of :func:`negative_log_likelihood` over the pass, with beta = 0, ()
     """
@@ -83,7 +85,7 @@ def train_batches(
         rows = bootstrap.index_select(1, columns)
         inputs, targets = lookup(rows.flatten()).view(*rows.shape, -1).tensor_split([n_inputs], dim=2)
         with precision_scope(precision, model.device):
-            forecast = model.networks(inputs)
+            forecast = model.networks(inputs, members)
         loss = negative_log_likelihood(*forecast, targets, beta).sum()
         bounds = (model.max_logvar - model.min_logvar).sum() / model.n_members
         optimizer.zero_grad(set_to_none=True)

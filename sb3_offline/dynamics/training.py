@@ -15,6 +15,7 @@ from sb3_offline.buffers.rows import BLOCK_ROWS, Rows, row_blocks
 from sb3_offline.dynamics.ensemble import MAX_HOLDOUT_ROWS, EnsembleDynamics
 from sb3_offline.dynamics.epoch import bootstrap_indices, paced, standardized, train_batches
 from sb3_offline.dynamics.fit_checkpoint import FitCheckpoint
+from sb3_offline.execution import ranks
 from sb3_offline.execution.precision import Precision, precision_scope
 
 MIN_IMPROVEMENT = 0.01  # a snapshot is taken when the held-out error falls by more than this fraction
@@ -119,7 +120,9 @@ def fit_ensemble(
     _check_finite(observations=observations, actions=actions, next_observations=next_observations, rewards=rewards)
     n_holdout, n_train = _split_sizes(len(observations), holdout_fraction, batch_size)
     holdout, train = _permutation(len(observations), generator, model.device).split([n_holdout, n_train])
-    bootstrap = bootstrap_indices(model.n_members, n_train, generator).to(model.device)
+    first, last = ranks.share_of(model.n_members)  # of several processes each trains some of the members
+    members = None if ranks.size() == 1 else th.arange(first, last, device=model.device)
+    bootstrap = bootstrap_indices(model.n_members, n_train, generator)[first:last].to(model.device)
     for sample in bootstrap:
         sample.copy_(train.index_select(0, sample))
 
@@ -138,8 +141,10 @@ def fit_ensemble(
             epoch_start = time.perf_counter()
             batches = _permutation(n_train, generator, model.device).split(batch_size)
             pace = paced(batches, optimizer, schedule, epoch, max_epochs)
-            loss = train_batches(model, optimizer, lookup, bootstrap, pace, logvar_loss_weight, precision)
-            error, mse = _holdout_errors(model, holdout_data)
+            loss = train_batches(model, optimizer, lookup, bootstrap, pace, logvar_loss_weight, precision, members)
+            loss = ranks.summed(loss * (last - first) / model.n_members)
+            own = (errors[first:last] for errors in _holdout_errors(model, holdout_data))
+            error, mse = (ranks.gathered(errors, model.n_members) for errors in own)
             if not th.isfinite(loss + error.sum()):
                 largest = (lookup(rows)[:, model.input_mean.shape[0] :].abs().max() for rows in train.split(BLOCK_ROWS))
                 outlier = max(largest).item()
@@ -153,7 +158,7 @@ def fit_ensemble(
             stats = EpochStats(epoch, loss.item(), error, mse, best.error, stale, seconds)
             bar.set_postfix(loss=f"{stats.train_loss:.3g}", error=f"{best.error.mean().item():.3g}", stale=stale)
             bar.update()
-            if on_epoch is not None and on_epoch(stats) is False:
+            if any(ranks.largest(on_epoch is not None and on_epoch(stats) is False)):
                 stopped_by = "callback"
             elif patience is not None and stale >= patience:
                 stopped_by = "patience"
@@ -166,6 +171,9 @@ def fit_ensemble(
             bar.set_postfix_str(f"done: no better for {stale} epochs")
 
     best.restore(model)
+    with th.no_grad():
+        for parameter in model.member_parameters():
+            parameter.copy_(ranks.gathered(parameter[first:last], model.n_members))
     model.elites.copy_(best.error.argsort(stable=True)[: len(model.elites)])
     model.holdout_rows.fill_(-1)
     model.holdout_rows[:n_holdout] = holdout

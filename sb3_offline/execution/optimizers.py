@@ -7,6 +7,7 @@ from typing import Any
 
 import torch as th
 
+from sb3_offline.execution import ranks
 from sb3_offline.execution.below import beneath, run_beneath
 
 
@@ -21,7 +22,9 @@ def _step(optimizer: th.optim.Optimizer, loss: th.Tensor) -> None:
     """
     loss = loss.sum() if loss.dim() else loss
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    for parameter, gradient in zip(parameters, th.autograd.grad(loss, parameters, allow_unused=True), strict=True):
+    gradients = th.autograd.grad(loss, parameters, allow_unused=True)
+    ranks.average([gradient for gradient in gradients if gradient is not None])
+    for parameter, gradient in zip(parameters, gradients, strict=True):
         parameter.grad = None if gradient is None else _laid_out_as(parameter, gradient)
     optimizer.step()
 

@@ -11,6 +11,7 @@ from stable_baselines3.common.policies import BasePolicy
 
 from sb3_offline.arguments import NOT_NEGATIVE, check_count, check_flag, check_number
 from sb3_offline.common.actor_critic import OfflineActorCritic
+from sb3_offline.execution import ranks
 from sb3_offline.execution.optimizers import minimize
 from sb3_offline.execution.updates import Call
 from sb3_offline.fql.policies import FLOW_POLICIES, FlowNetworks, FlowPolicy
@@ -102,7 +103,7 @@ class FQL(OfflineActorCritic):
         actions = nets.one_step(batch.observations, noise.action)
         distillation = (actions - imitated).square().mean()
         q = nets.q_frozen(batch.observations, actions.clamp(-1.0, 1.0)).mean(dim=0)
-        scale = q.detach().abs().mean() if self.normalize_q else 1.0
+        scale = ranks.batch_mean(q.abs()) if self.normalize_q else 1.0
         loss = self.distill_weight * distillation - q.mean() / scale
         return loss, {"actor_loss": loss, "distill_loss": distillation}
 

@@ -10,6 +10,7 @@ from stable_baselines3.common.type_aliases import Schedule
 
 from sb3_offline.arguments import NOT_NEGATIVE, check_number
 from sb3_offline.common.offline_td3 import OfflineTD3, TD3Noise
+from sb3_offline.execution import ranks
 from sb3_offline.networks.networks import Batch, Logs, TD3Networks
 
 
@@ -62,7 +63,7 @@ class ReBRAC(OfflineTD3):
         """-lambda E min_j Q_j(s, mu(s)) + beta_1 E (mu(s) - a)^2 (Eq 3), lambda = 1 / mean \\|Q\\| without a gradient."""
         actions = nets.action(batch.observations)  # (B, 1, action_dim)
         q = nets.q_frozen(batch.observations, actions).amin(dim=0)
-        weight = 1.0 / q.detach().abs().mean()
+        weight = 1.0 / ranks.batch_mean(q.abs())
         imitation = (actions.squeeze(1) - batch.actions).square().sum(dim=-1).mean()
         loss = -weight * q.mean() + self.actor_beta * imitation
         return loss, {"actor_loss": loss, "imitation_loss": imitation, "q_weight": weight}

@@ -16,6 +16,7 @@ from sb3_offline.arguments import check_count
 from sb3_offline.buffers.buffers import BUFFER_ARRAYS
 from sb3_offline.common.offline_algorithm import OfflineAlgorithm
 from sb3_offline.datasets.sources import Source
+from sb3_offline.execution import ranks
 from sb3_offline.files.checksum import DamagedFileError
 from sb3_offline.seeds.callbacks import SeedsCallback, callbacks_of, folder_of
 from sb3_offline.seeds.together import Together
@@ -102,9 +103,12 @@ def learn_seeds(
 
     :param members: models of one class with one set of options; those of :func:`resume_seeds` finish their run
     :return: the members
+    :raises ValueError: where torchrun has started several processes
     :raises TrainingDivergedError: if all have diverged
     :raises KeyboardInterrupt: after Ctrl-C, once every member is saved
     """
+    if ranks.size() > 1:
+        raise ValueError("Several seeds learn in one process: start them without torchrun.")
     seeds = [member.seed if member.seed is not None else index for index, member in enumerate(members)]
     name = tb_log_name or type(members[0]).__name__
     runs: list[Generator[None, None, None]] = []

@@ -8,6 +8,7 @@ import torch as th
 
 from sb3_offline.arguments import NOT_NEGATIVE, check_number
 from sb3_offline.common.offline_td3 import OfflineTD3, TD3Noise
+from sb3_offline.execution import ranks
 from sb3_offline.networks.networks import Batch, Logs, TD3Networks
 
 
@@ -33,7 +34,7 @@ class TD3BC(OfflineTD3):
         """-lambda E Q_1(s, mu(s)) + E (mu(s) - a)^2, the square a mean over rows and dimensions; lambda has no gradient."""
         actions = nets.action(batch.observations)  # (B, 1, action_dim)
         q = nets.q_frozen(batch.observations, actions)[0]
-        weight = self.alpha / q.detach().abs().mean()
+        weight = self.alpha / ranks.batch_mean(q.abs())
         imitation = (actions.squeeze(1) - batch.actions).square().mean()
         loss = -weight * q.mean() + imitation
         return loss, {"actor_loss": loss, "imitation_loss": imitation, "q_weight": weight}

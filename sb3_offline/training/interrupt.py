@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
+from sb3_offline.execution import ranks
+
 #: What a signal must have been doing for it to be deferred: a handler of the user's own is left alone.
 _DEFERRED: dict[signal.Signals, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
 
@@ -32,7 +34,8 @@ class Interrupt:
         :raises KeyboardInterrupt: after Ctrl-C
         :raises SystemExit: after SIGTERM, with the status that the shell expects
         """
-        print(message, flush=True)
+        if ranks.is_first():
+            print(message, flush=True)
         if self.signal == signal.SIGTERM:
             raise SystemExit(128 + signal.SIGTERM)
         raise KeyboardInterrupt(message)

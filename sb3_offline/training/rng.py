@@ -24,6 +24,7 @@ class Streams:
         self.seed = int(th.randint(2**31 - 1, (1,))) if seed is None else seed
         self.device = device
         self.offset = offset
+        self.rank = 0
         self._generators: dict[str, th.Generator] = {}
 
     def __getitem__(self, name: str) -> th.Generator:
@@ -63,8 +64,19 @@ class Streams:
         for name, generator in self._generators.items():
             generator.manual_seed(self._derive(name))
 
+    def part(self, rank: int, offset: int) -> None:
+        """
+        From here on draw other numbers than the other processes of a run do; the first one's streams go on where they are.
+
+        :param offset: as the constructor's
+        """
+        if rank > 0:
+            self.rank, self.offset = rank, offset
+            for name, generator in self._generators.items():
+                generator.manual_seed(self._derive(name))
+
     def _derive(self, name: str) -> int:
-        entropy = [self.seed, zlib.crc32(name.encode()), self.offset]
+        entropy = [self.seed, zlib.crc32(name.encode()), self.offset, *([self.rank] if self.rank else [])]
         return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> 1)
 
     @contextlib.contextmanager

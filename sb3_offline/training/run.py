@@ -14,9 +14,12 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
+import torch as th
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, EvalCallback
 
 from sb3_offline.datasets import OfflineDataset
+from sb3_offline.execution import ranks
+from sb3_offline.execution.slots import slots_of
 from sb3_offline.files.atomic import write_atomically
 from sb3_offline.files.checksum import write_checked
 from sb3_offline.files.regular import is_regular
@@ -75,10 +78,25 @@ class Run:
         self.model._run = self
         self._exit.callback(setattr, self.model, "_run", None)
         self.interrupt = self._exit.enter_context(deferred_interrupts("this gradient step"))
+        ranks.take_from_first(self._tensors())
+        self.model.streams.part(ranks.rank(), self.model.num_timesteps)
         return self
+
+    def agreed(self, proceed: bool) -> bool:
+        """Whether all ranks go on; a signal to one of them is one to all."""
+        signal, stop = ranks.largest(self.interrupt.signal or 0, not proceed)
+        self.interrupt.signal = signal or None
+        return not stop
 
     def __exit__(self, *exception: object) -> None:
         self._exit.close()
+
+    def check_ranks(self) -> None:
+        """:raises RankLostError: if the processes of this run no longer train one model"""
+        ranks.check_alike([tensor for tensor in self._tensors() if tensor.is_floating_point()])
+
+    def _tensors(self) -> list[th.Tensor]:
+        return [tensor for slot in slots_of(self.model) for tensor in slot.tensors]
 
     def saved(self, path: Path) -> None:
         """The portable model was written there."""
@@ -90,6 +108,7 @@ class Run:
         :raises KeyboardInterrupt: if the user wants to stop, once the model is saved
         """
         if self.model.num_timesteps % CHECK_FREQ == 0:
+            self.check_ranks()
             self.check_health()
         if self.interrupt:
             path = self._interrupted_path()

@@ -7,17 +7,23 @@ from collections.abc import Sequence
 
 from sb3_offline.commands import run
 from sb3_offline.zoo.arguments import Arguments, command_line, take_trust, train_arguments
+from sb3_offline.zoo.followers import in_its_place
 from sb3_offline.zoo.registration import only_ours, register
 
 
 def train(words: Sequence[str]) -> None:
     """
-    Train as RL-Zoo does.
+    Train as RL-Zoo does; where torchrun has started several processes, all of them one model.
 
     :param words: RL-Zoo's options, ``--dataset`` with an id or a file, ``--objective`` of a search, ``--trust``, and
         ``--seeds`` (0-7 or 0,3,5), which learn in one process, with ``--share-dynamics`` if one fit is for all
     :raises ValueError: for whatever cannot apply
     """
+    with in_its_place(words) as own:
+        _train(own)
+
+
+def _train(words: Sequence[str]) -> None:
     register()
     import rl_zoo3.train
 
