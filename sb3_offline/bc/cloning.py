@@ -8,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 import torch as th
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import Schedule
 
 from sb3_offline.arguments import Interval, check_number
 from sb3_offline.common.gradient_algorithm import GradientAlgorithm
@@ -19,8 +18,6 @@ from sb3_offline.execution.updates import Call, call_plainly
 from sb3_offline.networks.clones import CLONE_POLICIES, ClonePolicy
 from sb3_offline.networks.networks import Batch, Logs
 from sb3_offline.training.schedules import CosineSchedule
-
-CLONING_RATE = CosineSchedule(1e-3)
 
 
 class Cloning(GradientAlgorithm):
@@ -36,6 +33,7 @@ class Cloning(GradientAlgorithm):
         twice the weight it counts as two. No file keeps them: give them again to ``load`` or ``resume``.
     """
 
+    recipe: ClassVar = {"learning_rate": CosineSchedule(1e-3)}
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = CLONE_POLICIES
     has_critic: ClassVar[bool] = False
     standardizes: ClassVar[bool] = True
@@ -47,7 +45,6 @@ class Cloning(GradientAlgorithm):
     def __init__(
         self,
         *args: Any,
-        learning_rate: float | Schedule = CLONING_RATE,
         top_percent: float | None = None,
         weights: npt.ArrayLike | None = None,
         **kwargs: Any,
@@ -56,7 +53,7 @@ class Cloning(GradientAlgorithm):
         self.is_weighted = weights is not None
         share = Interval(0.0, 100.0, open_low=True)
         self.top_percent = None if top_percent is None else check_number("top_percent", top_percent, share)
-        super().__init__(*args, learning_rate=learning_rate, **kwargs)
+        super().__init__(*args, **kwargs)
 
     def _setup_model(self) -> None:
         if not issubclass(self.policy_class, ClonePolicy):

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-from stable_baselines3.common.type_aliases import Schedule
-
 from sb3_offline.arguments import check_count
 from sb3_offline.combo.conservative import ModelConservative
 from sb3_offline.common.model_based_sac import ModelBasedSAC
@@ -14,8 +12,6 @@ from sb3_offline.cql.conservative import LEFT_OUT, SUPERSEDED, WITHOUT_EFFECT, C
 from sb3_offline.training.schedules import HoldThenDecay
 
 PenaltyStates = Literal["model", "mix"]
-
-ACTOR_RATE, CRITIC_RATE = HoldThenDecay(2e-4), HoldThenDecay(3e-4)
 
 
 class COMBO(ModelBasedSAC):
@@ -35,6 +31,17 @@ class COMBO(ModelBasedSAC):
     :param n_action_samples: As in :class:`~sb3_offline.CQL`: actions drawn for each of uniform, pi(s) and pi(s').
     """
 
+    recipe: ClassVar = {
+        "learning_rate": HoldThenDecay(2e-4),
+        "qf_learning_rate": HoldThenDecay(3e-4),
+        "tau": 0.02,
+        "averaging_rate": 0.001,
+        "ent_coef": 0.007,
+        "reward_scale": "auto",
+        "rollout_length": 50,
+        "rollout_freq": 250,
+        "rollout_batch_size": 1000,
+    }
     default_policy_kwargs: ClassVar = {"layer_norm": True}
     left_out = LEFT_OUT | {
         "calibrated": "imagined states have no return-to-go, CQL's have",
@@ -53,15 +60,6 @@ class COMBO(ModelBasedSAC):
         conservative: Conservatism = "logsumexp",
         penalty_states: PenaltyStates = "mix",
         n_action_samples: int = 1,
-        learning_rate: float | Schedule = ACTOR_RATE,
-        qf_learning_rate: float | Schedule = CRITIC_RATE,
-        tau: float = 0.02,
-        averaging_rate: float = 0.001,
-        ent_coef: str | float = 0.007,
-        reward_scale: float | Literal["auto"] = "auto",
-        rollout_length: int = 50,
-        rollout_freq: int = 250,
-        rollout_batch_size: int = 1000,
         **kwargs: Any,
     ):
         check_conservatism(self, ModelConservative, conservative_weight, target_gap, conservative, default=0.5)
@@ -69,19 +67,7 @@ class COMBO(ModelBasedSAC):
             raise ValueError(f"penalty_states must be 'model' or 'mix', got {penalty_states!r}.")
         self.penalty_states = penalty_states
         self.n_action_samples = check_count("n_action_samples", n_action_samples)
-        super().__init__(
-            *args,
-            learning_rate=learning_rate,
-            qf_learning_rate=qf_learning_rate,
-            tau=tau,
-            averaging_rate=averaging_rate,
-            ent_coef=ent_coef,
-            reward_scale=reward_scale,
-            rollout_length=rollout_length,
-            rollout_freq=rollout_freq,
-            rollout_batch_size=rollout_batch_size,
-            **kwargs,
-        )
+        super().__init__(*args, **kwargs)
 
     def make_terms(self) -> list[Term]:
         return [ModelConservative(self)]

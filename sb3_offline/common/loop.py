@@ -5,11 +5,13 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Generator
+from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.utils import safe_mean
 
 from sb3_offline.arguments import check_count, check_steps
@@ -27,6 +29,43 @@ from sb3_offline.training.tensorboard import open_run
 from sb3_offline.training.time_estimate import TimeEstimate
 
 DEFAULT_TIMESTEPS = 100_000
+
+SelfLearner = TypeVar("SelfLearner", bound=Any)
+
+
+def learn(
+    self: SelfLearner,
+    total_timesteps: int | None = None,
+    callback: MaybeCallback = None,
+    log_interval: int | None = 1000,
+    tb_log_name: str | None = None,
+    reset_num_timesteps: bool = True,
+    progress_bar: bool = False,
+    validation: Source | float | None = None,
+) -> SelfLearner:
+    """
+    Train on the dataset. One timestep is one gradient step; nothing is collected. A model of :meth:`resume` finishes the
+    interrupted call: ``total_timesteps`` is that call's, and may be left out.
+
+    :param total_timesteps: Number of gradient steps; 100,000 if not given.
+    :param callback: Any SB3 callback(s).
+    :param log_interval: Gradient steps between log lines; ``None`` logs nothing.
+    :param tb_log_name: Name of the TensorBoard run; the class's name if not given.
+    :param reset_num_timesteps: ``False`` continues the count of an earlier call.
+    :param progress_bar: Show a progress bar, also while models are fitted.
+    :param validation: Hold out this share of the episodes from every fit, or take these data, and log what they say at
+        each log line (``validation/*``, :class:`~sb3_offline.common.validation.Validation`). A resumed run needs it too.
+    :return: The trained model.
+    :raises ValueError: if there is no data, it does not fit this model, it cannot be right (unless ``check_data`` is
+        False), or it is not that of the resumed run.
+    :raises TrainingDivergedError: if a loss or a parameter becomes NaN or infinite.
+    :raises KeyboardInterrupt: after Ctrl-C, once the step is finished and the model is saved.
+    """
+    arguments = (total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar, validation)
+    with closing(self.learning(*arguments)) as steps:
+        for _ in steps:
+            self.update()
+    return self
 
 
 def learning(

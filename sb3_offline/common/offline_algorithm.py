@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import closing
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import CallbackList
-from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
 from sb3_offline.arguments import POSITIVE, Interval, check_count, check_flag, check_number
 from sb3_offline.buffers.buffers import OfflineDatasetBuffer
 from sb3_offline.buffers.returns import unit_scale
-from sb3_offline.buffers.statistics import check_statistics
 from sb3_offline.buffers.storage import Storage, check_storage, make_dataset_buffer
-from sb3_offline.common import data_backed, loop, saving, signature
-from sb3_offline.common.parts import Parts
-from sb3_offline.common.signature import check_policy_kwargs, merge_signature, named_policy_kwargs
+from sb3_offline.common import data_backed, loop, parts, replay_files, saving, signature
+from sb3_offline.common.signature import check_policy_kwargs, follow_recipe, merge_signature, named_policy_kwargs
 from sb3_offline.common.validation import HeldOutValues, Validation
 from sb3_offline.datasets import DatasetInfo, OfflineDataset
 from sb3_offline.datasets.goal_relabelling import Strategy
@@ -78,6 +74,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         "observation": (spaces.Box, spaces.Dict, *CHOICE_SPACES),
     }
     default_policy_kwargs: ClassVar[Mapping[str, Any]] = {}  # of our own policies, where policy_kwargs does not say
+    recipe: ClassVar[Mapping[str, Any]] = {}  # what a class's options are, where its parents' defaults are others
     left_out: ClassVar[Mapping[str, str]] = {}  # options of its parents that a class does not take, and why
     superseded: ClassVar[Mapping[str, str]] = {}  # options that are not given beside another, if that is
     without_effect: ClassVar[Mapping[str, Any]] = {}  # values of what is left out, as an older file may hold them
@@ -96,7 +93,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
     replay_buffer: OfflineDatasetBuffer  # SB3 declares it optional
     streams: Streams
     log_sums: LogSums
-    _parts: Parts
+    _parts: parts.Parts
     validation: Validation | None = None  # of the last learn(validation=...)
     _run: Run | None = None  # while learn() runs
     _continuation: Continuation | None = None  # what the next learn() goes on from
@@ -105,6 +102,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         cls.__signature__ = merge_signature(cls)  # type: ignore[attr-defined]
+        follow_recipe(cls)
 
     def __new__(cls, *_: Any, **kwargs: Any) -> Any:
         cls.check_arguments(kwargs)  # ahead of every constructor
@@ -175,15 +173,6 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         if _init_setup_model:
             self._setup_model()
 
-    def check_loaded(self) -> None:
-        """:raises ValueError: if a file, or ``load``'s arguments, bring what ``set_env`` refuses"""
-        for name in ("num_timesteps", "_n_updates"):
-            check_count(name, getattr(self, name), least=0)
-        if self.observation_statistics is not None:
-            check_statistics(self.observation_statistics, self.observation_space.shape or ())
-        if self.env is not None:
-            data_backed.match_normalization(self, self._vec_normalize_env)
-
     # --- methods that live elsewhere, by what they are about ---
 
     upgraded = classmethod(signature.upgraded)
@@ -194,12 +183,17 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
     set_env = data_backed.set_env
     load_dataset = data_backed.load_dataset
 
+    register_state = parts.register_state
+
+    learn = loop.learn
     learning = loop.learning
     dump_logs = loop.dump_logs
 
     save = saving.save
-    save_replay_buffer = saving.save_replay_buffer
-    load_replay_buffer = saving.load_replay_buffer
+    check_loaded = saving.check_loaded
+    __getstate__ = saving.without_run
+    save_replay_buffer = replay_files.save_replay_buffer
+    load_replay_buffer = replay_files.load_replay_buffer
 
     export_onnx = export_onnx
     fit_ood_detector = scoring.fit_ood_detector
@@ -210,7 +204,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
     def _setup_model(self) -> None:
         self.check_options()  # load() has put a file's in place of those of the constructor
         self.replay_buffer_class = OfflineDatasetBuffer
-        self._parts = Parts()
+        self._parts = parts.Parts()
         with named_policy_kwargs(self):
             super()._setup_model()
         self.register_state("streams", Streams(self.seed, self.device, offset=self.num_timesteps), saved=False)
@@ -223,31 +217,6 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         super().set_random_seed(seed)
         if seed is not None and hasattr(self, "streams"):  # the constructor seeds before there are any
             self.streams.reseed(check_count("seed", seed, least=0))
-
-    def register_state(
-        self,
-        name: str,
-        value: Any,
-        *,
-        optimizer: th.optim.Optimizer | None = None,
-        rate: str | None = None,
-        target: th.nn.Module | bool = False,
-        saved: bool = True,
-    ) -> None:
-        """
-        Declare a part of the model, in ``_setup_model`` (or later, what is not saved): it becomes the attribute ``name``, is
-        saved, loaded and moved as its kind is, and never pickled.
-
-        :param value: A module or an optimiser, saved by its state dict; or a tensor. Anything that is not to be saved.
-        :param optimizer: Of the value's parameters. It becomes ``value.optimizer`` of a module, ``NAME_optimizer`` of a
-            tensor; it is saved, and counts among those that step in an update.
-        :param rate: The option that holds the optimiser's learning rate, such as "qf_learning_rate"; None leaves the rate that
-            it was made with.
-        :param target: A network that follows this one by Polyak steps of ``tau``, kept and saved as ``NAME_target``; True
-            makes a frozen copy.
-        :param saved: False for what is made anew when the model is, or is part of another part, such as the policy.
-        """
-        self._parts.add(self, name, value, optimizer, rate, target, saved)
 
     def prepare(self, dataset: OfflineDataset, progress_bar: bool) -> None:
         """Everything that must be ready before the first gradient step. Children fit their models here."""
@@ -310,40 +279,6 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         """Whether :meth:`before_update` does anything."""
         return type(self).before_update is not OfflineAlgorithm.before_update
 
-    def learn(
-        self: SelfOffline,
-        total_timesteps: int | None = None,
-        callback: MaybeCallback = None,
-        log_interval: int | None = 1000,
-        tb_log_name: str | None = None,
-        reset_num_timesteps: bool = True,
-        progress_bar: bool = False,
-        validation: Source | float | None = None,
-    ) -> SelfOffline:
-        """
-        Train on the dataset. One timestep is one gradient step; nothing is collected. A model of :meth:`resume` finishes the
-        interrupted call: ``total_timesteps`` is that call's, and may be left out.
-
-        :param total_timesteps: Number of gradient steps; 100,000 if not given.
-        :param callback: Any SB3 callback(s).
-        :param log_interval: Gradient steps between log lines; ``None`` logs nothing.
-        :param tb_log_name: Name of the TensorBoard run; the class's name if not given.
-        :param reset_num_timesteps: ``False`` continues the count of an earlier call.
-        :param progress_bar: Show a progress bar, also while models are fitted.
-        :param validation: Hold out this share of the episodes from every fit, or take these data, and log what they say at
-            each log line (``validation/*``, :class:`~sb3_offline.common.validation.Validation`). A resumed run needs it too.
-        :return: The trained model.
-        :raises ValueError: if there is no data, it does not fit this model, it cannot be right (unless ``check_data`` is
-            False), or it is not that of the resumed run.
-        :raises TrainingDivergedError: if a loss or a parameter becomes NaN or infinite.
-        :raises KeyboardInterrupt: after Ctrl-C, once the step is finished and the model is saved.
-        """
-        arguments = (total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar, validation)
-        with closing(self.learning(*arguments)) as steps:
-            for _ in steps:
-                self.update()
-        return self
-
     def train(self, gradient_steps: int, batch_size: int = 256) -> None:
         """SB3's own entry point: ``gradient_steps`` updates."""
         for _ in range(gradient_steps):
@@ -352,11 +287,6 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
             self.update()
 
     # --- save and load ---
-
-    def __getstate__(self) -> dict[str, Any]:
-        """For ``copy.deepcopy`` and ``pickle``: without the run that is under way, its graphs, and open log files."""
-        gone = {"_run": None, "_runner": None, "_logger": Logger(None, [])}
-        return vars(self) | {name: value for name, value in gone.items() if name in vars(self)}
 
     @classmethod
     def load(

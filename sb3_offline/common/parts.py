@@ -62,6 +62,32 @@ class Parts:
         self.rates[path] = rate
 
 
+def register_state(
+    self: Any,
+    name: str,
+    value: Any,
+    *,
+    optimizer: th.optim.Optimizer | None = None,
+    rate: str | None = None,
+    target: th.nn.Module | bool = False,
+    saved: bool = True,
+) -> None:
+    """
+    Declare a part of the model, in ``_setup_model`` (or later, what is not saved): it becomes the attribute ``name``, is
+    saved, loaded and moved as its kind is, and never pickled.
+
+    :param value: A module or an optimiser, saved by its state dict; or a tensor. Anything that is not to be saved.
+    :param optimizer: Of the value's parameters. It becomes ``value.optimizer`` of a module, ``NAME_optimizer`` of a
+        tensor; it is saved, and counts among those that step in an update.
+    :param rate: The option that holds the optimiser's learning rate, such as "qf_learning_rate"; None leaves the rate that
+        it was made with.
+    :param target: A network that follows this one by Polyak steps of ``tau``, kept and saved as ``NAME_target``; True
+        makes a frozen copy.
+    :param saved: False for what is made anew when the model is, or is part of another part, such as the policy.
+    """
+    self._parts.add(self, name, value, optimizer, rate, target, saved)
+
+
 def frozen_copy(module: th.nn.Module) -> Any:
     """A network's target: equal, without an optimiser, and never in training mode."""
     copied: Any = copy.deepcopy(module).requires_grad_(False)

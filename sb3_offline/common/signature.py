@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import inspect
 import re
 import warnings
@@ -44,10 +45,11 @@ ONLINE_ONLY = {
 
 def merge_signature(cls: type) -> inspect.Signature:
     """
-    The signature a user should see: a class's own arguments first, then those its ``**kwargs`` hand to its parents, but for
-    those of its parents that it leaves out (``left_out``), and private ones.
+    The signature a user should see: a class's own arguments first, then those its ``**kwargs`` hand to its parents, with the
+    defaults of its ``recipe``, but for those of its parents that it leaves out (``left_out``), and private ones.
     """
     parameters: dict[str, inspect.Parameter] = {}
+    defaults: dict[str, Any] = {}  # of the recipes so far
     left_out: set[str] = {"self"}  # by the classes so far
     for base in cls.__mro__:
         if base.__module__.startswith("stable_baselines3"):
@@ -56,10 +58,29 @@ def merge_signature(cls: type) -> inspect.Signature:
         for parameter in own:
             named = parameter.kind in (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
             if named and parameter.name not in left_out and not parameter.name.startswith("_"):
-                parameters.setdefault(parameter.name, parameter)
+                default = defaults.get(parameter.name, parameter.default)
+                parameters.setdefault(parameter.name, parameter.replace(default=default))
+        defaults = {**vars(base).get("recipe", {}), **defaults}
         left_out |= vars(base).get("left_out", {}).keys()
     ordered = sorted(parameters.values(), key=lambda p: p.kind is inspect.Parameter.KEYWORD_ONLY)
     return inspect.Signature(ordered)
+
+
+def follow_recipe(cls: Any) -> None:
+    """
+    Let the constructor hand its parents what the class's own ``recipe`` says, where nothing is given.
+
+    :raises TypeError: for a recipe of what is no option
+    """
+    recipe, own = vars(cls).get("recipe", {}), vars(cls).get("__init__")
+    if not recipe:
+        return
+    check_arguments(cls, recipe)
+
+    def construct(self: Any, *args: Any, **kwargs: Any) -> None:
+        (super(cls, self).__init__ if own is None else own.__get__(self))(*args, **{**recipe, **kwargs})
+
+    cls.__init__ = construct if own is None else functools.wraps(own)(construct)
 
 
 def left_out_of(cls: type) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch as th
 
@@ -11,7 +11,6 @@ from sb3_offline.arguments import NOT_NEGATIVE, check_flag, check_number
 from sb3_offline.behavior.discrete_behavior_policy import DiscreteBehaviorPolicy
 from sb3_offline.behavior.visits import VisitationCounts
 from sb3_offline.combo.discrete_combo import DiscreteCOMBO
-from sb3_offline.common.model_based import RolloutPolicy
 from sb3_offline.common.offline_dqn import DQNNetworks
 from sb3_offline.common.terms import Term
 from sb3_offline.dromo.options import Visitation, read_visits, refuse_old_spelling, split_behavior_kwargs, warn_if_unused
@@ -48,13 +47,14 @@ class DiscreteDROMO(DiscreteCOMBO):
     :param behavior_kwargs: Of pi_beta: ``hidden_sizes``; of its fit: ``n_steps``, ``batch_size``.
     """
 
+    recipe: ClassVar = {"rollout_policy": "target"}
+
     def __init__(
         self,
         *args: Any,
         robust_weight: float = 0.1,
         strict: bool = False,
         visitation: Visitation | None = None,
-        rollout_policy: RolloutPolicy = "target",
         behavior_kwargs: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ):
@@ -65,7 +65,7 @@ class DiscreteDROMO(DiscreteCOMBO):
         self.visitation_mode, self.count_scale = visits.mode, visits.count_scale
         split_behavior_kwargs(behavior_kwargs, ("hidden_sizes",))  # refuses bad options now
         self.behavior_kwargs = dict(behavior_kwargs or {})
-        super().__init__(*args, rollout_policy=rollout_policy, **kwargs)
+        super().__init__(*args, **kwargs)
 
     behavior_policy: DiscreteBehaviorPolicy
     visitation: VisitationCounts

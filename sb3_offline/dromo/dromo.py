@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, get_args
+from typing import Any, ClassVar, get_args
 
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
@@ -15,7 +15,6 @@ from sb3_offline.behavior.behavior_policy import BehaviorPolicy, observation_mom
 from sb3_offline.behavior.visits import VisitationCounts
 from sb3_offline.combo.combo import COMBO
 from sb3_offline.combo.conservative import ModelConservative
-from sb3_offline.common.model_based import RolloutPolicy
 from sb3_offline.common.model_based_sac import BootstrapPolicy
 from sb3_offline.common.terms import Term
 from sb3_offline.datasets import OfflineDataset
@@ -67,6 +66,8 @@ class DROMO(COMBO):
     :param behavior_kwargs: Of pi_beta: ``n_components``, ``hidden_sizes``; of its fit: ``n_steps``, ``batch_size``.
     """
 
+    recipe: ClassVar = {"rollout_policy": "target"}
+
     def __init__(
         self,
         *args: Any,
@@ -78,7 +79,6 @@ class DROMO(COMBO):
         lipschitz: Lipschitz | Mapping[str, Any] | None = None,
         actor_regularizer: ActorRegularizer = "entropy",
         bootstrap_policy: BootstrapPolicy = "current",
-        rollout_policy: RolloutPolicy = "target",
         behavior_kwargs: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ):
@@ -104,7 +104,7 @@ class DROMO(COMBO):
                 raise ValueError("real_ratio='auto' moves f, which torch.compile takes for a constant: execution='eager'.")
         split_behavior_kwargs(behavior_kwargs)  # refuses bad options now
         self.behavior_kwargs = dict(behavior_kwargs or {})
-        super().__init__(*args, real_ratio=real_ratio, rollout_policy=rollout_policy, **kwargs)
+        super().__init__(*args, real_ratio=real_ratio, **kwargs)
         if self.n_actor_rows < self.n_particles:
             raise ValueError(
                 f"n_particles={self.n_particles} needs at least as many rows of a batch, each gets one: the actor has "

@@ -94,7 +94,7 @@ def warn_if_unused(behavior_kwargs: Mapping[str, Any] | None, size: float) -> No
     """
     if behavior_kwargs and size == 0:
         warnings.warn(
-            "behavior_kwargs has no effect: it fits pi_beta, of which a robust term of size 0 draws no actions.", stacklevel=3
+            "behavior_kwargs has no effect: it fits pi_beta, of which a robust term of size 0 draws no actions.", stacklevel=4
         )
 
 

@@ -14,8 +14,6 @@ from sb3_offline.execution.updates import Call
 from sb3_offline.networks.networks import Batch, Logs
 from sb3_offline.training.schedules import CosineSchedule
 
-ACTOR_RATE = CosineSchedule(3e-4)
-
 
 def expectile_loss(u: th.Tensor, expectile: float) -> th.Tensor:
     """L_tau(u) = \\|tau - 1(u < 0)\\| u^2 (Eq 5), elementwise."""
@@ -34,13 +32,13 @@ class ExpectileLearning(GradientAlgorithm):
     :param max_weight: What these weights are clipped at.
     """
 
+    recipe: ClassVar = {"learning_rate": CosineSchedule(3e-4)}
     td_weight: ClassVar[float] = 1.0
     value_net: Any
 
     def __init__(
         self,
         *args: Any,
-        learning_rate: float | Schedule = ACTOR_RATE,
         qf_learning_rate: float | Schedule = 3e-4,
         expectile: float = 0.7,
         beta: float = 3.0,
@@ -50,7 +48,7 @@ class ExpectileLearning(GradientAlgorithm):
         self.expectile = check_number("expectile", expectile, INSIDE_UNIT)
         self.beta = check_number("beta", beta, NOT_NEGATIVE)
         self.max_weight = check_number("max_weight", max_weight, POSITIVE)
-        super().__init__(*args, learning_rate=learning_rate, qf_learning_rate=qf_learning_rate, **kwargs)
+        super().__init__(*args, qf_learning_rate=qf_learning_rate, **kwargs)
 
     def _setup_model(self) -> None:
         if not hasattr(self.policy_class, "make_value_net"):

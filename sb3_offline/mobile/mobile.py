@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch as th
 
@@ -44,6 +44,7 @@ class MOBILE(ModelBasedSAC):
     """
 
     rows_at_once = (*ModelBasedSAC.rows_at_once, ("batch_size", "n_model_samples"))
+    recipe: ClassVar = {"real_ratio": 0.05}
 
     def __init__(
         self,
@@ -51,7 +52,6 @@ class MOBILE(ModelBasedSAC):
         penalty_weight: float = 1.0,
         n_model_samples: int = 10,
         inconsistency: Inconsistency = "bellman",
-        real_ratio: float = 0.05,
         **kwargs: Any,
     ):
         self.penalty_weight = check_number("penalty_weight", penalty_weight, NOT_NEGATIVE)
@@ -63,7 +63,7 @@ class MOBILE(ModelBasedSAC):
             raise ValueError("critic_update='normalized_td' has targets of its own: use it with OfflineSAC or MOPO.")
         config = DynamicsConfig.from_kwargs(kwargs.get("dynamics_kwargs"))
         check_count("dynamics_kwargs: n_elites, which MOBILE compares,", config.n_elites, least=2)
-        super().__init__(*args, real_ratio=real_ratio, **kwargs)
+        super().__init__(*args, **kwargs)
 
     def draw_noise(self, batch: Batch) -> MOBILENoise:
         n_rows, dim = batch.observations[batch.n_real :].shape

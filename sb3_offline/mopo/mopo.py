@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch as th
-from stable_baselines3.common.type_aliases import Schedule
 
 from sb3_offline.arguments import NOT_NEGATIVE, POSITIVE, Interval, check_number
 from sb3_offline.common.model_based_sac import ModelBasedSAC
@@ -19,7 +18,6 @@ from sb3_offline.networks.networks import Batch, Logs
 from sb3_offline.training.schedules import HoldThenDecay
 
 NEW_ROLLOUT = 0.5  # the share of a new rollout in the mean of E[u]
-ACTOR_RATE, CRITIC_RATE = HoldThenDecay(1e-4), HoldThenDecay(3e-4)
 MAX_WEIGHT = 10.0  # R/U: one std of u then costs ten of the reward
 
 
@@ -46,6 +44,18 @@ class MOPO(ModelBasedSAC):
     :param rollout_freq: Gradient steps between rollouts. alpha follows the latest ones: stale ones make it swing.
     """
 
+    recipe: ClassVar = {
+        "learning_rate": HoldThenDecay(1e-4),
+        "qf_learning_rate": HoldThenDecay(3e-4),
+        "tau": 0.01,
+        "averaging_rate": 0.001,
+        "ent_coef": 0.007,
+        "entropy_backup": True,
+        "reward_scale": "auto",
+        "rollout_length": 25,
+        "rollout_freq": 250,
+        "rollout_batch_size": 1000,
+    }
     default_policy_kwargs: ClassVar = {"layer_norm": True}
 
     def __init__(
@@ -57,17 +67,6 @@ class MOPO(ModelBasedSAC):
         target_percentile: float | None = None,
         penalty_learning_rate: float = 0.01,
         max_penalty_weight: float | None = None,
-        learning_rate: float | Schedule = ACTOR_RATE,
-        qf_learning_rate: float | Schedule = CRITIC_RATE,
-        tau: float = 0.01,
-        averaging_rate: float = 0.001,
-        ent_coef: str | float = 0.007,
-        entropy_backup: bool = True,
-        reward_scale: float | Literal["auto"] = "auto",
-        real_ratio: float = 0.5,
-        rollout_length: int = 25,
-        rollout_freq: int = 250,
-        rollout_batch_size: int = 1000,
         **kwargs: Any,
     ):
         if penalty is None:
@@ -94,21 +93,7 @@ class MOPO(ModelBasedSAC):
         self.target_percentile = target_percentile
         self.max_penalty_weight = max_penalty_weight
         self.penalty_learning_rate = check_number("penalty_learning_rate", penalty_learning_rate, POSITIVE)
-        super().__init__(
-            *args,
-            learning_rate=learning_rate,
-            qf_learning_rate=qf_learning_rate,
-            tau=tau,
-            averaging_rate=averaging_rate,
-            ent_coef=ent_coef,
-            entropy_backup=entropy_backup,
-            reward_scale=reward_scale,
-            real_ratio=real_ratio,
-            rollout_length=rollout_length,
-            rollout_freq=rollout_freq,
-            rollout_batch_size=rollout_batch_size,
-            **kwargs,
-        )
+        super().__init__(*args, **kwargs)
 
     model_buffer: PenalizedRolloutBuffer
     penalty_coefficient: th.Tensor

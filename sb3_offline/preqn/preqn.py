@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch as th
 from stable_baselines3 import TD3
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from stable_baselines3.common.type_aliases import MaybeCallback, ReplayBufferSamples, Schedule
+from stable_baselines3.common.type_aliases import MaybeCallback, ReplayBufferSamples
 
 from sb3_offline.arguments import INSIDE_UNIT, Interval, check_number
 from sb3_offline.common.offline_algorithm import OfflineAlgorithm
@@ -39,12 +39,11 @@ class PreQN(OfflineAlgorithm, TD3):
 
     bootstraps_itself = True  # without target networks
     vectors_only = "a Jacobian row for each transition is affordable for vectors"
+    recipe: ClassVar = {"learning_rate": 1e-3, "batch_size": 128}
 
     def __init__(
         self,
         *args: Any,
-        learning_rate: float | Schedule = 1e-3,
-        batch_size: int = 128,
         step_size: float = 0.05,
         step_decay: float = 0.5,
         max_backtracks: int = 10,
@@ -59,7 +58,6 @@ class PreQN(OfflineAlgorithm, TD3):
         self.cosine, self.align_to = cosine, align_to
         self.rcond = check_number("rcond", rcond, Interval(0.0, 1.0, open_high=True))
         self._line_search()  # refuses bad values now
-        kwargs |= {"learning_rate": learning_rate, "batch_size": batch_size}
         super().__init__(*args, policy_kwargs={"n_critics": 1, **check_policy_kwargs(policy_kwargs)}, **kwargs)
 
     def _line_search(self) -> LineSearch:

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch as th
-from stable_baselines3.common.type_aliases import Schedule
 
 from sb3_offline.arguments import NOT_NEGATIVE, check_number
 from sb3_offline.common.offline_td3 import OfflineTD3, TD3Noise
@@ -30,20 +29,17 @@ class ReBRAC(OfflineTD3):
     standardizes: ClassVar[bool] = True
     uses_next_actions: ClassVar[bool] = True
     default_policy_kwargs: ClassVar[Mapping[str, Any]] = {"net_arch": [256, 256, 256], "layer_norm": True}
+    recipe: ClassVar = {"learning_rate": 1e-3, "qf_learning_rate": 1e-3, "batch_size": 1024}
 
     def __init__(
         self,
         *args: Any,
         actor_beta: float = 0.05,
         critic_beta: float = 0.01,
-        learning_rate: float | Schedule = 1e-3,
-        qf_learning_rate: float | Schedule = 1e-3,
-        batch_size: int = 1024,
         **kwargs: Any,
     ):
         self.actor_beta = check_number("actor_beta", actor_beta, NOT_NEGATIVE)
         self.critic_beta = check_number("critic_beta", critic_beta, NOT_NEGATIVE)
-        kwargs |= {"learning_rate": learning_rate, "qf_learning_rate": qf_learning_rate, "batch_size": batch_size}
         super().__init__(*args, **kwargs)
 
     @th.no_grad()

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from stable_baselines3.common.type_aliases import Schedule
-
 from sb3_offline.arguments import check_count
 from sb3_offline.common.offline_sac import OfflineSAC
 
@@ -22,19 +20,18 @@ class SACN(OfflineSAC):
     """
 
     td_weight: ClassVar[float] = 1.0
+    recipe: ClassVar = {"learning_rate": 3e-4, "entropy_backup": True}
 
     def __init__(
         self,
         *args: Any,
         n_critics: int = 10,
-        learning_rate: float | Schedule = 3e-4,
-        entropy_backup: bool = True,
         **kwargs: Any,
     ):
         self.n_critics = check_count("n_critics", n_critics, least=2)
         if kwargs.get("critic_update", "adam") != "adam":
             raise ValueError("critic_update='normalized_td' takes no minimum over critics: use it with OfflineSAC.")
-        super().__init__(*args, learning_rate=learning_rate, entropy_backup=entropy_backup, **kwargs)
+        super().__init__(*args, **kwargs)
 
     def _setup_model(self) -> None:
         n_critics = self.policy_kwargs.setdefault("n_critics", self.n_critics)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import inspect
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -54,6 +55,31 @@ def test_rates() -> None:
     for wrong in (INF, NAN, -1.0, True, "1e-3"):
         with pytest.raises(ValueError, match="learning_rate must be a schedule, or a number"):
             check_rate("learning_rate", wrong)
+
+
+def test_a_recipe_is_what_is_not_given() -> None:
+    """At the class that says it, for its children too, in the signature as in the model."""
+
+    class Quick(COMBO):
+        recipe: ClassVar = {"tau": 0.5, "gamma": 0.9}
+
+    class Own(Quick):
+        def __init__(self, *args: Any, gamma: float = 0.8, **kwargs: Any):
+            super().__init__(*args, gamma=gamma, **kwargs)
+
+    for cls, given, expected in (
+        (Quick, {}, (0.5, 0.9, 50)),
+        (Quick, {"tau": 0.1}, (0.1, 0.9, 50)),
+        (Own, {}, (0.5, 0.8, 50)),
+        (Own, {"gamma": 0.7, "rollout_length": 2}, (0.5, 0.7, 2)),
+    ):
+        model: Any = cls("MlpPolicy", "Pendulum-v1", dataset="Pendulum-medium-v0", **given)
+        assert (model.tau, model.gamma, model.rollout_length) == expected
+        shown = inspect.signature(cls).parameters
+        for name in ("tau", "gamma", "rollout_length"):
+            assert given.get(name, shown[name].default) == getattr(model, name)
+    with pytest.raises(TypeError, match=r"takes no argument 'tua'\. Did you mean 'tau'"):
+        type("Misspelt", (COMBO,), {"recipe": {"tua": 0.5}})
 
 
 @pytest.mark.parametrize(
