@@ -7,13 +7,14 @@ from typing import Any
 
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.policies import BaseModel, BasePolicy
+from stable_baselines3.common.policies import BaseModel
 from stable_baselines3.common.preprocessing import get_action_dim
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, NatureCNN, create_mlp
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, create_mlp
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from stable_baselines3.td3.policies import Actor
 from torch import nn
 
+from sb3_offline.networks.aliases import by_alias
 from sb3_offline.networks.networks import ActorCriticNetworks
 from sb3_offline.networks.observations import Observations
 from sb3_offline.networks.policies import OfflineTD3Policy
@@ -111,23 +112,8 @@ class FlowPolicy(OfflineTD3Policy):
         self.flow.set_training_mode(mode)
 
 
-class FlowCnnPolicy(FlowPolicy):
-    """For images."""
-
-    features = NatureCNN
-
-
-class FlowMultiInputPolicy(FlowPolicy):
-    """For dict observations."""
-
-    features = CombinedExtractor
-
-
-FLOW_POLICIES: dict[str, type[BasePolicy]] = {
-    "MlpPolicy": FlowPolicy,
-    "CnnPolicy": FlowCnnPolicy,
-    "MultiInputPolicy": FlowMultiInputPolicy,
-}
+FLOW_POLICIES = by_alias(FlowPolicy)
+_, FlowCnnPolicy, FlowMultiInputPolicy = FLOW_POLICIES.values()
 
 
 class FlowNetworks(ActorCriticNetworks):

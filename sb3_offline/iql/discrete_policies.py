@@ -6,7 +6,6 @@ from typing import Any
 
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.torch_layers import create_mlp
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from stable_baselines3.dqn.policies import QNetwork
@@ -14,7 +13,8 @@ from torch import nn
 
 from sb3_offline.common.offline_dqn import DQNNetworks, one_hot
 from sb3_offline.iql.policies import WithValue
-from sb3_offline.networks.choice_policies import ChoiceCnnPolicy, ChoiceMultiInputPolicy, ChoicePolicy
+from sb3_offline.networks.aliases import by_alias
+from sb3_offline.networks.choice_policies import ChoicePolicy
 from sb3_offline.networks.choices import masked, renormalized
 from sb3_offline.networks.clones import CategoricalActor
 from sb3_offline.networks.observations import Observations
@@ -92,19 +92,8 @@ class DiscreteValuePolicy(WithValue, ChoicePolicy):
         return super()._get_constructor_parameters() | own
 
 
-class DiscreteValueCnnPolicy(DiscreteValuePolicy, ChoiceCnnPolicy):
-    """For images."""
-
-
-class DiscreteValueMultiInputPolicy(DiscreteValuePolicy, ChoiceMultiInputPolicy):
-    """For dict observations."""
-
-
-DISCRETE_VALUE_POLICIES: dict[str, type[BasePolicy]] = {
-    "MlpPolicy": DiscreteValuePolicy,
-    "CnnPolicy": DiscreteValueCnnPolicy,
-    "MultiInputPolicy": DiscreteValueMultiInputPolicy,
-}
+DISCRETE_VALUE_POLICIES = by_alias(DiscreteValuePolicy)
+_, DiscreteValueCnnPolicy, DiscreteValueMultiInputPolicy = DISCRETE_VALUE_POLICIES.values()
 
 
 class DiscreteValueNetworks(DQNNetworks):

@@ -7,10 +7,11 @@ from typing import Any
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import BaseModel, BasePolicy
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, NatureCNN, create_mlp
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, create_mlp
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 
+from sb3_offline.networks.aliases import by_alias
 from sb3_offline.networks.networks import GaussianNetworks
 from sb3_offline.networks.observations import Observations
 from sb3_offline.networks.policies import GaussianPolicy, add_optimizer, orthogonal
@@ -76,23 +77,8 @@ class ValuePolicy(WithValue, GaussianPolicy):
         add_optimizer(self.value_net, self, lr_schedule)
 
 
-class ValueCnnPolicy(ValuePolicy):
-    """For images."""
-
-    features = NatureCNN
-
-
-class ValueMultiInputPolicy(ValuePolicy):
-    """For dict observations."""
-
-    features = CombinedExtractor
-
-
-VALUE_POLICIES: dict[str, type[BasePolicy]] = {
-    "MlpPolicy": ValuePolicy,
-    "CnnPolicy": ValueCnnPolicy,
-    "MultiInputPolicy": ValueMultiInputPolicy,
-}
+VALUE_POLICIES = by_alias(ValuePolicy)
+_, ValueCnnPolicy, ValueMultiInputPolicy = VALUE_POLICIES.values()
 
 
 class ValueNetworks(GaussianNetworks):

@@ -8,11 +8,12 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, FlattenExtractor, NatureCNN
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from stable_baselines3.dqn import policies as sb3
 from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
 
+from sb3_offline.networks.aliases import by_alias
 from sb3_offline.networks.choices import Choices, masked
 
 
@@ -101,20 +102,11 @@ class ChoicePolicy(ChoosingPolicy, DQNPolicy):
         return masked(self.q_net(obs), allowed)
 
 
-class ChoiceCnnPolicy(ChoicePolicy):
-    """For images."""
-
-    features = NatureCNN
-
-
-class ChoiceMultiInputPolicy(ChoicePolicy):
-    """For dict observations."""
-
-    features = CombinedExtractor
-
+CHOICE_POLICIES = by_alias(ChoicePolicy)
+_, ChoiceCnnPolicy, ChoiceMultiInputPolicy = CHOICE_POLICIES.values()
 
 #: What takes the place of SB3's own, whose networks have the same weights, where actions are not their own numbers.
-IN_PLACE_OF: dict[type, type[BasePolicy]] = {
+IN_PLACE_OF: dict[type[BasePolicy], type[BasePolicy]] = {
     sb3.DQNPolicy: ChoicePolicy,
     sb3.CnnPolicy: ChoiceCnnPolicy,
     sb3.MultiInputPolicy: ChoiceMultiInputPolicy,

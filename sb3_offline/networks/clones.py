@@ -9,9 +9,7 @@ from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.torch_layers import (
     BaseFeaturesExtractor,
-    CombinedExtractor,
     FlattenExtractor,
-    NatureCNN,
     create_mlp,
 )
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
@@ -19,6 +17,7 @@ from stable_baselines3.sac.policies import Actor
 from stable_baselines3.td3.policies import Actor as TD3Actor
 from torch import nn
 
+from sb3_offline.networks.aliases import by_alias
 from sb3_offline.networks.choice_policies import ChoosingPolicy
 from sb3_offline.networks.choices import Choices, masked
 from sb3_offline.networks.gaussian import LOG_STD_MAX, LOG_STD_MIN
@@ -159,42 +158,12 @@ class ChoosingClonePolicy(ChoosingPolicy, ClonePolicy):
         return masked(self.deployed_actor(obs), allowed)
 
 
-class ChoosingCloneCnnPolicy(ChoosingClonePolicy):
-    """For images."""
-
-    features = NatureCNN
+CHOOSING_CLONE_POLICIES = by_alias(ChoosingClonePolicy)
+_, ChoosingCloneCnnPolicy, ChoosingCloneMultiInputPolicy = CHOOSING_CLONE_POLICIES.values()
 
 
-class ChoosingCloneMultiInputPolicy(ChoosingClonePolicy):
-    """For dict observations."""
-
-    features = CombinedExtractor
-
-
-CHOOSING_CLONE_POLICIES: dict[str, type[BasePolicy]] = {
-    "MlpPolicy": ChoosingClonePolicy,
-    "CnnPolicy": ChoosingCloneCnnPolicy,
-    "MultiInputPolicy": ChoosingCloneMultiInputPolicy,
-}
-
-
-class CloneCnnPolicy(ClonePolicy):
-    """For images."""
-
-    features = NatureCNN
-
-
-class CloneMultiInputPolicy(ClonePolicy):
-    """For dict observations."""
-
-    features = CombinedExtractor
-
-
-CLONE_POLICIES: dict[str, type[BasePolicy]] = {
-    "MlpPolicy": ClonePolicy,
-    "CnnPolicy": CloneCnnPolicy,
-    "MultiInputPolicy": CloneMultiInputPolicy,
-}
+CLONE_POLICIES = by_alias(ClonePolicy)
+_, CloneCnnPolicy, CloneMultiInputPolicy = CLONE_POLICIES.values()
 
 
 class CategoricalNetworks:

@@ -12,9 +12,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.torch_layers import (
     BaseFeaturesExtractor,
-    CombinedExtractor,
     FlattenExtractor,
-    NatureCNN,
     create_mlp,
 )
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
@@ -24,6 +22,7 @@ from stable_baselines3.td3.policies import ContinuousCritic, TD3Policy
 from torch import nn
 
 from sb3_offline.arguments import POSITIVE, check_number
+from sb3_offline.networks.aliases import by_alias
 from sb3_offline.networks.gaussian import LOG_STD_MAX, LOG_STD_MIN, gaussian
 from sb3_offline.networks.spectral import bound_slope
 
@@ -203,18 +202,6 @@ class OfflineSACPolicy(OfflinePolicy, SACPolicy):
     """SB3's ``SACPolicy`` with the options of :class:`OfflinePolicy`."""
 
 
-class OfflineCnnPolicy(OfflineSACPolicy):
-    """For images: SB3's ``CnnPolicy`` while the options are off."""
-
-    features = NatureCNN
-
-
-class OfflineMultiInputPolicy(OfflineSACPolicy):
-    """For dict observations: SB3's ``MultiInputPolicy`` while the options are off."""
-
-    features = CombinedExtractor
-
-
 # --- a Gaussian actor without entropy ---
 
 
@@ -255,18 +242,6 @@ class GaussianPolicy(OfflineSACPolicy):
         return actor.latent_pi, actor.mu
 
 
-class GaussianCnnPolicy(GaussianPolicy):
-    """For images."""
-
-    features = NatureCNN
-
-
-class GaussianMultiInputPolicy(GaussianPolicy):
-    """For dict observations."""
-
-    features = CombinedExtractor
-
-
 # --- TD3 ---
 
 
@@ -289,33 +264,12 @@ class OfflineTD3Policy(OfflinePolicy, TD3Policy):
         super().__init__(observation_space, action_space, lr_schedule, net_arch=net_arch, **kwargs)
 
 
-class OfflineTD3CnnPolicy(OfflineTD3Policy):
-    """For images."""
-
-    features = NatureCNN
-
-
-class OfflineTD3MultiInputPolicy(OfflineTD3Policy):
-    """For dict observations."""
-
-    features = CombinedExtractor
-
-
-POLICIES: dict[str, type[BasePolicy]] = {
-    "MlpPolicy": OfflineSACPolicy,
-    "CnnPolicy": OfflineCnnPolicy,
-    "MultiInputPolicy": OfflineMultiInputPolicy,
-}
-GAUSSIAN_POLICIES: dict[str, type[BasePolicy]] = {
-    "MlpPolicy": GaussianPolicy,
-    "CnnPolicy": GaussianCnnPolicy,
-    "MultiInputPolicy": GaussianMultiInputPolicy,
-}
-TD3_POLICIES: dict[str, type[BasePolicy]] = {
-    "MlpPolicy": OfflineTD3Policy,
-    "CnnPolicy": OfflineTD3CnnPolicy,
-    "MultiInputPolicy": OfflineTD3MultiInputPolicy,
-}
+POLICIES = by_alias(OfflineSACPolicy, "Offline")
+_, OfflineCnnPolicy, OfflineMultiInputPolicy = POLICIES.values()
+GAUSSIAN_POLICIES = by_alias(GaussianPolicy)
+_, GaussianCnnPolicy, GaussianMultiInputPolicy = GAUSSIAN_POLICIES.values()
+TD3_POLICIES = by_alias(OfflineTD3Policy)
+_, OfflineTD3CnnPolicy, OfflineTD3MultiInputPolicy = TD3_POLICIES.values()
 
 
 def orthogonal(module: nn.Module, gain: float) -> None:

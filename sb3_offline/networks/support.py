@@ -9,6 +9,7 @@ import torch as th
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 
+from sb3_offline.networks.aliases import by_alias
 from sb3_offline.networks.choice_policies import ChoiceCnnPolicy, ChoiceMultiInputPolicy, ChoicePolicy
 from sb3_offline.networks.choices import masked
 from sb3_offline.networks.clones import CategoricalActor
@@ -53,14 +54,7 @@ class SupportPolicy(ChoicePolicy):
         return super()._get_constructor_parameters() | {"support_threshold": self.support_threshold}
 
 
-class SupportCnnPolicy(SupportPolicy, ChoiceCnnPolicy):
-    """For images."""
-
-
-class SupportMultiInputPolicy(SupportPolicy, ChoiceMultiInputPolicy):
-    """For dict observations."""
-
-
+_, SupportCnnPolicy, SupportMultiInputPolicy = by_alias(SupportPolicy).values()
 SUPPORT_POLICIES: dict[type[BasePolicy], type[BasePolicy]] = {
     ChoicePolicy: SupportPolicy,
     ChoiceCnnPolicy: SupportCnnPolicy,
