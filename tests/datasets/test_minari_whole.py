@@ -17,6 +17,7 @@ from stable_baselines3.common.monitor import Monitor
 from sb3_offline.cli import main
 from sb3_offline.datasets import DatasetError, load_dataset, open_dataset
 from sb3_offline.datasets.sources import converting, episodes
+from tests.datasets.mutations import assert_refused_or_well_formed
 
 minari = pytest.importorskip("minari")
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -246,3 +247,27 @@ def test_what_is_written_to_minari_is_right_by_its_own_tools() -> None:
     assert rows == len(own)
     np.testing.assert_array_equal(load_dataset("space/pendulum-v0").rewards, own.rewards)
     assert written.recover_environment().unwrapped.spec.id == "Pendulum-v1"
+
+
+@pytest.mark.parametrize("data_format", ["hdf5", "arrow", "parquet"])
+def test_damaged_sets_are_refused_or_well_formed(data_format: str, store: Path) -> None:
+    pytest.importorskip("pyarrow")
+    create("space/test-v0", data_format=data_format)
+    files = sorted(path for path in (store / "space" / "test-v0" / "data").rglob("*") if path.is_file())
+    refused = [
+        assert_refused_or_well_formed(path, lambda _: load_dataset("space/test-v0"), 200 // len(files), name="test-v0")
+        for path in files
+    ]
+    assert sum(refused) >= 60
+
+
+def test_a_damaged_type_does_not_end_the_process(store: Path) -> None:
+    """A changed byte makes a union of a column of bools, over which pyarrow's count of rows crashes."""
+    pa = pytest.importorskip("pyarrow")
+    create("space/test-v0", data_format="arrow")
+    path = store / "space" / "test-v0" / "data" / "0" / "part-0.arrow"
+    schema = pa.schema([("a", pa.list_(pa.sparse_union([])))])
+    with pa.ipc.new_file(path, schema):
+        pass
+    with pytest.raises(DatasetError, match=r"part-0.arrow: column 'a' is of type .*union.*: the file is damaged"):
+        load_dataset("space/test-v0")

@@ -139,7 +139,9 @@ def _episodes(dataset: MinariDataset) -> Iterator[dict[str, Any]]:
                 "terminations": episode.terminations,
                 "truncations": truncations,
             }
-    except (OSError, KeyError, RuntimeError) as error:
+    except DatasetError:
+        raise
+    except Exception as error:  # of damaged data Minari's storage libraries raise any kind
         raise DatasetError(f"{dataset.id}: the Minari data are damaged or cut short ({error}).") from error
 
 

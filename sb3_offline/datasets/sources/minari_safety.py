@@ -13,6 +13,7 @@ import numpy as np
 
 from sb3_offline.datasets.errors import DatasetError
 from sb3_offline.datasets.sources.hdf5_safety import check_sizes, check_stored, refuse_links_out
+from sb3_offline.datasets.sources.tables.frames import readable, sound
 from sb3_offline.datasets.sources.tables.sizes import check_table_size
 from sb3_offline.files.refusal import FileRefused
 from sb3_offline.files.regular import is_regular, read_regular
@@ -51,9 +52,16 @@ def check_minari_arrays(folder: Path) -> None:
 
 
 def _check_arrow(path: Path) -> None:
+    import pyarrow as pa
     import pyarrow.dataset as ds  # Minari reads these by it, too
 
-    check_table_size(str(path), [path], ds.dataset(str(path), format=path.suffix.removeprefix(".")))
+    form = path.suffix.removeprefix(".")
+    with readable(str(path)):
+        dataset = ds.dataset(str(path), format=form)
+        check_table_size(str(path), [path], dataset)
+        if form == "arrow":
+            for batch in dataset.to_batches():
+                sound(pa.Table.from_batches([batch]))
 
 
 def _check_hdf5(path: Path) -> None:

@@ -111,7 +111,7 @@ class Frame:
             import pyarrow as pa
 
             for batch in self._dataset.to_batches(columns=roots, batch_readahead=2, fragment_readahead=1):
-                yield _flat(_sound(pa.Table.from_batches([batch]))).select(list(columns))
+                yield _flat(sound(pa.Table.from_batches([batch]))).select(list(columns))
 
     def table(self, columns: Sequence[str]) -> pa.Table:
         """Some columns of all rows at once."""
@@ -129,7 +129,7 @@ class Frame:
         for names, table in self._tables.items():
             if set(roots) <= set(names):
                 return table
-        table = _flat(_sound(self._dataset.to_table(columns=list(roots))))
+        table = _flat(sound(self._dataset.to_table(columns=list(roots))))
         self._tables = {**self._tables, roots: table}
         return table
 
@@ -140,7 +140,7 @@ def _facts_of(metadata: dict[bytes, bytes] | None) -> dict[str, Any]:
     return facts if isinstance(facts, dict) else {}
 
 
-def _sound(table: pa.Table) -> pa.Table:
+def sound(table: pa.Table) -> pa.Table:
     """:raises pyarrow.ArrowInvalid: for lists or texts that lie outside their buffers: to read them would end the process"""
     table.validate(full=True)
     return table
