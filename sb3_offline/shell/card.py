@@ -78,12 +78,18 @@ def make_card(dataset: OfflineDataset) -> DataCard:
 
 
 def _reading(card: dict[str, Any]) -> list[str]:
+    """Of several sources what was done to each."""
+    parts = [
+        f"source {number}, {part['dataset_id']}: {line}"
+        for number, part in enumerate(card.get("parts", []), start=1)
+        for line in _reading(part)
+    ]
     facts = {
         "next observations": card.get("next_observations"),
         "spaces from the data": card.get("derived_spaces"),
         "rows dropped": card.get("dropped_rows"),
     }
-    return [*card.get("reading", []), *(f"{name}: {value}" for name, value in facts.items() if value)]
+    return [*parts, *card.get("reading", []), *(f"{name}: {value}" for name, value in facts.items() if value)]
 
 
 def _principal(observations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -53,6 +53,18 @@ def test_arrays_of_other_names(suffix: str, tmp_path: Path) -> None:
     ]
 
 
+def test_several_sources() -> None:
+    assert reading([log(), log() | {"battery": np.zeros(30)}]) == [
+        "source 1, arrays: taken: terminals as terminations, timeouts as truncations",
+        "source 1, arrays: next observations: taken from the following rows",
+        "source 1, arrays: rows dropped: 2: the last of each cut episode",
+        "source 2, arrays: taken: terminals as terminations, timeouts as truncations",
+        "source 2, arrays: not read: battery",
+        "source 2, arrays: next observations: taken from the following rows",
+        "source 2, arrays: rows dropped: 2: the last of each cut episode",
+    ]
+
+
 def test_episodes_of_d3rlpy(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "log.h5", "w") as file:
         file["columns"], file["num_episodes"], file["version"] = ["observations"], 3, "2.1"

@@ -216,7 +216,8 @@ _D4RL_ID = re.compile(
 def _malformed(dataset_id: str, local: dict[str, Any]) -> str:
     return (
         f"{dataset_id!r} is not a data set: a Minari id reads namespace/name-vN with its version, e.g. "
-        f"'mujoco/hopper/medium-v0'; a data file ends in .hdf5, .h5 or .npz; packaged are "
+        f"'mujoco/hopper/medium-v0' (without one the newest that is installed is taken, or with download=True the newest that "
+        f"there is); a data file ends in .hdf5, .h5 or .npz; packaged are "
         f"{', '.join(BUILTIN_TASKS)}.{_near(dataset_id, local)}"
     )
 

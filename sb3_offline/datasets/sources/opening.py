@@ -200,6 +200,7 @@ def _concatenate(info: DatasetInfo, read: Sequence[OfflineDataset | None]) -> Of
     arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in parts[0].array_names}
     last = np.cumsum([len(part) for part in parts]) - 1
     arrays["truncations"][last] |= ~arrays["terminations"][last]
-    n_rows = [0 if part is None else len(part) for part in read]
-    described = [{**facts, "rows": n} for facts, n in zip(info.card["parts"], n_rows, strict=True)]
+    described = []
+    for facts, part in zip(info.card["parts"], read, strict=True):
+        described.append({**facts, **({} if part is None else part.info.card), "rows": 0 if part is None else len(part)})
     return OfflineDataset(replace(info, card={**info.card, "parts": described}), **arrays)
