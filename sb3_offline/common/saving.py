@@ -131,6 +131,7 @@ def load(
     if isinstance(env, str):
         opened: tuple[gym.Env, dict[str, Any]] = open_id(cls, env)
         env, kwargs = opened[0], opened[1] | kwargs
+    own = {**kwargs, **(custom_objects or {})}
     bounded: Any = env if env is None else with_bounds(env, given.get("action_space"))
     try:  # SB3 takes what `given` holds and unpickles the rest, so nothing
         with BoundedNetworks(tensors, name):
@@ -138,20 +139,20 @@ def load(
             model: Any = OffPolicyAlgorithm.load.__func__(  # type: ignore[attr-defined]
                 cls, content, bounded, device, given, print_system_info, force_reset, **kwargs
             )
-        file.restore_variables(model, tensors)
+        file.restore_variables(model, tensors, own)
         try:
             model.check_loaded()
         except (ValueError, TypeError) as error:
             raise FileRefused(f"{name}: {error}") from error
         if not is_trusted(trust):
-            check_rows(model, name, own={**kwargs, **(custom_objects or {})})
+            check_rows(model, name, own)
         return model
     except OptionError as error:
-        raise _does_not_make(cls, name, {**kwargs, **(custom_objects or {})}, error) from error
+        raise _does_not_make(cls, name, own, error) from error
     except (ValueError, ImportError, MemoryError, OSError):
         raise
     except Exception as error:  # of hyperparameters and tensors that do not belong together
-        raise _does_not_make(cls, name, {**kwargs, **(custom_objects or {})}, error) from error
+        raise _does_not_make(cls, name, own, error) from error
 
 
 def read_parameters(model: Any, load_path_or_dict: Any, device: th.device | str) -> TensorDict:

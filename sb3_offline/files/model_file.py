@@ -8,7 +8,7 @@ import io
 import pathlib
 import types
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 import torch as th
@@ -18,6 +18,7 @@ from stable_baselines3.common.save_util import open_path
 
 from sb3_offline.files.archives import Budget, FileRefused, open_archive, read_members, read_tensors
 from sb3_offline.files.encoding import decode
+from sb3_offline.files.refusal import printable
 from sb3_offline.files.regular import read_regular
 from sb3_offline.files.structure import read_json
 from sb3_offline.files.tensors import same_kind
@@ -30,6 +31,7 @@ VARIABLES = ("pytorch_variables.pth", "tensors.pth")  # the second is an old nam
 #: A hyperparameter that is no JSON is an object: its pickle is SB3's, for SB3's tools, and beside it is what we read.
 PICKLED, PLAIN = ":serialized:", ":json:"
 
+_SYSTEM = "system_info.txt"  # what load(print_system_info=True) shows
 _ATTRIBUTES = (types.FunctionType, classmethod, staticmethod, property)
 
 
@@ -123,20 +125,24 @@ class ModelFile:
         return {name.removesuffix(".pth"): state for name, state in states.items()}
 
     def without_variables(self) -> io.BytesIO:
-        """The archive as it was checked, without the tensors that SB3 would set by whatever name the file gives them."""
+        """
+        The archive as it was checked, without the tensors that SB3 would set by whatever name the file gives them, and with
+        letters alone in the description of a machine, which SB3 prints.
+        """
         archive = io.BytesIO()
         with zipfile.ZipFile(archive, "w") as written:
             for name, content in self.members.items():
                 if name not in VARIABLES:
-                    written.writestr(name, content)
+                    written.writestr(name, printable(content.decode(errors="replace")) if name == _SYSTEM else content)
         archive.seek(0)
         return archive
 
-    def restore_variables(self, model: OffPolicyAlgorithm, tensors: Mapping[str, Any]) -> None:
+    def restore_variables(self, model: OffPolicyAlgorithm, tensors: Mapping[str, Any], own: Container[str] = ()) -> None:
         """
         Put the tensors back that are no network's: those that the model itself names, and no other.
 
         :param tensors: what :meth:`tensors` found
+        :param own: options that the caller gave: SB3 keeps a fixed ``ent_coef`` as ``ent_coef_tensor``, too
         :raises FileRefused: if a name is none of the model's, or a tensor of another shape or dtype
         """
         known = model._get_torch_save_params()[1]
@@ -145,7 +151,7 @@ class ModelFile:
             if not isinstance(found, dict):
                 raise FileRefused(f"{self.name} is damaged: {member} holds no variables by name.")
             for name, value in found.items():
-                if value is None:
+                if value is None or str(name).removesuffix("_tensor") in own:
                     continue
                 present = getattr(model, name) if name in known else None
                 if present is None:

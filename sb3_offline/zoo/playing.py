@@ -12,6 +12,7 @@ import yaml
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_offline.buffers.statistics import load_statistics
+from sb3_offline.files.refusal import FileRefused, printable
 from sb3_offline.files.trust import is_trusted, trusting
 from sb3_offline.zoo.run_folder import RunLoader, check_run_folder
 
@@ -23,6 +24,7 @@ def playing(trust: bool) -> Iterator[None]:
     import rl_zoo3.utils
 
     make, read = rl_zoo3.utils.create_test_env, rl_zoo3.utils.get_saved_hyperparams
+    find = rl_zoo3.utils.get_model_path
 
     def create_test_env(env_id: str, *, stats_path: str | None = None, hyperparams: dict[str, Any], **kwargs: Any) -> VecEnv:
         env = make(env_id, stats_path=None, hyperparams=hyperparams, **kwargs)
@@ -38,15 +40,26 @@ def playing(trust: bool) -> Iterator[None]:
         check_run_folder(Path(os.fspath(stats_path)))
         return read(stats_path, *args, **kwargs)
 
+    def get_model_path(*args: Any, **kwargs: Any) -> Any:
+        found = find(*args, **kwargs)
+        if printable(found[1]) != found[1]:  # RL-Zoo prints the name as it is
+            raise FileRefused(f"{found[1]}: the name holds what is no letter. Rename the file.")
+        return found
+
     modules = vars(rl_zoo3.utils), vars(rl_zoo3.enjoy)
+    ours = {
+        "create_test_env": create_test_env,
+        "get_saved_hyperparams": get_saved_hyperparams,
+        "get_model_path": get_model_path,
+    }
     for names in modules:
-        names.update(create_test_env=create_test_env, get_saved_hyperparams=get_saved_hyperparams)
+        names.update(ours)
     try:
         with trusting(trust), _read_safely():
             yield
     finally:
         for names in modules:
-            names.update(create_test_env=make, get_saved_hyperparams=read)
+            names.update(create_test_env=make, get_saved_hyperparams=read, get_model_path=find)
 
 
 @contextmanager

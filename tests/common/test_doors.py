@@ -15,7 +15,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from typer.testing import CliRunner
 
-from sb3_offline import CQL, DROMO, MOPO, DiscreteCQL
+from sb3_offline import CQL, DROMO, MOPO, SACN, DiscreteCQL
 from sb3_offline.cli import app
 from tests.conftest import FAST_MODEL_BASED, record
 
@@ -98,6 +98,9 @@ def test_what_load_gives_is_what_the_constructor_makes_of_it(tmp_path: Path) -> 
     model = MOPO.load(tmp_path / "m", target_uncertainty=1).learn(1)
     assert (model.penalty_target.dtype, float(model.penalty_target)) == (th.float32, 1.0)
     assert float(MOPO.load(tmp_path / "m", penalty_weight=3).learn(1).penalty_coefficient) == 3.0
+    SACN("MlpPolicy", DATA, ent_coef=0.5, **SMALL).save(tmp_path / "s")
+    assert float(SACN.load(tmp_path / "s", ent_coef=0.25).ent_coef_tensor) == 0.25
+    assert float(SACN.load(tmp_path / "s").ent_coef_tensor) == 0.5
     DROMO("MlpPolicy", DATA, **FAST_MODEL_BASED).save(tmp_path / "d")
     DROMO.load(tmp_path / "d", visitation="knn")
     with pytest.raises(ValueError, match=r"visitation='simhash' cannot take the place of 'knn'.*make a new model"):

@@ -230,6 +230,14 @@ def test_refusals_carry_no_escape(genuine: bytes) -> None:
     assert "\x1b" not in str(refused.value)
 
 
+def test_the_description_of_a_machine_is_letters(genuine: bytes, capsys: pytest.CaptureFixture[str]) -> None:
+    members = members_of(genuine) | {"system_info.txt": "\x1b[31m\u202eLinux".encode()}
+    CQL.load(packed(members), print_system_info=True)
+    said = capsys.readouterr().out
+    assert "\\x1b[31m\\u202eLinux" in said
+    assert printable(said) == said
+
+
 def test_numpy_is_loaded_without_pickle() -> None:
     with pytest.raises(FileRefused, match=r"names numpy|more than tensors"):
         read_tensors(tensors({"a": np.zeros(3)}), "x")

@@ -212,6 +212,18 @@ def test_enjoy_refuses_pickles_and_code_of_a_run(logs: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("command", [enjoy, record_video])
+def test_names_that_speak_to_the_terminal_are_not_printed(command: Any, logs: Path) -> None:
+    run = next(path.parents[1] for path in logs.rglob("config.yml"))
+    file = run / "rl_model_\x1b[31m_9_steps.zip"
+    file.write_bytes(next(run.glob("*.zip")).read_bytes())
+    try:
+        with pytest.raises(FileRefused, match=r"rl_model_\\x1b\[31m_9_steps\.zip: .*Rename"):
+            command(["--algo", "cql", "--env", ENV, "-f", str(logs), "-n", "2", "--no-render", "--load-last-checkpoint"])
+    finally:
+        file.unlink()
+
+
+@pytest.mark.parametrize("command", [enjoy, record_video])
 def test_a_received_run_folder_runs_no_code(command: Any, logs: Path, tmp_path: Path) -> None:
     (tmp_path / "trace.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\ndef wrap(env): return env\n")
     folder = next(path.parent for path in logs.rglob("config.yml") if "more" not in path.parts)
