@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from sb3_offline.arguments import check_count
-from sb3_offline.combo.conservative import ModelConservative
+from sb3_offline.combo.conservative import ModelConservative, PenaltyStates, check_penalty_states
 from sb3_offline.common.model_based_sac import ModelBasedSAC
 from sb3_offline.common.terms import Term
 from sb3_offline.cql.conservative import LEFT_OUT, SUPERSEDED, WITHOUT_EFFECT, Conservatism, check_conservatism
 from sb3_offline.training.schedules import HoldThenDecay
-
-PenaltyStates = Literal["model", "mix"]
 
 
 class COMBO(ModelBasedSAC):
@@ -63,9 +61,7 @@ class COMBO(ModelBasedSAC):
         **kwargs: Any,
     ):
         check_conservatism(self, ModelConservative, conservative_weight, target_gap, conservative, default=0.5)
-        if penalty_states not in ("model", "mix"):
-            raise ValueError(f"penalty_states must be 'model' or 'mix', got {penalty_states!r}.")
-        self.penalty_states = penalty_states
+        self.penalty_states = check_penalty_states(penalty_states)
         self.n_action_samples = check_count("n_action_samples", n_action_samples)
         super().__init__(*args, **kwargs)
 

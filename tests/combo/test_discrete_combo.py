@@ -13,7 +13,7 @@ from stable_baselines3 import DQN
 from sb3_offline import DiscreteCOMBO, DiscreteDROMO, load_dataset
 from sb3_offline.dynamics.actions import encode_actions, encoded_action_dim
 from sb3_offline.dynamics.world import Columns
-from tests.conftest import fast_options
+from tests.conftest import EQ_8, fast_options
 
 Arrays = dict[str, np.ndarray]
 
@@ -65,15 +65,20 @@ def test_a_learned_weight_keeps_combos_bounds(cartpole_arrays: Arrays) -> None:
         assert float(model.terms[0].weight()) == pytest.approx(1e3)
 
 
-def test_penalty_falls_on_imagined_states(cartpole_arrays: Arrays) -> None:
-    """beta (mean over the model's rows of max Q - mean over the data's rows of Q(s, a))."""
-    model = make(DiscreteCOMBO, cartpole_arrays, conservative_weight=0.3, real_ratio=0.25).learn(1)
+@pytest.mark.parametrize(("options", "first", "soft"), [(EQ_8, 16, False), ({}, 0, True)])
+def test_penalty_by_hand(cartpole_arrays: Arrays, options: dict[str, Any], first: int, soft: bool) -> None:
+    """
+    beta (mean of max Q, or of log sum exp Q, over the model's rows, or all, - mean over the data's rows of Q(s, a)): Eq 8, and
+    the default.
+    """
+    model = make(DiscreteCOMBO, cartpole_arrays, conservative_weight=0.3, real_ratio=0.25, **options).learn(1)
     nets, batch = model.networks(), model.sample_batch()
     q = nets.q(batch.observations)[0].detach()
     taken = q.gather(1, batch.actions)[:, 0]
     penalty, _ = model.critic_penalty(nets, batch, None, taken[None])
     assert batch.n_real == 16
-    assert float(penalty.detach()) == pytest.approx(0.3 * float(q[16:].max(dim=1).values.mean() - taken[:16].mean()), rel=1e-4)
+    value = q[first:].exp().sum(dim=1).log() if soft else q[first:].max(dim=1).values
+    assert float(penalty.detach()) == pytest.approx(0.3 * float(value.mean() - taken[:16].mean()), rel=1e-4)
 
 
 def test_variance_is_exact(cartpole_arrays: Arrays) -> None:

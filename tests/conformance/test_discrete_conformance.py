@@ -14,6 +14,7 @@ from sb3_offline.networks.networks import Batch
 from sb3_offline.tabular import combo_update, cql_h_update, cql_update, dromo_update, strict_dromo_update
 from tests.conformance.tables import SEED_DATA, full_batch, minimise
 from tests.conformance.test_conformance import Problem, float64  # noqa: F401  (a fixture)
+from tests.conftest import EQ_8
 
 TOLERANCE = 1e-5
 
@@ -83,7 +84,7 @@ def test_combo(seed: int) -> None:
     """A3: y - beta g/d_f."""
     problem = Problem(seed)
     nets = TabularPolicyNetworks(np.zeros((4, 3)), problem)
-    solution = minimise(make(DiscreteCOMBO, conservative_weight=0.4), nets, whole(problem), None)
+    solution = minimise(make(DiscreteCOMBO, conservative_weight=0.4, **EQ_8), nets, whole(problem), None)
     expected = combo_update(problem.y, problem.d, problem.rho, problem.f, 0.4)
     np.testing.assert_allclose(solution, expected, atol=TOLERANCE)
 
@@ -96,7 +97,7 @@ def test_dromo(seed: int) -> None:
     expected = dromo_update(problem.y, problem.d, problem.rho, problem.visits, pi_f, problem.f, 0.4, 0.5)
     assert spread(expected, pi_f).min() > 0.1
     nets = TabularPolicyNetworks(combo_update(problem.y, problem.d, problem.rho, problem.f, 0.4), problem)
-    model = make(DiscreteDROMO, robust_weight=0.5, conservative_weight=0.4, real_ratio=problem.f)
+    model = make(DiscreteDROMO, robust_weight=0.5, conservative_weight=0.4, real_ratio=problem.f, **EQ_8)
     solution = minimise(model, nets, whole(problem), None)
     np.testing.assert_allclose(solution, expected, atol=1e-4)
 
@@ -104,7 +105,7 @@ def test_dromo(seed: int) -> None:
 def test_dromo_collapse() -> None:
     """Where alpha/sqrt(n) is large all actions get one value, up to the smoothing eps = 1e-3 std(Q)."""
     problem = Problem(0)
-    model = make(DiscreteDROMO, robust_weight=50.0, conservative_weight=0.4, real_ratio=problem.f)
+    model = make(DiscreteDROMO, robust_weight=50.0, conservative_weight=0.4, real_ratio=problem.f, **EQ_8)
     nets = TabularPolicyNetworks(combo_update(problem.y, problem.d, problem.rho, problem.f, 0.4), problem)
     solution = minimise(model, nets, whole(problem), None)
     assert np.ptp(solution, axis=1).max() < 5e-3
@@ -115,7 +116,7 @@ def test_strict_dromo(seed: int) -> None:
     """A6; the batch is repeated so that Bessel's correction vanishes."""
     problem = Problem(seed)
     nets = TabularPolicyNetworks(problem.y, problem, visits=np.full(4, 3.0))
-    model = make(DiscreteDROMO, robust_weight=0.5, strict=True, conservative_weight=0.4, real_ratio=problem.f)
+    model = make(DiscreteDROMO, robust_weight=0.5, strict=True, conservative_weight=0.4, real_ratio=problem.f, **EQ_8)
     solution = minimise(model, nets, whole(problem, repeat=200), None)
     expected = strict_dromo_update(problem.y, problem.d, problem.rho, 3.0, problem.f, 0.4, 0.5)
     np.testing.assert_allclose(solution, expected, atol=1e-4)
