@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch as th
 
-from benchmarks import speed_critics, speed_report, two_modes
+from benchmarks import speed_critics, speed_report, time_to_good, two_modes
 from benchmarks.data_size import curves, draw
 from benchmarks.peers import Peer
 from benchmarks.reference_cql import ReferenceCQL, make_reference
@@ -266,3 +266,20 @@ def test_pillars_are_passed_on_either_side_and_not_by_the_mean() -> None:
     hits = np.abs(data["actions"] - data["observations"]).flatten() < 0.4
     np.testing.assert_array_equal(data["terminations"], hits)
     np.testing.assert_array_equal(data["rewards"], ~hits)
+
+
+def test_time_to_a_good_policy() -> None:
+    """2,240 is 80% of hopper's goal: reached after 90 and 120 s, median 105; of CQL by one run in three, no median."""
+
+    def run(algo: str, seed: int, returns: list[float], dataset: str = "offline/hopper/medium-replay-v0") -> dict[str, Any]:
+        curve = [{"step": 100 * k, "mean_return": value, "seconds": 30.0 * k} for k, value in enumerate(returns, 1)]
+        return {"dataset": dataset, "set": "s", "algo": algo, "seed": seed, "curve": curve, "preparation_seconds": 12.0}
+
+    runs = [run("combo", 0, [300, 2239, 2240, 900]), run("combo", 1, [0, 0, 0, 3000])]
+    runs += [run("cql", seed, [2500 if seed == 0 else 100]) | {"library": "d3rlpy"} for seed in range(3)]
+    runs += [run("combo", 0, [9000], "offline/hopper/expert-v0")]  # there is no goal on these
+    hopper = "offline/hopper/medium-replay-v0"
+    assert time_to_good.rows(runs, 0.8) == [
+        (hopper, "s", "d3rlpy", "cql", "2,240", "1 of 3", "-", "-", "0.2"),
+        (hopper, "s", "sb3_offline", "combo", "2,240", "2 of 2", "1.8", "350", "0.2"),
+    ]
