@@ -3,16 +3,18 @@ Which estimator ranks policies as the simulator does?
 
     python -m benchmarks.ope cartpole pendulum --policies runs/ope --fit-steps 2000
 
-Each task has twenty checkpoints (:mod:`benchmarks.ope_policies`). The truth is the mean return of 20 simulated episodes,
-discounted as the estimate is. One line of JSON for each policy and estimator goes to ``results/ope/TASK.jsonl``; the last one
-has the figures: Spearman's rank correlation, regret@1 and @3 as shares of the range of truths, coverage of the 95% interval,
-seconds a policy. Nothing was chosen by these returns: estimators run with their defaults, FQE with fewer steps where that is
-said.
+Each task has twenty checkpoints (:mod:`benchmarks.ope_policies`). The truth is the mean return of simulated episodes, at least
+20, discounted as the estimate is. One line of JSON for each policy and estimator goes to ``results/ope/TASK.jsonl``; the last
+one has the figures: Spearman's rank correlation, regret@1 and @3 as shares of the range of truths, coverage of the interval,
+seconds a policy. What a file holds already is not estimated again, so a run that was stopped goes on, and estimators can be
+added one by one. Nothing was chosen by these returns: estimators run with their defaults, and judge by the data that the
+policies were trained on.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -23,10 +25,11 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from benchmarks.ope_policies import GAMMA, TASKS, policies, task_data
-from benchmarks.run import RESULTS, append, begin
+from benchmarks.run import RESULTS, append, begin, finish, partial_of
 from sb3_offline.datasets import OfflineDataset
 from sb3_offline.ope import DR, FQE, PDWIS, WIS, DirectMean, Estimate, ModelBased
 from sb3_offline.registry import find_algorithm
+from sb3_offline.studies.records import read_lines
 
 Estimators = dict[str, Callable[[Any], Estimate]]
 
@@ -58,23 +61,35 @@ def figures(truths: np.ndarray, values: np.ndarray) -> dict[str, float]:
 
 
 def summarize(records: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """The figures of each estimator, over the policies that it could judge; ``last`` trusts the longest training."""
+    """The figures of each estimator, over the policies that it could judge, and of what people look at instead."""
     found: dict[str, dict[str, float]] = {}
     for name in dict.fromkeys(record["estimator"] for record in records):
         rows = [record for record in records if record["estimator"] == name and record.get("value") is not None]
         if len(rows) < 3:
             continue
-        truths, values = (np.array([row[key] for row in rows]) for key in ("truth", "value"))
+        truths, undiscounted, values = (np.array([row[key] for row in rows]) for key in ("truth", "undiscounted", "value"))
         inside = [row["low"] <= row["truth"] <= row["high"] for row in rows]
         seconds = float(np.mean([row["seconds"] for row in rows]))
         more = {"policies": len(rows), "coverage": float(np.mean(inside)), "seconds": seconds}
-        undiscounted = float(spearmanr([row["undiscounted"] for row in rows], values).statistic)
-        found[name] = figures(truths, values) | more | {"spearman_undiscounted": undiscounted}
+        whole = {f"{key}_undiscounted": value for key, value in figures(undiscounted, values).items()}
+        found[name] = figures(truths, values) | whole | more
         if name == "FQE":
-            errors = -np.array([row["diagnostics"]["td_error"] for row in rows])
-            found["FQE's TD error, the least"] = figures(truths, errors)
-            found["last checkpoint"] = figures(truths, np.array([float(row["policy"].rsplit("_", 1)[1]) for row in rows]))
+            substitutes = {
+                "FQE's lower bound": [row["low"] for row in rows],
+                "FQE's TD error, the least": [-row["diagnostics"]["td_error"] for row in rows],
+                "OOD score, the least": [-row["diagnostics"]["ood_score"] for row in rows],
+                "last checkpoint": [float(row["policy"].rsplit("_", 1)[1]) for row in rows],
+            }
+            found |= {key: figures(truths, np.array(column)) for key, column in substitutes.items()}
     return found
+
+
+def known(path: Path, config: dict[str, Any]) -> list[dict[str, Any]]:
+    """The estimates of a file, finished or not, that were made with this configuration."""
+    lines = read_lines(partial_of(path)) or read_lines(path)
+    if not lines or config.items() - lines[0]["config"].items():
+        return []
+    return [line for line in lines if "estimator" in line]
 
 
 def run(name: str, arguments: argparse.Namespace) -> dict[str, dict[str, float]]:
@@ -82,28 +97,35 @@ def run(name: str, arguments: argparse.Namespace) -> dict[str, dict[str, float]]
     dataset = task_data(TASKS[name], arguments.data)
     judged = policies(name, arguments.policies, arguments.data)
     path = arguments.out / f"{name}.jsonl"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    config = {"task": name, "dataset": TASKS[name].dataset, "gamma": GAMMA, "fit_steps": arguments.fit_steps, "episodes": 20}
+    config = {
+        "task": name,
+        "dataset": TASKS[name].dataset,
+        "gamma": GAMMA,
+        "fit_steps": arguments.fit_steps,
+        "episodes": TASKS[name].episodes,
+    }
+    records = known(path, config)
     partial = begin(path, "ope", arguments.out, config)
-    records = []
+    for record in records:
+        append(partial, record)
+    done = {(record["estimator"], record["policy"]) for record in records}
     chosen = estimators(dataset, arguments.fit_steps)
-    for label in arguments.estimators or chosen:
-        for file, truth in judged:
-            model = find_algorithm(file.stem.rsplit("_", 2)[0]).load(file, device="cpu")
-            record: dict[str, Any] = {"policy": file.stem, "estimator": label, **truth}
-            start = time.perf_counter()
-            try:
-                estimate = chosen[label](model)
-                fields = ("value", "low", "high", "diagnostics")
-                record |= {field: getattr(estimate, field) for field in fields}
-            except ValueError as error:
-                record["refused"] = str(error)
-            record["seconds"] = round(time.perf_counter() - start, 2)
-            append(partial, record)
-            records.append(record)
+    for label, (file, truth) in itertools.product(arguments.estimators or chosen, judged):
+        if (label, file.stem) in done:
+            continue
+        model = find_algorithm(file.stem.rsplit("_", 2)[0]).load(file, device="cpu")
+        record: dict[str, Any] = {"policy": file.stem, "estimator": label, **truth}
+        start = time.perf_counter()
+        try:
+            estimate = chosen[label](model)
+            record |= {field: getattr(estimate, field) for field in ("value", "low", "high", "diagnostics")}
+        except ValueError as error:
+            record["refused"] = str(error)
+        record["seconds"] = round(time.perf_counter() - start, 2)
+        append(partial, record)
+        records.append(record)
     summary = summarize(records)
-    append(partial, {"summary": summary})
-    partial.replace(path)
+    finish(partial, path, {"figures": summary})
     return summary
 
 

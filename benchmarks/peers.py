@@ -52,9 +52,13 @@ class Peer:
 
     def seconds(self, name: str, n_updates: int) -> float:
         """What ``n_updates`` of the algorithm ``name`` took."""
+        return float(self.ask(f"{name} {n_updates}"))
+
+    def ask(self, line: str) -> Any:
+        """The answer to a line."""
         with contextlib.suppress(BrokenPipeError):  # it has ended: _answer says why
-            print(name, n_updates, file=self.process.stdin, flush=True)
-        return float(self._answer())
+            print(line, file=self.process.stdin, flush=True)
+        return self._answer()
 
     def _answer(self) -> Any:
         line = self.process.stdout.readline() if self.process.stdout is not None else ""

@@ -5,6 +5,7 @@ paper.
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
@@ -39,6 +40,8 @@ img, svg { max-width: 100%; height: auto; }
 svg { background: var(--ground); }
 svg text { fill: var(--quiet); font-size: 11px; }
 .plots { display: flex; flex-wrap: wrap; gap: 1rem; }
+.pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr)); gap: 1.5rem 1rem; }
+.pictures img { width: 100%; max-width: 36rem; }
 @media screen and (max-width: 30rem) {
   body { padding: 1rem .75rem 2rem; }
   th, td { padding-right: .6rem; }
@@ -88,6 +91,16 @@ def figures_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     top = "".join(f"<th>{escape(name)}</th>" for name in head)
     body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     return f'<div class="scroll"><table><tr>{top}</tr>{body}</table></div>'
+
+
+def pictures(images: Iterable[tuple[bytes, str]]) -> str:
+    """PNG images, each with its caption, within the page: side by side where there is room."""
+    shown = "".join(
+        f'<figure><img alt="{escape(caption)}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
+        f"<figcaption>{escape(caption)}</figcaption></figure>"
+        for png, caption in images
+    )
+    return f'<div class="pictures">{shown}</div>'
 
 
 def verdict(sentences: Sequence[str], fine: str) -> str:

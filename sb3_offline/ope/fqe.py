@@ -28,6 +28,7 @@ from sb3_offline.ope.fqe_update import FQEUpdate, policy_table
 from sb3_offline.ope.policy import ROWS_AT_ONCE, EvaluatedPolicy
 from sb3_offline.training.rng import Streams
 
+REST = 0.02  # of the start's error that a fit may leave
 CHECK_EVERY = 1000  # gradient steps between looks at the loss, and between checkpoints
 
 
@@ -43,7 +44,8 @@ class FQE(Estimator):
     :param batch_size: rows a step; None takes all
     :param net_arch: hidden layers of a critic
     :param learning_rate: of Adam; falls linearly to 0
-    :param tau: Polyak coefficient of the targets
+    :param tau: Polyak coefficient of the targets. What the start got wrong of the value's level shrinks by the factor
+        1 - (1 - gamma) tau a step; None chooses tau so that 2% of it are left after ``n_steps``
     :param checkpoint: a file that keeps the fit's state every 1000 steps: one that was stopped goes on there
     :param progress_bar: show one
     """
@@ -54,7 +56,7 @@ class FQE(Estimator):
     batch_size: int | None = 256
     net_arch: Sequence[int] = (64, 64)
     learning_rate: float = 1e-3
-    tau: float = 0.01
+    tau: float | None = None
     device: th.device | str = "auto"
     checkpoint: str | Path | None = None
     progress_bar: bool = field(default=False, repr=False)
@@ -67,7 +69,8 @@ class FQE(Estimator):
             check_count("batch_size", self.batch_size)
         self.net_arch = tuple(check_count("net_arch", width) for width in self.net_arch)
         self.learning_rate = check_number("learning_rate", self.learning_rate, POSITIVE)
-        self.tau = check_number("tau", self.tau, UPDATE_RATE)
+        if self.tau is not None:
+            self.tau = check_number("tau", self.tau, UPDATE_RATE)
 
     def _estimate(self, policy: EvaluatedPolicy, dataset: OfflineDataset) -> Estimate:
         fitted = self.fit(policy, dataset)
@@ -91,7 +94,7 @@ class FQE(Estimator):
         streams = Streams(self.seed, get_device(self.device))
         counts = bootstrap_counts(self.n_critics, dataset.n_episodes, self.seed)
         options: dict[str, Any] = {"gamma": self.gamma, "batch_size": self.batch_size, "net_arch": tuple(self.net_arch)}
-        rates: dict[str, Any] = {"learning_rate": self.learning_rate, "tau": self.tau}
+        rates: dict[str, Any] = {"learning_rate": self.learning_rate, "tau": self._target_rate()}
         update = FQEUpdate(policy, dataset, counts, streams=streams, **options, **rates)
         identity = self._identity(update, dataset)
         runner, done = UpdateRunner(update), self._restore(update, identity)
@@ -105,6 +108,12 @@ class FQE(Estimator):
                         raise ValueError(f"FQE diverged within {step + 1} steps: lower learning_rate, or raise batch_size.")
                     self._keep(update, identity, step + 1)
         return FittedQ(update, counts, policy)
+
+    def _target_rate(self) -> float:
+        """``tau``, or the one that leaves :data:`REST` of the start's error: (1 - (1 - gamma) tau)^n_steps = REST."""
+        if self.tau is not None:
+            return self.tau
+        return min(1.0, (1.0 - REST ** (1.0 / self.n_steps)) / (1.0 - self.gamma))
 
     # --- a fit that is stopped goes on ---
 
@@ -120,7 +129,7 @@ class FQE(Estimator):
             self.batch_size,
             self.net_arch,
             self.learning_rate,
-            self.tau,
+            self._target_rate(),
         ]
         digest = hashlib.sha256(json.dumps([*options, str(update.device), dataset.fingerprint()]).encode())
         digest.update(update.next_policy.cpu().numpy().tobytes())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,26 +16,23 @@ _QUIET = "#5b6770"
 
 
 def pictures(results: Results) -> dict[str, bytes]:
-    """PNG images by their names."""
-    drawn: dict[str, Callable[[Results], Any]] = {"curves": _curves}
+    """PNG images by their names: learning curves one a data set, all as narrow as a phone can show."""
+    drawn: dict[str, Any] = {f"curves_{n}": _curves(results, dataset) for n, dataset in enumerate(results.datasets, start=1)}
     if results.pooled:
-        drawn |= {"scores": _scores, "profiles": _profiles}
+        drawn |= {"scores": _scores(results), "profiles": _profiles(results)}
     if results.improvement:
-        drawn["improvement"] = _improvement
-    return {name: _png(draw(results)) for name, draw in drawn.items()}
+        drawn["improvement"] = _improvement(results)
+    return {name: _png(figure) for name, figure in drawn.items()}
 
 
-def _axes(n: int, columns: int = 3, width: float = 4.2, height: float = 3.0) -> tuple[Any, list[Any]]:
+def _axes(height: float = 3.0) -> tuple[Any, Any]:
     from matplotlib.figure import Figure
 
-    columns = min(columns, n)
-    rows = math.ceil(n / columns)
-    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
-    axes = [figure.add_subplot(rows, columns, index + 1) for index in range(n)]
-    for each in axes:
-        each.spines[["top", "right"]].set_visible(False)
-        each.tick_params(labelsize=8)
-    return figure, axes
+    figure = Figure(figsize=(4.2, height), layout="constrained")
+    axis = figure.add_subplot()
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.tick_params(labelsize=8)
+    return figure, axis
 
 
 def _colour(results: Results, name: str) -> str:
@@ -47,29 +43,27 @@ def _unit(results: Results) -> str:
     return "normalised score" if results.normalized else "return"
 
 
-def _curves(results: Results) -> Any:
-    figure, axes = _axes(len(results.datasets))
-    for axis, dataset in zip(axes, results.datasets, strict=True):
-        lines = [line for (_, of), line in results.lines.items() if of == dataset]
-        for line in lines:
-            steps, mean, low, high = line.curve
-            colour = _colour(results, line.name)
-            axis.plot(steps, mean, color=colour, label=line.name, marker="o" if len(steps) < 3 else None)
-            axis.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
-        data = [line.data_score for line in lines if math.isfinite(line.data_score)]
-        if data:
-            axis.axhline(float(np.mean(data)), color=_QUIET, linestyle="--", linewidth=1, label="the data")
-        if results.normalized:
-            axis.axhline(100.0, color=_QUIET, linestyle=":", linewidth=1, label="reference (100)")
-        axis.set_title(dataset, fontsize=9)
-        axis.set_xlabel("gradient steps", fontsize=8)
-        axis.set_ylabel(_unit(results), fontsize=8)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8, frameon=False)
+def _curves(results: Results, dataset: str) -> Any:
+    figure, axis = _axes()
+    lines = [line for (_, of), line in results.lines.items() if of == dataset]
+    for line in lines:
+        steps, mean, low, high = line.curve
+        colour = _colour(results, line.name)
+        axis.plot(steps, mean, color=colour, label=line.name, marker="o" if len(steps) < 3 else None)
+        axis.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
+    data = [line.data_score for line in lines if math.isfinite(line.data_score)]
+    if data:
+        axis.axhline(float(np.mean(data)), color=_QUIET, linestyle="--", linewidth=1, label="the data")
+    if results.normalized:
+        axis.axhline(100.0, color=_QUIET, linestyle=":", linewidth=1, label="reference (100)")
+    axis.set_xlabel("gradient steps", fontsize=8)
+    axis.set_ylabel(_unit(results), fontsize=8)
+    figure.legend(loc="outside lower center", ncols=2, fontsize=8, frameon=False)
     return figure
 
 
 def _scores(results: Results) -> Any:
-    figure, (axis,) = _axes(1, width=6.5, height=1.0 + 0.45 * len(results.names))
+    figure, axis = _axes(1.0 + 0.45 * len(results.names))
     ranked = sorted(results.names, key=lambda name: results.pooled[name].value)
     for row, name in enumerate(ranked):
         value, low, high = results.pooled[name]
@@ -97,7 +91,7 @@ def _scores(results: Results) -> Any:
 
 
 def _profiles(results: Results) -> Any:
-    figure, (axis,) = _axes(1, width=6.5, height=3.4)
+    figure, axis = _axes()
     every = np.concatenate([scores for name in results.names for scores in results.scores(name)])
     margin = 0.05 * (np.ptp(every) or 1.0)
     thresholds = np.linspace(every.min() - margin, every.max() + margin, 201)
@@ -115,7 +109,7 @@ def _profiles(results: Results) -> Any:
 
 def _improvement(results: Results) -> Any:
     pairs = [pair for pair in results.improvement if pair[0] < pair[1]]
-    figure, (axis,) = _axes(1, width=6.5, height=1.0 + 0.4 * len(pairs))
+    figure, axis = _axes(1.0 + 0.4 * len(pairs))
     for row, pair in enumerate(reversed(pairs)):
         value, low, high = results.improvement[pair]
         if math.isfinite(low):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import csv
 import io
 import math
@@ -14,6 +13,7 @@ import numpy as np
 
 from sb3_offline.files.atomic import write_atomically
 from sb3_offline.files.page import figures_table, page, write_page
+from sb3_offline.files.page import pictures as drawn
 from sb3_offline.studies.figures import pictures
 from sb3_offline.studies.results import Results
 from sb3_offline.studies.statistics import Interval
@@ -89,20 +89,22 @@ def rows(results: Results) -> list[tuple[str, ...]]:
 def to_html(results: Results, images: dict[str, bytes]) -> str:
     """The page, pictures within."""
     said = "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences(results))
-    shown = "".join(
-        f'<figure><img alt="{escape(_CAPTIONS[name])}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
-        f"<figcaption>{escape(_CAPTIONS[name])}</figcaption></figure>"
-        for name, png in images.items()
-    )
+    shown = drawn((png, _caption(name, results)) for name, png in images.items())
     table = figures_table(_HEAD, rows(results))
     body = f'<ul>{said}</ul>{shown}<h2>All figures</h2>{table}<p class="quiet">{escape(_note(results))}</p>'
-    return page(f"Study {results.title}", body, "figure { margin: 1.5rem 0; }")
+    return page(f"Study {results.title}", body)
+
+
+def _caption(name: str, results: Results) -> str:
+    """Of a picture; learning curves are one a data set."""
+    kind, _, number = name.partition("_")
+    return _CAPTIONS[kind] if not number else f"{results.datasets[int(number) - 1]}. {_CAPTIONS[kind]}"
 
 
 def to_markdown(results: Results, images: dict[str, bytes]) -> str:
     """The same as text; pictures lie beside it."""
     said = "\n".join(f"- {sentence}" for sentence in sentences(results))
-    shown = "\n\n".join(f"![{_CAPTIONS[name]}](report_{name}.png)" for name in images)
+    shown = "\n\n".join(f"![{_caption(name, results)}](report_{name}.png)" for name in images)
     table = [_HEAD, ("---", "---", *["---:"] * (len(_HEAD) - 2)), *rows(results)]
     lines = "\n".join("| " + " | ".join(row) + " |" for row in table)
     return f"# Study {results.title}\n\n{said}\n\n{shown}\n\n## All figures\n\n{lines}\n\n{_note(results)}\n"

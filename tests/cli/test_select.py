@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -67,45 +65,3 @@ def test_certify_says_no_and_why(capsys: pytest.CaptureFixture[str]) -> None:
 def test_mistakes_are_named(words: list[str], named: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(words) == 2
     assert named in capsys.readouterr().err
-
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-QUIET = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars"]
-QUIET += [
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--enable-logging=stderr",
-    "--v=0",
-]
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(CHROMIUM is None, reason="no browser here")
-@pytest.mark.parametrize("width", [390, 1100])
-def test_pages_open_in_a_browser(width: int, tmp_path: Path) -> None:
-    """Every page of the family: no console error, and nothing is wider than the screen. Screenshots stay in tmp_path."""
-    assert main(["inspect", "log.npz", "--html", "card.html"]) in (0, 2)
-    assert main(["select", "runs", "--data", "log.npz", "--fit-steps", "30", "--html", "select.html"]) == 0
-    assert main(["model-report", "log.npz", "--max-epochs", "1", "--horizon", "5", "--page", "report.html"]) == 0
-    for name in ("card", "select", "report"):
-        probe = tmp_path / f"{name}.html"
-        script = "<script>console.log('WIDTH ' + document.documentElement.scrollWidth + ' of ' + innerWidth)</script>"
-        frame = Path(f"{name}.html").read_text(encoding="utf-8").replace("</body>", f"{script}</body>")
-        probe.write_text(frame, encoding="utf-8")
-        shot = tmp_path / f"{name}_{width}.png"
-        frame_page = tmp_path / f"{name}_frame.html"  # a window cannot be as narrow as a phone: a frame can
-        frame_page.write_text(
-            f'<body style="margin:0"><iframe src="{probe.name}" width="{width}" height="2000" frameborder="0">'
-        )
-        command = [str(CHROMIUM), *QUIET, f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={max(width, 500)},2000"]
-        done = subprocess.run(
-            [*command, f"--screenshot={shot}", frame_page.as_uri()], capture_output=True, text=True, timeout=120, check=True
-        )
-        console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-        assert [line for line in console if "WIDTH" not in line] == []
-        (measured,) = [line for line in console if "WIDTH" in line]
-        wide, available = (int(number) for number in measured.partition("WIDTH ")[2].partition('"')[0].split(" of "))
-        assert available == width
-        assert wide <= width
-        assert shot.stat().st_size > 5000

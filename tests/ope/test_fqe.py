@@ -93,6 +93,15 @@ def test_continuous_actions_of_other_bounds() -> None:
     assert sampled.value == pytest.approx(-2.5, abs=0.1)
 
 
+def test_the_level_is_reached_within_the_steps() -> None:
+    """The log earns -200, the policy -50: of the 150 that are wrong at the start 2% may be left, whatever the steps."""
+    assert (1 - 0.01 * FQE(n_steps=700)._target_rate()) ** 700 == pytest.approx(0.02)
+    assert FQE(n_steps=700, tau=0.01)._target_rate() == 0.01
+    assert FQE(n_steps=10)._target_rate() == 1.0
+    estimate = FQE(n_critics=1, n_steps=1000).estimate(Half(), linear_log())
+    assert estimate.value == pytest.approx(-50.0, abs=15.0)
+
+
 def test_values_scale_with_the_reward() -> None:
     data = linear_log()
     options: dict[str, Any] = {"net_arch": (16,), "n_steps": 50, "n_critics": 2}

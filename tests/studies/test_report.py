@@ -102,7 +102,7 @@ def test_files_of_a_report(tmp_path: Path) -> None:
         "report.csv",
         "report.html",
         "report.md",
-        "report_curves.png",
+        "report_curves_1.png",
         "report_improvement.png",
         "report_profiles.png",
         "report_scores.png",
