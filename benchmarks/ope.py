@@ -106,8 +106,8 @@ def run(name: str, arguments: argparse.Namespace) -> dict[str, dict[str, float]]
     }
     records = known(path, config)
     partial = begin(path, "ope", arguments.out, config)
-    for record in records:
-        append(partial, record)
+    for kept in records:
+        append(partial, kept)
     done = {(record["estimator"], record["policy"]) for record in records}
     chosen = estimators(dataset, arguments.fit_steps)
     for label, (file, truth) in itertools.product(arguments.estimators or chosen, judged):

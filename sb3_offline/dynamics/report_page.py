@@ -85,6 +85,10 @@ def log(report: ReportFigures, logger: Logger, step: int) -> None:
     logger.dump(step)
 
 
+def _whole_numbers(axes: Axes) -> None:
+    axes.xaxis.get_major_locator().set_params(integer=True)
+
+
 def _one_step(report: ReportFigures, axes: Axes) -> None:
     step = report.one_step
     ratios = [error / still if still > 0 else 0.0 for error, still in zip(step.error, step.no_change, strict=True)]
@@ -92,6 +96,7 @@ def _one_step(report: ReportFigures, axes: Axes) -> None:
     axes.bar(range(len(ratios)), ratios, color=colours)
     axes.axhline(1.0, color=_QUIET, linestyle=":")
     axes.set(xlabel="coordinate; last, in green: reward", ylim=(0, None))
+    _whole_numbers(axes)
 
 
 def _open_loop(report: ReportFigures, axes: Axes) -> None:
@@ -101,6 +106,7 @@ def _open_loop(report: ReportFigures, axes: Axes) -> None:
     axes.plot(curve.steps, curve.no_change, label="no change", color=_QUIET, linestyle=":")
     axes.axhline(ERROR_LIMIT, color=_RED, linewidth=0.8, label=f"no guide beyond {ERROR_LIMIT:g}")
     axes.set(xlabel="steps", ylim=(0, None))
+    _whole_numbers(axes)
     axes.legend(frameon=False)
 
 
@@ -114,6 +120,7 @@ def _outside(report: ReportFigures, axes: Axes) -> None:
     axes.plot(report.coverage.steps, report.coverage.outside, color=_BLUE)
     axes.axvline(report.rollout_length, color=_RED, linewidth=0.8, label="suggested rollout length")
     axes.set(xlabel="steps", ylim=(0, None))
+    _whole_numbers(axes)
     axes.legend(frameon=False)
 
 
@@ -123,6 +130,7 @@ def _distance(report: ReportFigures, axes: Axes) -> None:
     axes.plot(coverage.steps, coverage.distance_95, color=_ORANGE, label="95%", linestyle="--")
     axes.axhspan(coverage.data_median, coverage.data_95, color=_QUIET, alpha=0.25, label="the data's own")
     axes.set(xlabel="steps", ylim=(0, None))
+    _whole_numbers(axes)
     axes.legend(frameon=False)
 
 

@@ -29,6 +29,12 @@ code { background: var(--ground); padding: 0 .25rem; overflow-wrap: anywhere; }
 .error { background: #fbe9ea; border-color: #b02a37; }
 ul.danger { padding-left: 2rem; }
 .scroll { overflow-x: auto; }
+@media screen {  /* a shadow at the side where a table goes on */
+  .scroll { background: linear-gradient(to right, #fff 50%, #fff0) 0 0, linear-gradient(to left, #fff 50%, #fff0) 100% 0,
+      linear-gradient(to right, #1f293340, #1f293300) 0 0, linear-gradient(to left, #1f293340, #1f293300) 100% 0;
+    background-repeat: no-repeat; background-size: 2rem 100%, 2rem 100%, .6rem 100%, .6rem 100%;
+    background-attachment: local, local, scroll, scroll; }
+}
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .9rem .3rem 0; text-align: right; border-top: 1px solid var(--line); vertical-align: top; }
 th { border-top: 0; color: var(--quiet); font-weight: 600; font-size: .875rem; }
