@@ -86,7 +86,9 @@ def log(report: ReportFigures, logger: Logger, step: int) -> None:
 
 
 def _whole_numbers(axes: Axes) -> None:
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def _one_step(report: ReportFigures, axes: Axes) -> None:
