@@ -37,16 +37,13 @@ def run_study(study: Study, n_workers: int, address: str | None, own: Sequence[s
             '--address needs Ray: pip install "sb3-offline[ray]". Without it a pool of processes runs the study.'
         )
     cells = [cell for cell in study.cells if not is_finished(cell.path)]
-    task = functools.partial(_work, own=tuple(own))
-    outcomes = (
-        run_in_pool(study, cells, n_workers, task)
-        if address is None
-        else run_by_ray(study, cells, None if address == "local" else address, task)
-    )
+    task = functools.partial(work_with, own=tuple(own))
+    outcomes = run_in_pool(study, cells, n_workers, task) if address is None else run_by_ray(study, cells, address, task)
     return _follow(study, cells, outcomes, Console())
 
 
-def _work(cell: Cell, cores: int, own: Sequence[str]) -> dict[str, Any]:
+def work_with(cell: Cell, cores: int, own: Sequence[str]) -> dict[str, Any]:
+    """One run, in a worker, which imports modules of one's own first."""
     for module in own:
         import_own(module)
     return work(cell, cores)

@@ -89,12 +89,12 @@ def _ignore_ctrl_c() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def run_by_ray(study: Study, cells: Sequence[Cell], address: str | None, task: Work = work) -> Iterator[Outcome]:
+def run_by_ray(study: Study, cells: Sequence[Cell], address: str, task: Work = work) -> Iterator[Outcome]:
     """
     Run them as Ray's tasks, as they end. A task whose worker dies is begun again, and goes on from its checkpoint: on a
     cluster the study's folder lies where all machines see it.
 
-    :param address: of a cluster; None starts Ray on this machine
+    :param address: of a cluster; "local" starts Ray on this machine
     """
     import ray
 

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from sb3_offline.commands import printable
 from sb3_offline.studies.records import read_runs
 from sb3_offline.studies.statistics import Interval, Scores, bootstrap, interquartile_mean, probability_of_improvement
 
+Score = Literal["mean_last_5", "final"]
 Curve = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 """Steps, and mean, least and greatest score over the seeds at each."""
 
@@ -57,27 +58,28 @@ class Results:
         return [self.lines[name, dataset].scores for dataset in self.shared]
 
 
-def read_results(folder: Path) -> Results:
+def read_results(folder: Path, score: Score = "mean_last_5") -> Results:
     """
+    :param score: of a run: the mean of its last five evaluations, or its final model over more episodes
     :raises ValueError: if there is no finished run below the folder, or one says no figures
     """
     try:
         runs = read_runs(folder)
         if not runs:
             raise ValueError(f"{folder} holds no finished runs (.jsonl): sb3-offline study writes them.")
-        return _results(folder, runs)
+        return _results(folder, runs, score)
     except (KeyError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(
             f"{folder} holds a file (.jsonl) that is no run's, or damaged: {type(error).__name__} {error}."
         ) from error
 
 
-def _results(folder: Path, runs: Sequence[dict[str, Any]]) -> Results:
-    normalized = all(run["normalized_mean_last_5"] is not None for run in runs)
+def _results(folder: Path, runs: Sequence[dict[str, Any]], score: Score) -> Results:
+    normalized = all(run[f"normalized_{score}"] is not None for run in runs)
     groups: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
     for run in runs:
         groups[_name(run), _dataset(run)].append(run)
-    lines = {key: _line(*key, own, normalized) for key, own in sorted(groups.items())}
+    lines = {key: _line(*key, own, score, normalized) for key, own in sorted(groups.items())}
     names, datasets = sorted({name for name, _ in lines}), sorted({dataset for _, dataset in lines})
     shared = [dataset for dataset in datasets if all((name, dataset) in lines for name in names)]
     left_out = [f"{dataset}: not all algorithms have finished runs on it" for dataset in datasets if dataset not in shared]
@@ -106,8 +108,8 @@ def _dataset(run: dict[str, Any]) -> str:
     return printable(name if share == 1 else f"{name}, {100 * share:g} %")
 
 
-def _line(name: str, dataset: str, runs: Sequence[dict[str, Any]], normalized: bool) -> Line:
-    key, point = ("normalized_mean_last_5", "normalized_score") if normalized else ("mean_last_5", "mean_return")
+def _line(name: str, dataset: str, runs: Sequence[dict[str, Any]], score: Score, normalized: bool) -> Line:
+    key, point = (f"normalized_{score}", "normalized_score") if normalized else (score, "mean_return")
     steps = sorted(set.intersection(*({p["step"] for p in run["curve"]} for run in runs)))
     curves = [{p["step"]: p[point] for p in run["curve"]} for run in runs]
     table = np.array([[curve[step] for step in steps] for curve in curves], dtype=float).reshape(len(runs), len(steps))
@@ -116,7 +118,7 @@ def _line(name: str, dataset: str, runs: Sequence[dict[str, Any]], normalized: b
         name,
         dataset,
         np.array([run[key] for run in runs], dtype=float),
-        np.array([run["mean_last_5"] for run in runs], dtype=float),
+        np.array([run[score] for run in runs], dtype=float),
         float(np.mean([run[data] for run in runs])) if all(run.get(data) is not None for run in runs) else float("nan"),
         (np.array(steps), table.mean(axis=0), table.min(axis=0), table.max(axis=0)),
         float(np.mean([run["seconds"] for run in runs])) / 60,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from pathlib import Path
@@ -38,6 +39,20 @@ def test_probability_of_improvement_by_hand() -> None:
 def test_profile_by_hand() -> None:
     scores = [np.array([1.0, 2.0]), np.array([3.0, 4.0])]
     assert profile(scores, np.array([0.0, 2.0, 2.5, 4.0])).tolist() == [1.0, 0.5, 0.5, 0.0]
+
+
+def test_the_figures_are_those_of_rliable() -> None:
+    """Recorded by scripts/record_rliable.py; intervals agree as far as two bootstraps of as many draws do."""
+    recorded = json.loads(Path(__file__).with_name("rliable.json").read_text())
+    scores = {name: [*np.array(values).T] for name, values in recorded["scores"].items()}  # (runs, tasks) there
+    for name, own in scores.items():
+        found = bootstrap([own], interquartile_mean, repeats=5000)
+        assert found.value == pytest.approx(recorded["iqm"][name][0], rel=1e-12)
+        assert found == pytest.approx(recorded["iqm"][name], abs=0.8)  # the intervals are 20 and 15 wide
+        assert profile(own, np.array(recorded["thresholds"])).tolist() == pytest.approx(recorded["profiles"][name])
+    found = bootstrap([scores["a"], scores["b"]], probability_of_improvement)
+    assert found.value == pytest.approx(recorded["improvement"][0], rel=1e-12)
+    assert found == pytest.approx(recorded["improvement"], abs=0.02)
 
 
 def test_bootstrap_is_stratified_and_as_wide_as_theory_says() -> None:

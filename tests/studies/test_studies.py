@@ -141,7 +141,7 @@ def test_a_run_that_fails_is_named_and_the_others_go_on(tmp_path: Path) -> None:
 def test_ray_runs_the_same(tmp_path: Path) -> None:
     pytest.importorskip("ray")
     study = read_study(written(tmp_path))
-    (outcome,) = run_by_ray(study, study.cells[:1], None, killed_work)
+    (outcome,) = run_by_ray(study, study.cells[:1], "local", killed_work)
     assert outcome.error is None
     cell = outcome.cell
     assert cell.path.with_suffix(".killed").exists()
