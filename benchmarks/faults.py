@@ -11,6 +11,7 @@ import argparse
 import io
 import json
 import multiprocessing
+import os
 import platform
 import shutil
 import tempfile
@@ -30,6 +31,7 @@ from benchmarks.fuzz_files import equal_to, fuzz, fuzz_apart, watch
 from sb3_offline import COMBO, CQL, load_dataset
 from sb3_offline.datasets import save_mapped
 from sb3_offline.datasets.offline_dataset import ARRAY_NAMES
+from sb3_offline.dynamics.cache_entry import CacheEntry
 from sb3_offline.files.archives import FileRefused
 from sb3_offline.files.checksum import read_checked
 from sb3_offline.files.optimizer_state import checked_state
@@ -38,6 +40,8 @@ from sb3_offline.shell.writing import write_dataset
 
 DATASET = "sb3_offline/Pendulum-medium-v0"
 SMALL: dict[str, Any] = {"policy_kwargs": {"net_arch": [16]}, "batch_size": 32, "seed": 0, "device": "cpu"}
+MINARI_ID = "flips/pendulum-v0"
+_HEADER = 128  # bytes of an array without rows
 FIT = {"hidden_sizes": (16,), "n_members": 2, "n_elites": 1, "max_epochs": 1, "weight_decay": 1e-5}
 
 
@@ -69,27 +73,61 @@ def flips(folder: Path, n: int, seed: int = 0) -> dict[str, Counter[str]]:
 
     unchanged = lambda state: all(th.equal(state[name], value) for name, value in expected.items())  # noqa: E731
     found["fitted dynamics (.pt)"] = fuzz(folder / "dynamics.pt", load_dynamics, unchanged, flip_bit, n, seed)
+    entry = CacheEntry("0" * 64)
+    entry.read(world.dynamics, world.streams)
+    entry.write(world.dynamics, world.streams)
+    assert entry.path is not None
+    place, cached = entry.path, folder / "entry.pt"
+    shutil.copy(place, cached)
+
+    def load_entry(path: Path) -> Any:
+        shutil.copy(path, place)
+        if not entry.read(world.dynamics, world.streams):
+            raise FileRefused("It is fitted anew.")
+        return world.dynamics.state_dict()
+
+    found["cache entry (.pt)"] = fuzz(cached, load_entry, unchanged, flip_bit, n, seed)
     data = load_dataset(DATASET)
     data = load_dataset({name: getattr(data, name)[:2000] for name in ARRAY_NAMES}, env_id="Pendulum-v1")
     fingerprint = data.fingerprint()
-    for name in ("data.npz", "data.hdf5"):
+    unaltered = lambda loaded: loaded.fingerprint() == fingerprint  # noqa: E731
+    CQL("MlpPolicy", "Pendulum-v1", dataset=data, **SMALL).save_replay_buffer(folder / "buffer.npz")
+    for name in ("data.npz", "data.hdf5", "data.parquet"):
         write_dataset(data, str(folder / name))
-        task = (folder / name, load_dataset, lambda loaded: loaded.fingerprint() == fingerprint, flip_bit, n, seed)
-        apart = name.endswith("hdf5") and "fork" in multiprocessing.get_all_start_methods()
-        found[name] = fuzz_apart(*task, timeout=60 + n) if apart else fuzz(*task)
+    buffer: Callable[[Path], Any] = lambda path: load_dataset(path, env_id="Pendulum-v1")  # noqa: E731
+    found["replay buffer (.npz)"] = fuzz(folder / "buffer.npz", buffer, unaltered, flip_bit, n, seed)
+    found["data.npz"] = fuzz(folder / "data.npz", load_dataset, unaltered, flip_bit, n, seed)
+    for name in ("data.hdf5", "data.parquet"):
+        found[name] = _apart(folder / name, load_dataset, unaltered, n, seed)
     save_mapped(replace(data), folder / "data.mmap")
-    column = folder / "data.mmap" / "rewards.npy"
-    kept = folder / "rewards.npy"
-    shutil.copy(column, kept)
-
-    def load_folder(path: Path) -> Any:
-        shutil.copy(path, column)
-        return load_dataset(folder / "data.mmap")
-
-    found["a column of data.mmap"] = fuzz(
-        kept, load_folder, lambda loaded: loaded.fingerprint() == fingerprint, flip_bit, n, seed
-    )
+    for column in sorted((folder / "data.mmap").glob("*.npy")):
+        if column.stat().st_size > _HEADER:
+            found[f"data.mmap: {column.name}"] = _in_place(
+                column, lambda: load_dataset(folder / "data.mmap"), unaltered, n, seed
+            )
+    os.environ["MINARI_DATASETS_PATH"] = str(folder / "minari")
+    write_dataset(data, MINARI_ID)
+    (file,) = (folder / "minari").rglob("*.hdf5")
+    found["a Minari set (.hdf5)"] = _in_place(file, lambda: load_dataset(MINARI_ID), unaltered, n, seed)
     return found
+
+
+def _apart(path: Path, load: Callable[[Path], Any], same: Callable[[Any], bool], n: int, seed: int) -> Counter[str]:
+    task = (path, load, same, flip_bit, n, seed)
+    forks = "fork" in multiprocessing.get_all_start_methods()
+    return fuzz_apart(*task, timeout=60 + n) if forks else fuzz(*task)
+
+
+def _in_place(path: Path, load: Callable[[], Any], same: Callable[[Any], bool], n: int, seed: int) -> Counter[str]:
+    """Where a file is read as part of a folder."""
+    kept = path.parents[2] / f"kept{path.suffix}"
+    shutil.copy(path, kept)
+
+    def replaced(damaged: Path) -> Any:
+        shutil.copy(damaged, path)
+        return load()
+
+    return _apart(kept, replaced, same, n, seed)
 
 
 def forged_optimizers(n: int, seed: int = 0) -> Counter[str]:
@@ -148,6 +186,7 @@ def forged_folders(folder: Path, n: int, seed: int = 0) -> Counter[str]:
             f"a: &a {quoted}\n{key}: *a",
             f"!!python/object/apply:collections.OrderedDict [[[{key}, {quoted}]]]",
             f"? {key}\n: !!str {quoted}",
+            f"{key}: {json.dumps(repr(value))}",
             f"a: !!python/object/apply:os.mkdir [{json.dumps(str(trace))}]",
             f"{key}: !!python/object/new:os.mkdir [{json.dumps(str(trace))}]",
         ]
@@ -171,6 +210,7 @@ def main() -> None:
     th.set_num_threads(1)
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
+        os.environ["SB3_OFFLINE_CACHE"] = folder
         outcomes = {f"one bit: {name}": counts for name, counts in flips(Path(folder), args.n, args.seed).items()}
         outcomes["forged optimisers' states"] = forged_optimizers(args.n, args.seed)
         outcomes["forged config.yml"] = forged_folders(Path(folder), args.n, args.seed)

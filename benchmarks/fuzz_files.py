@@ -40,7 +40,12 @@ def watch() -> list[str]:
     """A list that Python fills with whatever a pickle, or code that came from one, asks for."""
     if "watching" not in _events:
         _events.append("watching")
-        sys.addaudithook(lambda event, args: _events.append(f"{event}{args!r}") if event in _WATCHED else None)
+
+        def note(event: str, args: Any) -> None:
+            if event in _WATCHED and not (event == "os.mkdir" and Path(args[0]).is_dir()):  # which makes nothing
+                _events.append(f"{event}{args!r}")
+
+        sys.addaudithook(note)
     return _events
 
 

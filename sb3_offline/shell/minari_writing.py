@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 
 from sb3_offline.datasets import OfflineDataset
@@ -72,6 +73,26 @@ def _create(dataset: OfflineDataset, target: str, facts: Mapping[str, Any], stor
             description=str(facts.get("description", f"written by sb3-offline from {info.dataset_id}")),
             **_exactly(minari.create_dataset_from_buffers),
         )
+    for file in store.rglob("*.hdf5"):
+        _add_checksums(file)
+
+
+def _add_checksums(file: Path) -> None:
+    """Minari writes none, and a flipped bit would be read as another number: arrays get checksums, and headers."""
+    checked = file.with_suffix(".checked")
+    with h5py.File(file, "r") as plain, h5py.File(checked, "w", libver=("v110", "latest")) as written:
+        _copy(plain, written)
+    checked.replace(file)
+
+
+def _copy(source: h5py.Group, target: h5py.Group) -> None:
+    target.attrs.update(source.attrs)
+    for key, item in source.items():
+        if isinstance(item, h5py.Group):
+            _copy(item, target.create_group(key))
+        else:
+            options = {"fletcher32": True, "compression": item.compression} if item.shape and item.size else {}
+            target.create_dataset(key, data=item[()], dtype=item.dtype, **options).attrs.update(item.attrs)
 
 
 def _exactly(create: Callable[..., Any]) -> dict[str, bool]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import h5py
 import numpy as np
 import pytest
 from gymnasium import spaces
@@ -247,6 +248,22 @@ def test_what_is_written_to_minari_is_right_by_its_own_tools() -> None:
     assert rows == len(own)
     np.testing.assert_array_equal(load_dataset("space/pendulum-v0").rewards, own.rewards)
     assert written.recover_environment().unwrapped.spec.id == "Pendulum-v1"
+
+
+def test_one_flipped_bit_of_a_written_set_is_noticed(store: Path) -> None:
+    """In every array: Minari's own files have no checksums."""
+    assert main(["convert", "Pendulum-medium-v0", "space/pendulum-v0"]) == 0
+    (file,) = (store / "space" / "pendulum-v0").rglob("*.hdf5")
+    whole = file.read_bytes()
+    with h5py.File(file) as data:
+        arrays = [data[f"episode_3/{name}"] for name in ("rewards", "observations", "actions", "terminations")]
+        places = [array.id.get_chunk_info(0).byte_offset for array in arrays]
+    for place in places:
+        file.write_bytes(whole[: place + 8] + bytes([whole[place + 8] ^ 1]) + whole[place + 9 :])
+        with pytest.raises(DatasetError, match="damaged"):
+            load_dataset("space/pendulum-v0")
+    file.write_bytes(whole)
+    load_dataset("space/pendulum-v0")
 
 
 @pytest.mark.parametrize("data_format", ["hdf5", "arrow", "parquet"])
