@@ -8,7 +8,7 @@ from sb3_offline.arguments import check_count
 from sb3_offline.combo.conservative import ModelConservative, PenaltyStates, check_penalty_states
 from sb3_offline.common.model_based_sac import ModelBasedSAC
 from sb3_offline.common.terms import Term
-from sb3_offline.cql.conservative import LEFT_OUT, SUPERSEDED, WITHOUT_EFFECT, Conservatism, check_conservatism
+from sb3_offline.cql.conservative import LEFT_OUT, SUPERSEDED, WITHOUT_EFFECT, Conservatism, TargetGap, check_conservatism
 from sb3_offline.training.schedules import HoldThenDecay
 
 
@@ -23,7 +23,8 @@ class COMBO(ModelBasedSAC):
     states, critics with LayerNorm, rates falling to 0 in the second half of ``learn``, and an average of the actor's weights.
 
     :param conservative_weight: beta, 0.5 if neither it nor ``target_gap`` is given; half of a published weight.
-    :param target_gap: Learn beta, within [1e-6, 1e3], by dual descent so that E_rho Q - E_D Q stays below this.
+    :param target_gap: Learn beta, within [1e-6, 1e3], by dual descent so that E_rho Q - E_D Q stays below this, or "auto":
+        below a tenth of the standard deviation of Q over the data.
     :param conservative: "expectation" is Eq 8 as it stands; "logsumexp" is COMBO's practical variant.
     :param penalty_states: rho's states: "model", the rows that the model imagined (Eq 8), or "mix", all rows of d_f.
     :param n_action_samples: As in :class:`~sb3_offline.CQL`: actions drawn for each of uniform, pi(s) and pi(s').
@@ -54,7 +55,7 @@ class COMBO(ModelBasedSAC):
         self,
         *args: Any,
         conservative_weight: float | None = None,
-        target_gap: float | None = None,
+        target_gap: TargetGap = None,
         conservative: Conservatism = "logsumexp",
         penalty_states: PenaltyStates = "mix",
         n_action_samples: int = 1,

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from sb3_offline.combo.conservative import ExactModelConservative, PenaltyStates, check_penalty_states
 from sb3_offline.common.model_based_dqn import ModelBasedDQN
 from sb3_offline.common.terms import Term
-from sb3_offline.cql.conservative import SUPERSEDED, Conservatism, check_conservatism
+from sb3_offline.cql.conservative import SUPERSEDED, Conservatism, TargetGap, check_conservatism
 from sb3_offline.training.schedules import HoldThenDecay
 
 
@@ -21,7 +21,8 @@ class DiscreteCOMBO(ModelBasedDQN):
     targets, rewards of unit size, a soft maximum over all states, and a rate that falls to 0 in the second half of ``learn``.
 
     :param conservative_weight: beta, 0.5 if neither it nor ``target_gap`` is given; half of a published weight.
-    :param target_gap: Learn beta, within [1e-6, 1e3], by dual descent so that E_rho Q - E_D Q stays below this.
+    :param target_gap: Learn beta, within [1e-6, 1e3], by dual descent so that E_rho Q - E_D Q stays below this, or "auto":
+        below a tenth of the standard deviation of Q over the data.
     :param conservative: "expectation" is Eq 8 as it stands; "logsumexp" is COMBO's practical variant, here exact.
     :param penalty_states: rho's states: "model", the rows that the model imagined (Eq 8), or "mix", all rows of d_f.
     """
@@ -40,7 +41,7 @@ class DiscreteCOMBO(ModelBasedDQN):
         self,
         *args: Any,
         conservative_weight: float | None = None,
-        target_gap: float | None = None,
+        target_gap: TargetGap = None,
         conservative: Conservatism = "logsumexp",
         penalty_states: PenaltyStates = "mix",
         **kwargs: Any,

@@ -15,11 +15,13 @@ from sb3_offline.common.terms import Term
 from sb3_offline.execution.optimizers import minimize
 from sb3_offline.networks.choices import masked
 from sb3_offline.networks.networks import Batch, Logs, SACNetworks
-from sb3_offline.networks.observations import take_rows
+from sb3_offline.networks.observations import Observations, take_rows
 
 Conservatism = Literal["logsumexp", "rho", "expectation"]
+TargetGap = float | Literal["auto"] | None
 
 LEARNED_FROM = 2.5  # where a learned weight starts
+AUTO_GAP = 0.1  # in standard deviations of Q over the data
 #: What OfflineSAC takes and a critic with a conservative term does not.
 LEFT_OUT = {
     "critic_update": "the normalised rule has no conservative term, OfflineSAC has it",
@@ -33,7 +35,9 @@ SUPERSEDED = {"conservative_weight": "target_gap"}
 class Conservative(Term):
     """
     alpha (out-of-data value - E_D Q) for each critic, beside a TD loss with its 1/2; alpha is fixed, or learned by dual
-    descent so that the gap stays below ``target_gap`` (CQL, Eq 30). A child says what the out-of-data value is.
+    descent so that the gap stays below ``target_gap`` (CQL, Eq 30). "auto" depends neither on Q's units nor on how random the
+    policy is, which shifts a soft maximum: E_pi Q - E_D Q stays below ``AUTO_GAP`` standard deviations of Q over the batch's
+    rows of the data, whatever is pushed down. A child says what the out-of-data value is.
 
     It goes by the model's ``conservative_weight``, ``target_gap`` and ``conservative``, see :func:`check_conservatism`.
     """
@@ -60,11 +64,19 @@ class Conservative(Term):
         """What is pushed down at the states of :meth:`rows`, such as log sum_a exp Q(s, a): (n_critics, S)."""
         raise NotImplementedError
 
+    def policy_value(self, nets: Any, batch: Batch, noise: Any) -> th.Tensor:
+        """E_{a ~ pi} Q(s, a) at the states of :meth:`rows`: (n_critics, S)."""
+        raise NotImplementedError
+
     def loss(self, nets: Any, batch: Batch, noise: Any, q: th.Tensor) -> tuple[th.Tensor, Logs]:
         q_policy = self.out_of_data_value(nets, batch, noise).mean(dim=1)  # (n_critics,)
-        gap = q_policy - q[:, : batch.n_real].mean(dim=1)
-        weight = self.weight()
+        q_data = q[:, : batch.n_real]
+        gap, weight = q_policy - q_data.mean(dim=1), self.weight()
         logs = {"q_policy": q_policy.mean(), "conservative_gap": gap.mean(), "conservative_weight": weight.mean()}
+        if self.model.target_gap == "auto":
+            with th.no_grad():
+                better = self.policy_value(nets, batch, noise).mean(dim=1) - q_data.mean(dim=1)
+                logs["policy_gap"] = (better / q_data.std(dim=1, correction=0).clamp(min=1e-6)).mean()
         return (weight * gap).sum(), logs
 
     # --- the weight by dual descent ---
@@ -81,7 +93,9 @@ class Conservative(Term):
         if log_weight is None:
             return
         # minimise -alpha (gap - tau) over l: a gap above tau raises alpha
-        minimize(-(log_weight.exp() * (logs["conservative_gap"].detach() - self.model.target_gap)).mean(), optimizer)
+        target_gap = self.model.target_gap
+        gap, target = ("policy_gap", AUTO_GAP) if target_gap == "auto" else ("conservative_gap", target_gap)
+        minimize(-(log_weight.exp() * (logs[gap].detach() - target)).mean(), optimizer)
         low, high = self.weight_bounds
         with th.no_grad():  # l stays within reach: beyond the bounds it could not come back for long
             log_weight.copy_(log_weight.clamp(math.log(low), math.log(high)))
@@ -119,6 +133,10 @@ class SampledConservative(Conservative):
         policy, others = self._shapes(batch)
         return ConservativeNoise(self.model.normals(*policy), self.model.normals(*others), uniform=ahead)
 
+    def policy_value(self, nets: SACNetworks, batch: Batch, noise: SACNoise) -> th.Tensor:
+        observations = take_rows(batch.observations, self.rows(batch))
+        return nets.q(observations, nets.sample(observations, noise.terms[self.name].policy)[0]).mean(dim=-1)
+
     def out_of_data_value(self, nets: SACNetworks, batch: Batch, noise: SACNoise) -> th.Tensor:
         """
         max_mu E_mu Q + R(mu), (n_critics, S): log of the integral of exp Q, by importance sampling over 3N actions, for
@@ -149,26 +167,32 @@ class ExactConservative(Conservative):
 
     def out_of_data_value(self, nets: DQNNetworks, batch: Batch, noise: None) -> th.Tensor:
         """log sum_a exp Q(s, a), or E_{a ~ pi} Q(s, a): (n_critics, S)."""
-        rows = self.rows(batch)
-        observations, masks = take_rows(batch.observations, rows), None if batch.masks is None else batch.masks[rows]
-        q = nets.q(observations)
         if self.model.conservative == "expectation":
-            return (choose(nets, observations, masks) * q).sum(dim=-1)
-        return th.logsumexp(masked(q, masks), dim=-1)
+            return self.policy_value(nets, batch, noise)
+        observations, masks = self._states(batch)
+        return th.logsumexp(masked(nets.q(observations), masks), dim=-1)
+
+    def policy_value(self, nets: DQNNetworks, batch: Batch, noise: None) -> th.Tensor:
+        observations, masks = self._states(batch)
+        return (choose(nets, observations, masks) * nets.q(observations)).sum(dim=-1)
+
+    def _states(self, batch: Batch) -> tuple[Observations, th.Tensor | None]:
+        rows = self.rows(batch)
+        return take_rows(batch.observations, rows), None if batch.masks is None else batch.masks[rows]
 
 
 def check_conservatism(
     model: Any,
     term: type[Conservative],
     conservative_weight: float | None,
-    target_gap: float | None,
+    target_gap: TargetGap,
     conservative: str,
     default: float,
 ) -> None:
     """
     Set the three options of a conservative term.
 
-    :param default: the weight if neither it nor ``target_gap`` is given
+    :param default: the weight if neither it nor ``target_gap`` is given, and where it begins if that is "auto"
     :raises ValueError: for both, an unknown regulariser, or a weight out of range
     """
     if conservative_weight is not None and target_gap is not None:
@@ -176,9 +200,9 @@ def check_conservatism(
     if conservative not in term.regularizers:
         raise ValueError(f"conservative must be one of {', '.join(term.regularizers)}, got {conservative!r}.")
     if conservative_weight is None:
-        conservative_weight = default if target_gap is None else LEARNED_FROM
+        conservative_weight = default if target_gap in (None, "auto") else LEARNED_FROM
     model.conservative_weight = check_number("conservative_weight", conservative_weight, NOT_NEGATIVE)
-    model.target_gap = None if target_gap is None else check_number("target_gap", target_gap)
+    model.target_gap = target_gap if target_gap in (None, "auto") else check_number("target_gap", target_gap)
     model.conservative = conservative
 
 

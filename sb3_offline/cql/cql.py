@@ -18,6 +18,7 @@ from sb3_offline.cql.conservative import (
     WITHOUT_EFFECT,
     Conservatism,
     SampledConservative,
+    TargetGap,
     check_conservatism,
 )
 from sb3_offline.datasets import OfflineDataset
@@ -34,7 +35,8 @@ class CQL(OfflineSAC):
 
     :param conservative_weight: alpha, 2.5 if neither it nor ``target_gap`` is given. Published weights belong to a TD loss
         without the 1/2: ours is half of theirs.
-    :param target_gap: Learn the weight by dual descent so that the gap stays below this (CQL, Eq 30).
+    :param target_gap: Learn the weight by dual descent so that the gap stays below this (CQL, Eq 30), or "auto":
+        so that E_pi Q - E_D Q stays below a tenth of the standard deviation of Q over the data.
     :param conservative: The regulariser R(mu): "logsumexp" is CQL(H); "rho" is CQL(rho) with rho the current policy;
         "expectation" takes E_{a ~ pi} Q instead of a soft maximum (Eq 2).
     :param n_action_samples: N, actions drawn for each of uniform, pi(s) and pi(s').
@@ -52,7 +54,7 @@ class CQL(OfflineSAC):
         self,
         *args: Any,
         conservative_weight: float | None = None,
-        target_gap: float | None = None,
+        target_gap: TargetGap = None,
         conservative: Conservatism = "logsumexp",
         n_action_samples: int = 10,
         calibrated: bool = False,

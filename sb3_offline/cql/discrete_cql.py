@@ -6,7 +6,7 @@ from typing import Any
 
 from sb3_offline.common.offline_dqn import OfflineDQN
 from sb3_offline.common.terms import Term
-from sb3_offline.cql.conservative import SUPERSEDED, Conservatism, ExactConservative, check_conservatism
+from sb3_offline.cql.conservative import SUPERSEDED, Conservatism, ExactConservative, TargetGap, check_conservatism
 
 
 class DiscreteCQL(OfflineDQN):
@@ -16,7 +16,8 @@ class DiscreteCQL(OfflineDQN):
     holds as it is.
 
     :param conservative_weight: alpha, 2.5 if neither it nor ``target_gap`` is given; half of a published weight.
-    :param target_gap: Learn the weight by dual descent so that the gap stays below this (CQL, Eq 30).
+    :param target_gap: Learn the weight by dual descent so that the gap stays below this (CQL, Eq 30), or "auto":
+        so that E_pi Q - E_D Q stays below a tenth of the standard deviation of Q over the data.
     :param conservative: "logsumexp" is CQL(H); "expectation" takes the greedy action's Q instead of a soft maximum (Eq 2).
     """
 
@@ -26,7 +27,7 @@ class DiscreteCQL(OfflineDQN):
         self,
         *args: Any,
         conservative_weight: float | None = None,
-        target_gap: float | None = None,
+        target_gap: TargetGap = None,
         conservative: Conservatism = "logsumexp",
         **kwargs: Any,
     ):

@@ -158,6 +158,29 @@ def test_gap_above_target_raises_the_weight(pendulum_arrays: dict[str, np.ndarra
     assert float(model.terms[0].weight()) < risen
 
 
+def test_an_automatic_gap_is_in_units_of_the_spread_of_q(pendulum_arrays: dict[str, np.ndarray]) -> None:
+    """
+    Q of the data's rows is 1, 3, 5, 7 and 2, 2, 2, 6, of mean 4 and 3 and standard deviation sqrt(5) and sqrt(3); of the
+    policy's actions it is 5: gaps of 1 / sqrt(5) and 2 / sqrt(3), also beside a soft maximum.
+    """
+    for conservative in ("logsumexp", "rho", "expectation"):
+        model = make(pendulum_arrays, target_gap="auto", conservative=conservative).learn(1)
+        nets, batch = StandIn(lambda _, actions: th.full(actions.shape[:2], 5.0)), model.batch_of(th.arange(4))
+        nets.sample = model.networks().sample
+        logged = th.tensor([[1.0, 3.0, 5.0, 7.0], [2.0, 2.0, 2.0, 6.0]])
+        _, logs = model.critic_penalty(nets, batch, model.draw_noise(batch), logged)
+        assert float(logs["policy_gap"]) == pytest.approx((5**-0.5 + 2 * 3**-0.5) / 2)
+    for gap, rises in ((0.09, False), (0.11, True)):
+        model.log_conservative_weight.data.zero_()
+        model.conservative_optimizer.state.clear()
+        model.after_critic_step({"conservative_gap": th.tensor(0.0), "policy_gap": th.tensor(gap)})
+        assert bool(model.log_conservative_weight > 0) == rises
+
+
+def test_an_automatic_gap_begins_at_the_default_weight(pendulum_arrays: dict[str, np.ndarray]) -> None:
+    assert float(make(pendulum_arrays, target_gap="auto").terms[0].weight()) == pytest.approx(2.5)
+
+
 def test_td_target_stops_at_terminations_only(pendulum_arrays: dict[str, np.ndarray]) -> None:
     model = make(pendulum_arrays, gamma=0.9)
 

@@ -61,6 +61,22 @@ def test_gap_above_target_raises_the_weight(cartpole_arrays: Arrays) -> None:
     assert float(model.terms[0].weight()) == pytest.approx(start * math.exp(1e-2), rel=1e-5)
 
 
+@pytest.mark.parametrize("conservative", ["logsumexp", "expectation"])
+def test_an_automatic_gap_is_in_units_of_the_spread_of_q(cartpole_arrays: Arrays, conservative: str) -> None:
+    """The logged actions' Q is 1, 3, 5, 7, of mean 4 and standard deviation sqrt(5); the greedy one's 3, 3, 5, 7, of mean 4.5."""
+    model = make(cartpole_arrays, target_gap="auto", conservative=conservative)
+
+    class Table(Constant):
+        def q(self, observations: th.Tensor) -> th.Tensor:
+            return th.tensor([[[1.0, 3.0], [3.0, 1.0], [5.0, 2.0], [7.0, 0.0]]])
+
+        def policy(self, observations: th.Tensor) -> th.Tensor:
+            return th.tensor([[0.0, 1.0], [1.0, 0.0], [1.0, 0.0], [1.0, 0.0]])
+
+    _, logs = model.critic_penalty(Table(), batch_of(4), None, th.tensor([[1.0, 3.0, 5.0, 7.0]]))
+    assert float(logs["policy_gap"]) == pytest.approx(0.5 / 5**0.5)
+
+
 def test_unseen_actions_fall_and_logged_ones_rise(cartpole_arrays: Arrays) -> None:
     """The gradient of the penalty is softmax Q at every action, less 1 at the logged one."""
     model = make(cartpole_arrays, conservative_weight=1.0)
