@@ -63,7 +63,7 @@ def test_gap_above_target_raises_the_weight(cartpole_arrays: Arrays) -> None:
 
 @pytest.mark.parametrize("conservative", ["logsumexp", "expectation"])
 def test_an_automatic_gap_is_in_units_of_the_spread_of_q(cartpole_arrays: Arrays, conservative: str) -> None:
-    """The logged actions' Q is 1, 3, 5, 7, of mean 4 and standard deviation sqrt(5); the greedy one's 3, 3, 5, 7, of mean 4.5."""
+    """Logged actions of Q 1, 3, 5, 7, of mean 4 and standard deviation sqrt(5); greedy ones of 3, 3, 5, 7, of mean 4.5."""
     model = make(cartpole_arrays, target_gap="auto", conservative=conservative)
 
     class Table(Constant):
