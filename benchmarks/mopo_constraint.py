@@ -81,7 +81,7 @@ def main() -> None:
         path.unlink(missing_ok=True)
         command = "python -m benchmarks.mopo_constraint " + " ".join(sys.argv[1:])
         header = {"command": command, "machine": machine(), "options": options, "delta": delta}
-        append(path, header | {"dual_step": model.dual_step._asdict()})
+        append(path, header | {"dual_step": {name: float(value) for name, value in model.dual_step._asdict().items()}})
         for line in record.lines:
             append(path, line)
         summary = {"seed": seed, **summarise(record.lines, delta, arguments.steps)}

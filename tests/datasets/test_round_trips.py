@@ -91,7 +91,7 @@ def test_every_kind_goes_through_every_format(kind: str, tmp_path: Path, monkeyp
     data = load_dataset(arrays, observation_space=observation_space, action_space=action_space)
     source = str(tmp_path / "first.npz")
     write_dataset(data, source)
-    for target in ("log.parquet", "space/log-v0", "log.hdf5", "log.mmap", "space/again-v0", "log.npz"):
+    for target in ("log.parquet", "space/log-v0", "log.mmap", "log.hdf5", "space/again-v0", "log.npz"):
         target = target if target.endswith("v0") else str(tmp_path / target)
         assert main(["convert", source, target]) == 0
         read = load_dataset(target)

@@ -147,6 +147,17 @@ def test_irregular_times_are_warned_of() -> None:
         load_dataset(frame, columns=COLUMNS)
 
 
+def test_files_that_are_one_episode_each(tmp_path: Path) -> None:
+    for batch, episode in plant().groupby("batch_id"):
+        episode.drop(columns="batch_id").to_csv(tmp_path / f"{batch}.csv", index=False)
+    columns = {role: names for role, names in COLUMNS.items() if role != "episode"}
+    with pytest.raises(DatasetError, match=r"have the same t \(15 such pairs\).*given as a list of files"):
+        load_dataset(tmp_path, columns=columns)
+    data = load_dataset(sorted(tmp_path.iterdir()), columns=columns)
+    np.testing.assert_array_equal(data.observations, load_dataset(plant(), columns=COLUMNS).observations)
+    assert data.n_episodes == 4
+
+
 def test_one_time_twice_is_refused() -> None:
     frame = plant()
     frame.loc[7, "t"] = frame.loc[6, "t"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -96,10 +97,12 @@ def _refuse_equal(steps: np.ndarray, same: np.ndarray, rows: np.ndarray | None, 
     equal = np.flatnonzero(same & (steps == 0))
     if len(equal):
         one, other = (int(row if rows is None else rows[row]) for row in (equal[0], equal[0] + 1))
+        files = columns.episode is None and Path(where).is_dir()
         raise DatasetError(
             f"{where}: rows {one} and {other} have the same {columns.time}"
             f"{'' if columns.episode is None else f' and {columns.episode}'} ({len(equal)} such pairs): which came first "
             "cannot be told. Drop one of them, or name the column that tells the episodes apart."
+            f"{' Files that are one episode each are given as a list of files.' if files else ''}"
         )
 
 
