@@ -10,10 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from sb3_offline.catalogue import BUILTIN_FOLDER, BUILTIN_TASKS, NAMESPACE, installed_minari
-from sb3_offline.shell.consoles import print_whole
+from sb3_offline.shell.consoles import narrow_table, print_whole
 
 
 @dataclass(frozen=True)
@@ -47,10 +46,7 @@ def print_datasets(full: bool = False) -> None:
 
     :param full: read those whole whose metadata do not tell the return, and print what is wrong with those that cannot be read
     """
-    table = Table()
-    table.add_column("dataset", no_wrap=True)
-    for column in ("MB", "steps", "episodes", "return", "score"):
-        table.add_column(column, justify="right", no_wrap=True)
+    table = narrow_table("dataset", "MB", "steps", "episodes", "return", "score", words=("dataset",))
     console = Console()
     with console.status("reading"):
         for row in list_datasets(full):

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from sb3_offline.datasets import OfflineDataset, SpacesOnlyEnv
 from sb3_offline.ope import DirectMean, Estimator, Ranked, behavior_value, rank
+from sb3_offline.shell.consoles import narrow_table
 from sb3_offline.shell.models import SavedModel, load_model
 
 
@@ -160,9 +161,8 @@ def rows(selection: Selection) -> list[tuple[str, ...]]:
 
 def table(selection: Selection) -> Table:
     """For the terminal."""
-    result = Table(title=f"Judged by {selection.dataset_id}; the log itself: {selection.behavior:.4g}", title_justify="left")
-    for name in HEAD:
-        result.add_column(name, justify="left" if name in ("policy", "algorithm") else "right")
+    title = f"Judged by {selection.dataset_id}; the log itself: {selection.behavior:.4g}"
+    result = narrow_table(*HEAD, words=("policy", "algorithm"), title=title)
     for row in rows(selection):
         result.add_row(*row)
     return result
