@@ -291,3 +291,36 @@ def test_sparse_matrices_are_read() -> None:
     expected = load_dataset(arrays, **SPACES).observations
     arrays["observations"] = sparse.csr_matrix(arrays["observations"])
     np.testing.assert_array_equal(load_dataset(arrays, **SPACES).observations, expected)
+
+
+def test_a_list_of_steps_is_told_from_a_list_of_episodes() -> None:
+    """As buffers of one's own keep them; what the message says makes them whole."""
+    arrays = linear()
+    rows: Any = [{key: values[i] for key, values in arrays.items()} for i in range(N)]
+    with pytest.raises(DatasetError, match=rf"a list of {N:,} steps.*numpy\.array\(\[row\[name\] for row in rows\]\)"):
+        load_dataset(rows, **SPACES)
+    joined = {name: np.array([row[name] for row in rows]) for name in rows[0]}
+    expected = load_dataset(arrays, **SPACES)
+    assert load_dataset(joined, **SPACES).fingerprint() == expected.fingerprint()
+    tuples = [tuple(row.values()) for row in rows]
+    with pytest.raises(DatasetError, match=r"a list of .* steps.*dict\(zip\(.*map\(numpy\.array, zip\(\*rows\)\)"):
+        load_dataset(tuples, **SPACES)
+    zipped = dict(zip(arrays, map(np.array, zip(*tuples, strict=True)), strict=True))
+    assert load_dataset(zipped, **SPACES).fingerprint() == expected.fingerprint()
+
+
+def test_kinds_of_steps_are_said_to_tell_where_episodes_end() -> None:
+    """dm_env's: 0 first, 1 mid, 2 last, with a discount of 0 where the task ended."""
+    arrays = linear()
+    ends, discount = arrays.pop("truncations"), np.ones(N)
+    x = np.where(ends, 2, 1)
+    discount[np.flatnonzero(ends)[::2]] = 0.0
+    arrays["step_type"] = x
+    with pytest.warns(DatasetWarning, match=r"'step_type' .*terminations = \(x == 2\) & \(discount == 0\)"):
+        load_dataset(arrays, **SPACES)
+    del arrays["step_type"]
+    read = load_dataset(
+        arrays | {"terminations": (x == 2) & (discount == 0), "truncations": (x == 2) & (discount != 0)}, **SPACES
+    )
+    assert read.n_episodes == load_dataset(arrays | {"truncations": ends}, **SPACES).n_episodes
+    assert read.terminations.sum() == len(np.flatnonzero(ends)[::2])

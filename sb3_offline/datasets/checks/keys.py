@@ -118,13 +118,20 @@ def said_of_keys(arrays: Mapping[str, Any], keys: Mapping[str, str], n_rows: int
     others = [key for key in arrays if key not in set(keys.values()) and str(key).partition("/")[0] not in _DESCRIBING]
     unread = [str(key) for key in others if _length(arrays[key]) == n_rows]
     if unread:
-        number = next(filter(_EPISODE.fullmatch, unread), None)
-        ends = f" {number!r} tells where episodes end: truncations = numpy.append(x[1:] != x[:-1], True)."
+        ends = ""
+        for key in unread:
+            if _EPISODE.fullmatch(key):
+                ends = f" {key!r} tells where episodes end: truncations = numpy.append(x[1:] != x[:-1], True)."
+            elif key == "step_type":
+                ends = (
+                    " 'step_type' (dm_env) tells where episodes end: terminations = (x == 2) & (discount == 0), truncations "
+                    "= (x == 2) & (discount != 0)."
+                )
         masked = " What says which actions may be chosen is called action_masks."
         warnings.warn(
             f"{where}: not read: {', '.join(map(repr, unread))}, with one entry a row. What the policy may look at belongs in "
             "observations, what ends an episode in terminations or truncations; leave out the rest to be rid of this warning."
-            f"{masked if any(map(_MASK.search, unread)) else ''}{'' if number is None else ends}",
+            f"{masked if any(map(_MASK.search, unread)) else ''}{ends}",
             DatasetWarning,
             stacklevel=2,
         )

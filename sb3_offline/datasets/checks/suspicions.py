@@ -53,7 +53,7 @@ def _rows(dataset: OfflineDataset, statistics: Statistics) -> Iterator[Finding]:
             n,
             FEW_ROWS,
             "few transitions",
-            "A dynamics model (COMBO, DROMO, MOPO) would be poor: bring more data, or take a model-free algorithm.",
+            "Bring more if you can: from so few CQL, IQL and TD3BC learn better than what learns a dynamics model.",
             "rows wanted",
         )
     measured = isinstance(dataset.observation_space, spaces.Box | spaces.Dict)  # states that can be counted come back

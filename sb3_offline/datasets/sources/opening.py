@@ -15,6 +15,7 @@ from gymnasium.envs.registration import EnvSpec
 from stable_baselines3.common.buffers import ReplayBuffer
 
 from sb3_offline.datasets.checks import build_dataset
+from sb3_offline.datasets.checks.keys import meaning_of
 from sb3_offline.datasets.errors import DatasetError, DatasetWarning, NoRowsLeft
 from sb3_offline.datasets.mapped import blocks as row_blocks
 from sb3_offline.datasets.offline_dataset import DatasetInfo, OfflineDataset
@@ -126,6 +127,7 @@ def _open(source: Source, task: Task) -> DatasetSource:
 def _open_many(sources: Sequence[Source], task: Task) -> DatasetSource:
     if len(sources) == 0:
         raise DatasetError("An empty list holds no data: give at least one source.")
+    _refuse_rows(sources)
     parts = []
     for number, source in enumerate(sources, start=1):
         with _named(number, len(sources)):
@@ -144,6 +146,25 @@ def _open_many(sources: Sequence[Source], task: Task) -> DatasetSource:
                 )
     info = _joint_info([part.info for part in parts])
     return DatasetSource(info, lambda: _concatenate(info, _read_all(parts)))
+
+
+def _refuse_rows(sources: Sequence[Any]) -> None:
+    """:raises DatasetError: for a list of steps, as a buffer of one's own keeps them"""
+    first = sources[0]
+    if isinstance(first, Mapping):
+        if all(np.ndim(value) > 0 for key, value in first.items() if meaning_of(str(key)) in ("rewards", "terminations")):
+            return
+        how = "{name: numpy.array([row[name] for row in rows]) for name in rows[0]}"
+    elif isinstance(first, tuple) and any(np.ndim(value) == 0 for value in first if not isinstance(value, str)):
+        how = (
+            "dict(zip(['observations', 'actions', 'rewards', ...], map(numpy.array, zip(*rows)))), names in the tuples' order"
+        )
+    else:
+        return
+    raise DatasetError(
+        f"a list of {len(sources):,} steps, where one of episodes or files is read: give one array for each name, {how}, with "
+        "each episode's last step marked in terminations or truncations."
+    )
 
 
 @contextmanager
