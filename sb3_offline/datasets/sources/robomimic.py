@@ -96,7 +96,8 @@ def _side_by_side(arrays: list[np.ndarray]) -> np.ndarray:
 
 def _array(path: Path, group: h5py.Group, key: str) -> h5py.Dataset:
     if key not in group:
-        raise DatasetError(f"{path}: {group.name} has no {key!r}.")
+        remedy = " robomimic's dataset_states_to_obs.py adds it (--done_mode says what dones mean)." if key in _SINGLE else ""
+        raise DatasetError(f"{path}: {group.name} has no {key!r}.{remedy}")
     array = hdf5_array(path, group, key)
     if array.ndim == 0:
         raise DatasetError(f"{path}: {group.name}/{key} is a single value; one entry a row is needed.")
