@@ -21,6 +21,7 @@ from sb3_offline.training.schedules import CosineSchedule
 
 MAX_HOLDOUT_ROWS = 10_000
 MAX_GRAD_NORM = 10.0
+PASSES, MIN_STEPS, MAX_STEPS = 10, 1_000, 3_500
 
 Likelihood = BehaviorPolicy | DiscreteBehaviorPolicy | LegalActions
 LogFn = Callable[[int, dict[str, float]], None]
@@ -52,7 +53,7 @@ def fit_behavior_policy(
     actions: Rows | np.ndarray,
     *,
     generator: th.Generator,
-    n_steps: int = 3500,
+    n_steps: int | None = None,
     batch_size: int = 256,
     holdout_fraction: float = 0.05,
     eval_every: int = 250,
@@ -68,7 +69,7 @@ def fit_behavior_policy(
     :param observations: (N, D), raw units
     :param actions: (N, A), scaled to [-1, 1], or one-hot; or masks
     :param generator: source of the split and of the batches
-    :param n_steps: gradient steps at most
+    :param n_steps: gradient steps at most; None takes ten passes over the rows, within 1,000 to 3,500 steps
     :param holdout_fraction: share of the rows held out, at least one row and at most 10,000
     :param eval_every: steps between two evaluations on the held-out rows
     :param patience: evaluations without improvement before stopping
@@ -77,6 +78,8 @@ def fit_behavior_policy(
     """
     if not 0.0 < holdout_fraction < 1.0:
         raise ValueError(f"holdout_fraction must lie strictly between 0 and 1, got {holdout_fraction}")
+    if n_steps is None:
+        n_steps = min(max(PASSES * len(observations) // max(batch_size, 1), MIN_STEPS), MAX_STEPS)
     if min(n_steps, batch_size, eval_every, patience) < 1:
         raise ValueError(
             "n_steps, batch_size, eval_every and patience must be at least 1, "

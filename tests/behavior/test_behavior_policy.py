@@ -60,6 +60,15 @@ def bimodal_fits() -> Fits:
     return fits
 
 
+@pytest.mark.parametrize(("n_rows", "n_steps"), [(300, 1000), (40_000, 1250)])
+def test_a_fit_takes_ten_passes_and_no_fewer_than_1000_steps(n_rows: int, n_steps: int) -> None:
+    x, a = bimodal_data(n_rows)
+    policy = make(1, 1, n_components=1)
+    optimizer = th.optim.Adam(policy.parameters(), lr=2e-3)
+    report = fit_behavior_policy(policy, optimizer, x, a, generator=rng(1), batch_size=320, patience=100)
+    assert report.steps == n_steps  # 10 * 40,000 / 320
+
+
 # --- the density ---
 
 
