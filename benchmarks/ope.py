@@ -96,6 +96,7 @@ def run(name: str, arguments: argparse.Namespace) -> dict[str, dict[str, float]]
     """One task: estimates of every policy, kept one by one."""
     dataset = task_data(TASKS[name], arguments.data)
     judged = policies(name, arguments.policies, arguments.data)
+    judged.sort(key=lambda found: int(found[0].stem.rsplit("_", 1)[1]))  # what is cut short has judged every algorithm
     path = arguments.out / f"{name}.jsonl"
     config = {
         "task": name,

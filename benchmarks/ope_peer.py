@@ -78,7 +78,7 @@ def trace(model: Any, example: np.ndarray, mean: np.ndarray, std: np.ndarray, pa
 
 def run(name: str, arguments: argparse.Namespace) -> dict[str, dict[str, float]]:
     """One task: d3rlpy's estimates, and the figures of both over the same policies."""
-    ours = {line["policy"]: line for line in read_lines(RESULTS / "ope" / f"{name}.jsonl") if line.get("estimator") == "FQE"}
+    ours = {line["policy"]: line for line in read_lines(arguments.ours / f"{name}.jsonl") if line.get("estimator") == "FQE"}
     dataset, judged = task_data(TASKS[name], arguments.data), policies(name, arguments.policies, arguments.data)
     path, defaults = arguments.out / f"{name}_d3rlpy.jsonl", FQE()
     config = {"task": name, "dataset": TASKS[name].dataset, "gamma": GAMMA, "fit_steps": arguments.fit_steps}
@@ -124,6 +124,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, help="folder of D4RL's files")
     parser.add_argument("--python", type=Path, help="of an environment with d3rlpy, which is installed if not given")
     parser.add_argument("--fit-steps", type=int, default=FQE.n_steps)
+    parser.add_argument("--ours", type=Path, default=RESULTS / "ope", help="folder of benchmarks.ope's results")
     parser.add_argument("--out", type=Path, default=RESULTS / "ope")
     arguments = parser.parse_args(argv)
     for name in arguments.tasks:
