@@ -76,11 +76,10 @@ class FQE(Estimator):
         fitted = self.fit(policy, dataset)
         values = fitted.v(dataset.observations[first_rows(dataset)])  # (N, n_episodes)
         replicates = (fitted.counts * values).sum(axis=1) / fitted.counts.sum(axis=1)
-        low, high = (fitted.update.in_reward(th.tensor(bound)) for bound in fitted.update.bounds)
         diagnostics = {
             "td_error": fitted.td_error(dataset),
             "spread_of_critics": float(values.std(axis=0).mean()),
-            "at_a_bound": float(((values <= low) | (values >= high)).mean()),
+            "at_a_bound": fitted.update.at_a_bound(values),
         }
         interval = student_interval(replicates, self.confidence)
         return self._result(replicates.mean(), interval, values.mean(axis=0), diagnostics)

@@ -23,6 +23,7 @@ from sb3_offline.ope.fqe_networks import FQENetworks
 from sb3_offline.ope.policy import EvaluatedPolicy
 from sb3_offline.training.rng import Streams
 
+NEAR = 0.05  # of the range between the bounds
 N_DRAWS = 8  # next actions kept a row, of a policy that samples continuous ones
 
 
@@ -90,6 +91,17 @@ class FQEUpdate:
         if dataset.terminations.any():  # an episode may be over at once
             worst, best = min(worst, rewards.min()), max(best, rewards.max())
         self.bounds = (worst - self.offset) / self.scale, (best - self.offset) / self.scale
+        self.worst, self.best = float(worst), float(best)
+        near = NEAR * (self.best - self.worst)
+        self.reached = returns.min() <= self.worst + near, returns.max() >= self.best - near
+
+    def at_a_bound(self, values: np.ndarray) -> float:
+        """
+        Share of values, in the task's own reward, at a bound that the log itself does not come near: where it does, as in
+        CartPole, a good policy belongs there.
+        """
+        low, high = self.reached
+        return float(((values <= self.worst) & (not low) | (values >= self.best) & (not high)).mean())
 
     def in_reward(self, q: th.Tensor) -> np.ndarray:
         """What the networks say, in the task's own reward, float64."""

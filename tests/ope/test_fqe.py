@@ -102,6 +102,14 @@ def test_the_level_is_reached_within_the_steps() -> None:
     assert estimate.value == pytest.approx(-50.0, abs=15.0)
 
 
+def test_a_bound_that_the_log_reaches_is_no_sign_of_a_fit_that_ran_away() -> None:
+    """Alive for ever is the best there is, and the log shows it; 150 is more than any policy earns, and the log shows half."""
+    data, options = linear_log(), {"n_critics": 1, "net_arch": (), "n_steps": 1}
+    for rewards, share in ((np.ones(150), 0.0), (np.where(np.arange(150) % 5 == 1, 1.0, 0.5), 1.0)):
+        fitted = FQE(**options).fit(EvaluatedPolicy(Half(), data), replace(data, rewards=rewards.astype(np.float32)))
+        assert fitted.update.at_a_bound(np.array([100.5, 150.0])) == share
+
+
 def test_values_scale_with_the_reward() -> None:
     data = linear_log()
     options: dict[str, Any] = {"net_arch": (16,), "n_steps": 50, "n_critics": 2}
