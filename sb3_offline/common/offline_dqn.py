@@ -6,7 +6,6 @@ from collections.abc import Hashable, Mapping
 from typing import Any, ClassVar, NoReturn
 
 import torch as th
-import torch.nn.functional as F
 from stable_baselines3 import DQN
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
@@ -238,4 +237,4 @@ def choose(nets: Any, observations: Observations, masks: th.Tensor | None) -> th
 
 def one_hot(actions: th.Tensor, n_actions: int) -> th.Tensor:
     """Actions (n,) or (n, 1) as rows of an identity matrix, (n, n_actions)."""
-    return F.one_hot(actions.flatten(), n_actions).to(th.get_default_dtype())
+    return th.eye(n_actions, device=actions.device)[actions.flatten()]

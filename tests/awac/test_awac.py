@@ -13,13 +13,9 @@ from sb3_offline import AWAC
 from sb3_offline.awac.awac import AWACNoise
 from sb3_offline.networks.gaussian import gaussian_log_prob
 from sb3_offline.networks.networks import Batch
-from tests.conftest import FAST
+from tests.conftest import FAST, Arrays, maker
 
-Arrays = dict[str, np.ndarray]
-
-
-def make(arrays: Arrays, **options: Any) -> Any:
-    return AWAC("MlpPolicy", "Pendulum-v1", dataset=arrays, **FAST | {"check_data": False} | options)
+make = maker(AWAC, **FAST, check_data=False)
 
 
 def test_the_weights_by_hand(pendulum_arrays: Arrays) -> None:

@@ -20,13 +20,9 @@ from sb3_offline.networks.gaussian import squashed_gaussian_log_prob
 from sb3_offline.networks.networks import Batch
 from sb3_offline.networks.policies import GaussianPolicy
 from tests.conformance.tables import converge
-from tests.conftest import FAST
+from tests.conftest import FAST, Arrays, maker
 
-Arrays = dict[str, np.ndarray]
-
-
-def make(arrays: Arrays, **options: Any) -> Any:
-    return BC("MlpPolicy", "Pendulum-v1", dataset=arrays, **FAST | {"check_data": False} | options)
+make = maker(BC, **FAST, check_data=False)
 
 
 def batch_of(states: th.Tensor, actions: th.Tensor) -> Batch:

@@ -12,13 +12,9 @@ from sb3_offline import DiscreteBC
 from sb3_offline.networks.networks import Batch
 from sb3_offline.ope.policy import EvaluatedPolicy
 from tests.conformance.tables import converge
-from tests.conftest import FAST
+from tests.conftest import FAST, Arrays, maker
 
-Arrays = dict[str, np.ndarray]
-
-
-def make(arrays: Arrays, **options: Any) -> Any:
-    return DiscreteBC("MlpPolicy", "CartPole-v1", dataset=arrays, **FAST | {"check_data": False} | options)
+make = maker(DiscreteBC, "CartPole-v1", **FAST, check_data=False)
 
 
 def test_the_minimum_is_pi_beta(cartpole_arrays: Arrays) -> None:

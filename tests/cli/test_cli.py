@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
 
-from sb3_offline import COMBO, CQL, DROMO, OfflineSAC, load_dataset
+from sb3_offline import CQL, load_dataset
 from sb3_offline.cli import main
 from sb3_offline.shell.card import make_card
 from sb3_offline.shell.models import detect_algorithm, load_model
@@ -217,13 +217,6 @@ def test_convert_refuses_rewards_beyond_float32(options: tuple[str, ...], capsys
 
 
 # --- models of any class ---
-
-
-@pytest.mark.parametrize("algorithm", [CQL, COMBO, DROMO, OfflineSAC])
-def test_our_models_are_recognised(algorithm: type) -> None:
-    options = MODEL_BASED if issubclass(algorithm, COMBO) else OFFLINE
-    algorithm("MlpPolicy", dataset="sb3_offline/Pendulum-medium-v0", **options).save("model")
-    assert type(load_model(Path("model")).model) is algorithm
 
 
 @pytest.mark.parametrize(("algorithm", "env"), [(SAC, "Pendulum-v1"), (TD3, "Pendulum-v1"), (PPO, "Pendulum-v1")])

@@ -9,11 +9,9 @@ import pytest
 import torch as th
 
 from sb3_offline import COMBO
-from tests.conftest import EQ_8, FAST_MODEL_BASED
+from tests.conftest import EQ_8, FAST_MODEL_BASED, maker
 
-
-def make(arrays: dict[str, np.ndarray], **options: Any) -> COMBO:
-    return COMBO("MlpPolicy", env="Pendulum-v1", dataset=arrays, **(FAST_MODEL_BASED | EQ_8 | options))
+make = maker(COMBO, **FAST_MODEL_BASED, **EQ_8)
 
 
 @pytest.mark.parametrize(("real_ratio", "n_real"), [(0.5, 32), (0.05, 3), (0.8, 51), (0.999, 63), (0.001, 1)])

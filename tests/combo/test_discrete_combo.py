@@ -13,9 +13,7 @@ from stable_baselines3 import DQN
 from sb3_offline import DiscreteCOMBO, DiscreteDROMO, load_dataset
 from sb3_offline.dynamics.actions import encode_actions, encoded_action_dim
 from sb3_offline.dynamics.world import Columns
-from tests.conftest import EQ_8, fast_options
-
-Arrays = dict[str, np.ndarray]
+from tests.conftest import EQ_8, Arrays, fast_options
 
 
 def make(algorithm: type, arrays: Any, **options: Any) -> Any:

@@ -20,9 +20,7 @@ from sb3_offline.diagnostics.probe import bootstrap, draw_probe
 from sb3_offline.execution import precision
 from sb3_offline.networks.gaussian import gaussian, gaussian_log_prob
 from sb3_offline.networks.networks import Batch
-from tests.conftest import FAST
-
-Arrays = dict[str, np.ndarray]
+from tests.conftest import FAST, Arrays
 
 
 class Cloning(OfflineTD3):

@@ -12,9 +12,8 @@ import torch as th
 from sb3_offline import COMBO, CQL, DROMO, MOPO, DiscreteCQL, DiscreteDROMO, OfflineSAC, PreQN
 from sb3_offline.arguments import NOT_NEGATIVE, POSITIVE, Interval, check_count, check_flag, check_number
 from sb3_offline.training.schedules import check_rate
-from tests.conftest import FAST, FAST_DYNAMICS
+from tests.conftest import FAST, FAST_DYNAMICS, Arrays
 
-Arrays = dict[str, np.ndarray]
 NAN, INF = float("nan"), float("inf")
 
 

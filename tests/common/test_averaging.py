@@ -12,14 +12,12 @@ from stable_baselines3 import SAC
 
 from sb3_offline import CQL, OfflineSAC
 from sb3_offline.deployment import export_onnx
-from tests.conftest import FAST
+from tests.conftest import FAST, Arrays, maker
 
 OBSERVATION = np.array([0.6, -0.8, 1.5], dtype=np.float32)
-Arrays = dict[str, np.ndarray]
 
 
-def make(arrays: Arrays, **options: Any) -> OfflineSAC:
-    return OfflineSAC("MlpPolicy", "Pendulum-v1", arrays, learning_rate=0.01, check_data=False, **FAST, **options)
+make = maker(OfflineSAC, **FAST, learning_rate=0.01, check_data=False)
 
 
 def weights(actor: th.nn.Module) -> th.Tensor:

@@ -17,9 +17,7 @@ from sb3_offline.datasets import DatasetError
 from sb3_offline.datasets.checks import gate
 from sb3_offline.datasets.errors import DatasetWarning
 from sb3_offline.dynamics.termination import known_rule
-from tests.conftest import FAST, FAST_MODEL_BASED, fast_options
-
-Arrays = dict[str, Any]
+from tests.conftest import FAST, FAST_MODEL_BASED, Arrays, fast_options
 
 
 @pytest.fixture(autouse=True)

@@ -12,8 +12,8 @@ from sb3_offline import CQL, DROMO, DiscreteDROMO
 from sb3_offline.dromo.actor_rules import Entropy
 from sb3_offline.dromo.robustness import ChiSquare
 from sb3_offline.training.schedules import CosineSchedule
+from tests.conftest import Arrays
 
-Arrays = dict[str, np.ndarray]
 FILES = Path(__file__).parent / "files_of_0_1_0"
 
 # predict of the first five states of the fixtures' data, deterministic

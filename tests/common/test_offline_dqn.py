@@ -18,13 +18,9 @@ from sb3_offline import CQL, DiscreteCQL, OfflineEvalCallback, load_dataset
 from sb3_offline.buffers.buffers import OfflineDatasetBuffer
 from sb3_offline.common.offline_dqn import OfflineDQN, one_hot
 from sb3_offline.networks.networks import Batch
-from tests.conftest import FAST
+from tests.conftest import FAST, Arrays, maker
 
-Arrays = dict[str, np.ndarray]
-
-
-def make(arrays: Any, algorithm: type = OfflineDQN, **options: Any) -> Any:
-    return algorithm("MlpPolicy", "CartPole-v1", arrays, **(FAST | options))
+make = maker(OfflineDQN, "CartPole-v1", **FAST)
 
 
 class Table:

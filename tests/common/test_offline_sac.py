@@ -15,11 +15,9 @@ from sb3_offline import COMBO, CQL, OfflineSAC, load_dataset
 from sb3_offline.common.offline_sac import SACNoise
 from sb3_offline.execution.optimizers import minimize, polyak
 from sb3_offline.networks.networks import Batch
-from tests.conftest import FAST
+from tests.conftest import FAST, maker
 
-
-def make(arrays: dict[str, np.ndarray], **options: Any) -> OfflineSAC:
-    return OfflineSAC("MlpPolicy", env="Pendulum-v1", dataset=arrays, **(FAST | options))
+make = maker(OfflineSAC, **FAST)
 
 
 @pytest.mark.parametrize("semi_gradient", [False, True])

@@ -19,14 +19,12 @@ from sb3_offline.buffers.buffers import OfflineDatasetBuffer
 from sb3_offline.buffers.online_buffer import OfflineOnlineBuffer
 from sb3_offline.networks.policies import OfflineSACPolicy
 from sb3_offline.training.schedules import HoldThenDecay
-from tests.conftest import FAST, FAST_MODEL_BASED
+from tests.conftest import FAST, FAST_MODEL_BASED, Arrays, maker
 
-Arrays = dict[str, np.ndarray]
 FAST_CQL = FAST | {"n_action_samples": 4}
 
 
-def make(arrays: Any, env: Any = "Pendulum-v1", **options: Any) -> CQL:
-    return CQL("MlpPolicy", env=env, dataset=arrays, **(FAST_CQL | options))
+make = maker(CQL, **FAST_CQL)
 
 
 def observations(n: int = 5) -> np.ndarray:

@@ -15,14 +15,10 @@ from sb3_offline.common.offline_dqn import DQNNetworks
 from sb3_offline.execution.updates import UpdateRunner
 from sb3_offline.networks.networks import Batch
 from sb3_offline.networks.support import greedy_supported, supported
-from tests.conftest import FAST, FAST_MODEL_BASED
+from tests.conftest import FAST, FAST_MODEL_BASED, Arrays, maker
 from tests.iql.test_iql import empirical, logged, minimise
 
-Arrays = dict[str, np.ndarray]
-
-
-def make(arrays: Arrays, **options: Any) -> Any:
-    return DiscreteCQL("MlpPolicy", "CartPole-v1", dataset=arrays, **FAST | {"check_data": False} | options)
+make = maker(DiscreteCQL, "CartPole-v1", **FAST, check_data=False)
 
 
 def test_the_rule_by_hand() -> None:

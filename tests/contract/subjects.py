@@ -158,6 +158,13 @@ def same(one: Any, other: Any) -> bool:
     return first.keys() == second.keys() and all(th.equal(value, second[name]) for name, value in first.items())
 
 
+def assert_near(found: dict[str, th.Tensor], expected: dict[str, th.Tensor], **tolerances: float) -> None:
+    """Networks of the same names, and of the same numbers to rounding."""
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        th.testing.assert_close(found[name], value, msg=lambda text, name=name: f"{name}: {text}", **tolerances)
+
+
 def flat(parameters: Any, prefix: str = "") -> dict[str, Any]:
     """Nested dicts and lists as one."""
     if isinstance(parameters, (dict, list, tuple)):

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from sb3_offline.cli import main
+from sb3_offline.shell.models import load_model
 from tests.contract.subjects import QUICK, ROOT, Subject
 
 SHELL = {name: value for name, value in QUICK.items() if name not in ("seed", "device", "dynamics_cache")}
@@ -36,6 +37,11 @@ def test_train_continue_enjoy_evaluate(
     assert "Episodes" in capsys.readouterr().out
     assert main(["evaluate", str(saved), "-n", "1"]) == 0
     assert capsys.readouterr().out.startswith(f"{subject.cls.__name__} in {subject.task}: return ")
+
+
+def test_its_files_are_recognised(subject: Subject, tmp_path: Path) -> None:
+    subject.make().save(tmp_path / "model")
+    assert type(load_model(tmp_path / "model").model) is subject.cls
 
 
 @pytest.mark.packaged

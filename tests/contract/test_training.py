@@ -19,6 +19,7 @@ from stable_baselines3.common.callbacks import (
     EvalCallback,
     EveryNTimesteps,
     LogEveryNTimesteps,
+    StopTrainingOnMaxEpisodes,
     StopTrainingOnNoModelImprovement,
     StopTrainingOnRewardThreshold,
 )
@@ -33,7 +34,7 @@ from sb3_offline.common.offline_algorithm import OfflineAlgorithm
 from sb3_offline.execution import precision
 from sb3_offline.execution.updates import UpdateRunner
 from sb3_offline.seeds import train_seeds
-from tests.contract.subjects import BEYOND_VECTORS, Subject, assert_equal_parameters, same, weights
+from tests.contract.subjects import BEYOND_VECTORS, Subject, assert_equal_parameters, assert_near, same, weights
 from tests.witness import nothing_unpickled
 
 pytestmark = pytest.mark.filterwarnings("ignore::sb3_offline.datasets.DatasetWarning")
@@ -118,9 +119,8 @@ def test_every_callback_of_sb3(subject: Subject, tmp_path: Path) -> None:
     )
     every = EveryNTimesteps(3, Tick())
     functions = [ConvertCallback(lambda local_variables, _: local_variables["self"].num_timesteps < 8)]
-    callbacks = CallbackList(
-        [Tick(), evaluation, CheckpointCallback(4, str(tmp_path)), every, LogEveryNTimesteps(2), *functions]
-    )
+    others = [CheckpointCallback(4, str(tmp_path)), every, LogEveryNTimesteps(2), StopTrainingOnMaxEpisodes(3)]
+    callbacks = CallbackList([Tick(), evaluation, *others, *functions])
     model = subject.make().learn(10, callback=callbacks, progress_bar=True)
     assert model.num_timesteps == 8  # the function stopped it
     assert steps == sorted([*range(1, 9), 3, 6])
@@ -179,10 +179,10 @@ def test_images_and_dicts(subject: Subject, kind: str, tmp_path: Path) -> None:
     space, policy, policy_kwargs = BEYOND_VECTORS[kind]
     env, data = subject.on(space)
     if subject.cls.vectors_only is not None:
-        with pytest.raises(
-            ValueError, match=f"{subject.cls.__name__} takes no .*{subject.cls.vectors_only}.* there are .*CQL"
-        ):
-            subject.make(env, data, policy, policy_kwargs=policy_kwargs)
+        for what, given in ((repr(policy), policy), ("images" if kind == "images" else "dict observations", "MlpPolicy")):
+            reason = f"{subject.cls.__name__} takes no {what}: {subject.cls.vectors_only}.* there are .*CQL"
+            with pytest.raises(ValueError, match=reason):
+                subject.make(env, data, given, policy_kwargs=policy_kwargs)
         return
     model = subject.make(env, data, policy, policy_kwargs=policy_kwargs).learn(4, Save(tmp_path / "at_2", 2, stop=9))
     model.save(tmp_path / "model")
@@ -245,8 +245,7 @@ def test_its_losses_compile_whole(subject: Subject) -> None:
         model.update()
         eager.update()
     assert graphs
-    for name, value in weights(model).items():
-        th.testing.assert_close(value, weights(eager)[name], rtol=1e-4, atol=1e-5)
+    assert_near(weights(model), weights(eager), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.one_a_family

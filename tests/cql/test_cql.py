@@ -15,7 +15,7 @@ from sb3_offline.common.offline_sac import SACNoise
 from sb3_offline.cql.conservative import log_mean_exp
 from sb3_offline.networks.networks import Batch
 from tests.conformance.tables import cql_noise
-from tests.conftest import FAST
+from tests.conftest import FAST, maker
 
 
 class StandIn:
@@ -32,8 +32,7 @@ class StandIn:
         return noise, th.full(noise.shape[:2], noise.shape[2] * math.log(self.density))
 
 
-def make(arrays: dict[str, np.ndarray], **options: Any) -> CQL:
-    return CQL("MlpPolicy", env="Pendulum-v1", dataset=arrays, **(FAST | options))
+make = maker(CQL, **FAST)
 
 
 def batch_of(n: int, action_dim: int) -> Batch:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 import pytest
@@ -11,13 +10,9 @@ import torch as th
 
 from sb3_offline import DiscreteCQL
 from sb3_offline.networks.networks import Batch
-from tests.conftest import FAST
+from tests.conftest import FAST, Arrays, maker
 
-Arrays = dict[str, np.ndarray]
-
-
-def make(arrays: Any, **options: Any) -> DiscreteCQL:
-    return DiscreteCQL("MlpPolicy", "CartPole-v1", arrays, **(FAST | options))
+make = maker(DiscreteCQL, "CartPole-v1", **FAST)
 
 
 class Constant:

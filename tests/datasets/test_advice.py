@@ -15,9 +15,9 @@ from gymnasium import spaces
 
 from sb3_offline.datasets import OfflineDataset, load_dataset
 from sb3_offline.datasets.checks import check_dataset, gate
+from tests.conftest import Arrays
 from tests.datasets.test_successors import LENGTH, SPACES, N, linear
 
-Arrays = dict[str, Any]
 ENDS = np.arange(N) % LENGTH == LENGTH - 1
 CUT_ROWS = int(ENDS.sum())
 WIDER: dict[str, Any] = {**SPACES, "action_space": spaces.Box(-2, 2, (1,))}

@@ -11,8 +11,8 @@ import pytest
 from gymnasium import spaces
 
 from sb3_offline.datasets import DatasetError, load_dataset
+from tests.conftest import Arrays
 
-Arrays = dict[str, Any]
 Spaces = dict[str, Any]
 
 

@@ -10,8 +10,8 @@ import pytest
 from gymnasium import spaces
 
 from sb3_offline.datasets import DatasetError, DatasetInfo, load_dataset, open_dataset
+from tests.conftest import Arrays
 
-Arrays = dict[str, Any]
 Spaces = dict[str, Any]
 
 

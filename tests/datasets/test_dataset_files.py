@@ -13,9 +13,8 @@ import numpy as np
 import pytest
 
 from sb3_offline.datasets import DatasetError, load_dataset, open_dataset
-from tests.conftest import Trap
+from tests.conftest import Arrays, Trap
 
-Arrays = dict[str, Any]
 Spaces = dict[str, Any]
 
 

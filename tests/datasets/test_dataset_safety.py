@@ -15,8 +15,8 @@ import pytest
 from sb3_offline.datasets import DatasetError, load_dataset
 from sb3_offline.datasets.sources import hdf5_safety
 from sb3_offline.files import archives
+from tests.conftest import Arrays
 
-Arrays = dict[str, Any]
 Spaces = dict[str, Any]
 
 

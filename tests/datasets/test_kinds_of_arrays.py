@@ -14,10 +14,10 @@ import pytest
 import torch as th
 
 from sb3_offline.datasets import DatasetError, DatasetWarning, load_dataset
+from tests.conftest import Arrays
 
 pandas: Any = pytest.importorskip("pandas")
 
-Arrays = dict[str, Any]
 Spaces = dict[str, Any]
 
 

@@ -19,9 +19,9 @@ from stable_baselines3.common.buffers import ReplayBuffer, RolloutBuffer
 from sb3_offline import COMBO
 from sb3_offline.datasets import DatasetError, DatasetWarning, SpacesOnlyEnv, load_dataset, open_dataset
 from sb3_offline.dynamics.world import split_episodes
+from tests.conftest import Arrays
 from tests.datasets.test_successors import SPACES, N, linear
 
-Arrays = dict[str, Any]
 SMALL: Arrays = {"policy_kwargs": {"net_arch": [8]}, "batch_size": 32, "seed": 0, "device": "cpu"}
 
 

@@ -14,8 +14,8 @@ from gymnasium import spaces
 from sb3_offline.datasets import DatasetError, DatasetWarning, load_dataset
 from sb3_offline.datasets.checks.keys import SYNONYMS
 from sb3_offline.datasets.offline_dataset import MASK_NAMES
+from tests.conftest import Arrays
 
-Arrays = dict[str, Any]
 Spaces = dict[str, Any]
 
 

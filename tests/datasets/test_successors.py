@@ -12,8 +12,8 @@ from gymnasium import spaces
 
 from sb3_offline.datasets import OfflineDataset, load_dataset
 from sb3_offline.datasets.checks import Finding, check_dataset
+from tests.conftest import Arrays
 
-Arrays = dict[str, Any]
 N, LENGTH = 6000, 20
 SPACES: dict[str, Any] = {
     "observation_space": spaces.Box(-np.inf, np.inf, (3,)),

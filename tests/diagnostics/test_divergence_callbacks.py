@@ -20,9 +20,7 @@ from sb3_offline.diagnostics import ExcitationCallback, NTKCallback, ntk
 from sb3_offline.diagnostics.callbacks import ProbeCallback
 from sb3_offline.diagnostics.probe import bootstrap, draw_probe, merge_repeats, preserved_rng
 from sb3_offline.networks.networks import Batch
-from tests.conftest import FAST
-
-Arrays = dict[str, np.ndarray]
+from tests.conftest import FAST, Arrays
 
 SMALL: dict[str, Any] = {"learning_starts": 50, "batch_size": 32, "seed": 0, "device": "cpu"}
 ALGORITHMS = [(SAC, "Pendulum-v1"), (TD3, "Pendulum-v1"), (DDPG, "Pendulum-v1"), (DQN, "CartPole-v1")]

@@ -14,12 +14,10 @@ from sb3_offline import COMBO, DROMO
 from sb3_offline.behavior.behavior_policy import BehaviorNoise
 from sb3_offline.dromo.robust_term import RobustNoise
 from sb3_offline.dromo.robustness import Std, drawn_states, stratified_variance
-from tests.conftest import FAST_DROMO, FAST_MODEL_BASED
+from tests.conftest import FAST_DROMO, FAST_MODEL_BASED, maker
 
-
-def make(arrays: dict[str, np.ndarray], algorithm: type = DROMO, **options: Any) -> Any:
-    defaults = FAST_DROMO if algorithm is DROMO else FAST_MODEL_BASED
-    return algorithm("MlpPolicy", env="Pendulum-v1", dataset=arrays, **(defaults | options))
+make = maker(DROMO, **FAST_DROMO)
+make_combo = maker(COMBO, **FAST_MODEL_BASED)
 
 
 def test_variance_estimator_by_hand() -> None:
@@ -65,7 +63,7 @@ def test_equal_q_has_zero_gradient(pendulum_arrays: dict[str, np.ndarray]) -> No
 @pytest.mark.parametrize("rollout_policy", ["current", "target"])
 def test_zero_robust_weight_is_combo_to_the_bit(pendulum_arrays: dict[str, np.ndarray], rollout_policy: str) -> None:
     dromo = make(pendulum_arrays, robust_weight=0.0, rollout_policy=rollout_policy).learn(60)
-    combo = make(pendulum_arrays, COMBO, n_action_samples=4, rollout_policy=rollout_policy).learn(60)
+    combo = make_combo(pendulum_arrays, n_action_samples=4, rollout_policy=rollout_policy).learn(60)
     for (name, ours), theirs in zip(dromo.policy.state_dict().items(), combo.policy.state_dict().values(), strict=True):
         assert th.equal(ours, theirs), name
     for ours, theirs in zip(dromo.dynamics.parameters(), combo.dynamics.parameters(), strict=True):

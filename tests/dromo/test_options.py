@@ -16,16 +16,14 @@ from sb3_offline.dromo.real_ratio import bias_and_variance, optimal_real_ratio
 from sb3_offline.dromo.robustness import ChiSquare, stratified_weights
 from sb3_offline.execution.updates import call_plainly
 from sb3_offline.tabular.ambiguity import chi2_worst_case
-from tests.conftest import FAST_DROMO, FAST_MODEL_BASED
+from tests.conftest import FAST_DROMO, FAST_MODEL_BASED, Arrays, maker
 
-Arrays = dict[str, np.ndarray]
 WITHOUT_PI_BETA = {"behavior_kwargs": None}
 CVAR = {"kind": "cvar", "share": 0.5}
 CHI2, W2 = {"kind": "chi2", "radius": 0.1}, {"kind": "wasserstein", "radius": 0.1}
 
 
-def make(arrays: Arrays, **options: Any) -> DROMO:
-    return DROMO("MlpPolicy", env="Pendulum-v1", dataset=arrays, **(FAST_DROMO | options))
+make = maker(DROMO, **FAST_DROMO)
 
 
 def assert_equal_weights(one: Any, other: Any) -> None:

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch as th
 
 from sb3_offline import COMBO
-from tests.conftest import FAST_MODEL_BASED, Trap
+from tests.conftest import FAST_MODEL_BASED, Trap, maker
 
-
-def make(arrays: dict[str, np.ndarray], **options: Any) -> COMBO:
-    defaults = FAST_MODEL_BASED | {"dynamics_cache": True}
-    return COMBO("MlpPolicy", env="Pendulum-v1", dataset=arrays, **(defaults | options))
+make = maker(COMBO, **FAST_MODEL_BASED | {"dynamics_cache": True})
 
 
 def equal(one: COMBO, other: COMBO) -> bool:

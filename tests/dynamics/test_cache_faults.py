@@ -15,14 +15,9 @@ import torch as th
 
 from sb3_offline import COMBO
 from sb3_offline.files.checksum import read_checked, write_checked
-from tests.conftest import FAST_MODEL_BASED
+from tests.conftest import FAST_MODEL_BASED, Arrays, maker
 
-Arrays = dict[str, np.ndarray]
-
-
-def make(arrays: Arrays, **options: Any) -> COMBO:
-    options = FAST_MODEL_BASED | {"dynamics_cache": True, "check_data": False} | options
-    return COMBO("MlpPolicy", env="Pendulum-v1", dataset=arrays, **options)
+make = maker(COMBO, **FAST_MODEL_BASED | {"dynamics_cache": True, "check_data": False})
 
 
 def fitted(arrays: Arrays, **options: Any) -> dict[str, th.Tensor]:

@@ -7,25 +7,17 @@ import signal
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch as th
 
 from sb3_offline import COMBO
 from sb3_offline.dynamics import EpochStats
-from tests.conftest import FAST_MODEL_BASED
+from tests.conftest import FAST_DYNAMICS, FAST_MODEL_BASED, Arrays, maker
 
-Arrays = dict[str, np.ndarray]
-
-
-def make(arrays: Arrays, **options: Any) -> COMBO:
-    fit = FAST_MODEL_BASED["dynamics_kwargs"] | {"max_epochs": 6, "patience": 6}
-    return COMBO(
-        "MlpPolicy",
-        env="Pendulum-v1",
-        dataset=arrays,
-        **(FAST_MODEL_BASED | {"dynamics_kwargs": fit, "dynamics_cache": True} | options),
-    )
+make = maker(
+    COMBO,
+    **FAST_MODEL_BASED | {"dynamics_kwargs": FAST_DYNAMICS | {"max_epochs": 6, "patience": 6}, "dynamics_cache": True},
+)
 
 
 def watch(model: COMBO, at: int | None = None, do: Any = None) -> list[int]:

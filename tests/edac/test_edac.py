@@ -16,7 +16,6 @@ from sb3_offline.edac.edac import pairwise_similarity
 from sb3_offline.networks.networks import Batch
 from tests.conftest import FAST
 
-Arrays = dict[str, np.ndarray]
 SPACES = SpacesOnlyEnv(spaces.Box(-9.0, 9.0, (3,)), spaces.Box(-1.0, 1.0, (2,)))  # in one dimension all directions are +-1
 
 

@@ -16,9 +16,7 @@ from sb3_offline.common.validation import Validation
 from sb3_offline.evaluation.selection import OfflineSelectionCallback, StopOnValidation
 from sb3_offline.ope import Estimate
 from sb3_offline.ope.estimate import Estimator
-from tests.conftest import FAST
-
-Arrays = dict[str, np.ndarray]
+from tests.conftest import FAST, Arrays
 
 
 def pendulum(arrays: Arrays, algorithm: Any = OfflineSAC, **options: Any) -> Any:

@@ -12,31 +12,22 @@ import pytest
 import torch as th
 from stable_baselines3 import SAC
 from stable_baselines3.common.callbacks import CheckpointCallback, ConvertCallback
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from sb3_offline import COMBO, CQL, DROMO, EDAC, MOBILE, MOPO, OfflineSAC
+from sb3_offline import COMBO, CQL, DROMO, OfflineSAC
 from sb3_offline.execution import optimizers, updates
 from sb3_offline.execution import precision as precisions
 from sb3_offline.execution.fallback import FallbackWarning, announce
 from sb3_offline.execution.precision import Precision, available_precision, precision_scope
 from sb3_offline.execution.updates import UpdateRunner
-from tests.conftest import FAST, FAST_DROMO, FAST_MODEL_BASED
+from tests.conftest import FAST, FAST_DROMO, FAST_MODEL_BASED, Arrays
+from tests.execution.capturing import FakeGraph, NothingFromTheHost, NothingWaits, capture_by_fakes
 
-Arrays = dict[str, np.ndarray]
 CASES: dict[str, tuple[type[OfflineSAC], dict[str, Any]]] = {
     "OfflineSAC": (OfflineSAC, FAST | {"entropy_backup": True}),
     "CQL": (CQL, FAST | {"n_action_samples": 4}),
-    "CQL, learned weight": (CQL, FAST | {"n_action_samples": 4, "target_gap": 1.0}),
     "COMBO": (COMBO, FAST_MODEL_BASED),
     "DROMO": (DROMO, FAST_DROMO),
-    "DROMO, strict": (DROMO, FAST_DROMO | {"strict": True, "behavior_kwargs": None}),
-    "MOPO": (MOPO, FAST_MODEL_BASED),
-    "MOBILE": (MOBILE, FAST_MODEL_BASED),
-    "EDAC": (EDAC, FAST),
 }
-every_algorithm = pytest.mark.parametrize("case", CASES)
-with_cuda = pytest.mark.skipif(not th.cuda.is_available(), reason="needs a GPU")
 
 
 def make(case: str, arrays: Arrays, **options: Any) -> OfflineSAC:
@@ -53,57 +44,17 @@ def forget_announcements() -> Iterator[None]:
         function.cache_clear()
 
 
+@pytest.fixture
+def captures(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The number of updates made when each capture took place; a device that captures."""
+    return capture_by_fakes(monkeypatch)
+
+
 def weights(model: OfflineSAC) -> dict[str, th.Tensor]:
     return {name: value.clone() for name, value in model.policy.state_dict().items()}
 
 
 # --- an update never waits for the device ---
-
-
-class NothingWaits(TorchDispatchMode):
-    """Refuses what a CUDA graph cannot hold: values read on the host, sizes that depend on values, data from the host."""
-
-    WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal", "unique", "bincount", "lift_fresh")
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name, kwargs = func.overloadpacket.__name__, kwargs or {}
-        if any(name == forbidden or name.startswith(f"{forbidden}_") for forbidden in self.WAITS):
-            raise RuntimeError(f"{name} waits for the device")
-        if name == "index" and any(i is not None and i.dtype == th.bool for i in args[1]):
-            raise RuntimeError("a boolean index waits for the device")
-        return func(*args, **kwargs)
-
-
-class NothingFromTheHost(TorchFunctionMode):
-    """Refuses tensors that are made without saying where: on the host, that is."""
-
-    FACTORIES = (
-        th.full,
-        th.zeros,
-        th.ones,
-        th.empty,
-        th.arange,
-        th.linspace,
-        th.eye,
-        th.rand,
-        th.randn,
-        th.randint,
-        th.normal,
-    )
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in self.FACTORIES and (kwargs or {}).get("device") is None:
-            raise RuntimeError(f"{func.__name__} is made on the host: it names no device")
-        return func(*args, **(kwargs or {}))
-
-
-@every_algorithm
-def test_nothing_waits_for_the_device(case: str, pendulum_arrays: Arrays) -> None:
-    model = make(case, pendulum_arrays).learn(1)
-    before = weights(model)
-    with NothingWaits(), NothingFromTheHost():
-        model.update()
-    assert not th.equal(before["actor.mu.weight"], weights(model)["actor.mu.weight"])
 
 
 @pytest.mark.parametrize(
@@ -244,30 +195,6 @@ def test_inductor_gives_the_same_numbers(pendulum_arrays: Arrays) -> None:
 # --- captured: what happens around a graph, with one that runs the update instead ---
 
 
-class FakeGraph:
-    def __init__(self, runner: UpdateRunner):
-        self.runner, self.logs = runner, {}  # type: ignore[var-annotated]
-
-    def replay(self) -> None:
-        self.logs.update(self.runner._step())
-
-
-@pytest.fixture
-def captures(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The number of updates made when each capture took place; a device that captures."""
-    taken: list[int] = []
-
-    def capture(runner: UpdateRunner) -> tuple[FakeGraph, Any]:
-        taken.append(runner.algorithm._n_updates)  # type: ignore[attr-defined]
-        graph = FakeGraph(runner)
-        return graph, graph.logs
-
-    monkeypatch.setattr(UpdateRunner, "_capture", capture)
-    monkeypatch.setattr(UpdateRunner, "_on_side_stream", UpdateRunner._step)
-    monkeypatch.setattr(updates, "available_execution", lambda *_: "cuda_graph")
-    return taken
-
-
 def test_a_graph_is_captured_again_when_what_it_holds_changes(pendulum_arrays: Arrays, captures: list[int]) -> None:
     options = {"rollout_freq": 10, "rollout_retain": 2, "rollout_length": 1, "learning_rate": lambda progress: 1e-3 * progress}
     other = make("COMBO", pendulum_arrays, **options).learn(3)
@@ -286,16 +213,6 @@ def test_a_graph_is_captured_again_when_what_it_holds_changes(pendulum_arrays: A
     assert captures == [3, 10, 31, 33, 37]
 
 
-@every_algorithm
-def test_warming_up_and_capturing_are_no_extra_updates(case: str, pendulum_arrays: Arrays, captures: list[int]) -> None:
-    captured = weights(make(case, pendulum_arrays).learn(6))
-    assert captures == [3]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(updates, "available_execution", lambda *_: "eager")
-        for name, value in weights(make(case, pendulum_arrays).learn(6)).items():
-            th.testing.assert_close(captured[name], value, rtol=1e-4, atol=1e-6)
-
-
 @pytest.mark.usefixtures("captures")
 def test_an_update_that_cannot_be_captured_is_announced(pendulum_arrays: Arrays, monkeypatch: pytest.MonkeyPatch) -> None:
     def capture(_: UpdateRunner) -> FakeGraph:
@@ -307,17 +224,6 @@ def test_an_update_that_cannot_be_captured_is_announced(pendulum_arrays: Arrays,
         model.learn(6)
     assert len(announced) == 1
     assert model._n_updates == 6
-
-
-@with_cuda
-@every_algorithm
-def test_a_graph_gives_the_eager_numbers(case: str, pendulum_arrays: Arrays) -> None:
-    schedule = {"learning_rate": lambda progress: 1e-3 * progress, "device": "cuda"}
-    models = [make(case, pendulum_arrays, **schedule, execution=way) for way in ("eager", "cuda_graph")]  # type: ignore[arg-type]
-    eager, graph = (weights(model.learn(60)) for model in models)
-    assert models[1]._runner.execution == "cuda_graph"  # type: ignore[union-attr]
-    for name, value in eager.items():
-        th.testing.assert_close(graph[name], value, rtol=1e-3, atol=1e-3)
 
 
 # --- optimisers ---

@@ -14,13 +14,9 @@ from sb3_offline import AWAC, FQL
 from sb3_offline.datasets import SpacesOnlyEnv
 from sb3_offline.fql.fql import FQLNoise, euler
 from sb3_offline.networks.networks import Batch
-from tests.conftest import FAST
+from tests.conftest import FAST, Arrays, maker
 
-Arrays = dict[str, np.ndarray]
-
-
-def make(arrays: Arrays, env: Any = "Pendulum-v1", cls: type[Any] = FQL, **options: Any) -> Any:
-    return cls("MlpPolicy", env, dataset=arrays, **FAST | {"check_data": False} | options)
+make = maker(FQL, **FAST, check_data=False)
 
 
 def noise_of(**given: list[float]) -> FQLNoise:
@@ -115,7 +111,7 @@ def shares(actions: th.Tensor) -> tuple[float, float, float]:
 def test_a_flow_keeps_both_modes_and_a_gaussian_its_middle() -> None:
     env, arrays = two_modes()
     options: dict[str, Any] = {"learning_rate": 2e-3, "batch_size": 256, "policy_kwargs": {"net_arch": [64, 64]}}
-    model = make(arrays, env, distill_weight=100.0, **options).learn(1500)
+    model = make(arrays, env=env, distill_weight=100.0, **options).learn(1500)
     state = th.zeros(1, 1)
     generator = th.Generator().manual_seed(0)
     noise = th.randn(1, 2000, 1, generator=generator)
@@ -127,7 +123,7 @@ def test_a_flow_keeps_both_modes_and_a_gaussian_its_middle() -> None:
     assert 0.4 <= upper <= 0.6
     assert middle < 0.05
     assert min(one_step[:2]) > 0.3  # the one-step policy has both, with more between them
-    gaussian = make(arrays, env, AWAC, temperature=1e6, **options).learn(800)
+    gaussian = make(arrays, AWAC, env=env, temperature=1e6, **options).learn(800)
     with th.no_grad():
         lower, upper, middle = shares(gaussian.networks().act(state, noise))
     assert lower + upper < 0.3

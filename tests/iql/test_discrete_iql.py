@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,14 +13,10 @@ from sb3_offline.iql.discrete_policies import DiscreteValueNetworks
 from sb3_offline.networks.networks import Batch
 from sb3_offline.tabular import FiniteMDP, policy_evaluation
 from tests.conformance.tables import converge
-from tests.conftest import FAST
+from tests.conftest import FAST, Arrays, maker
 from tests.iql.test_iql import empirical, expectile_of, logged, minimise
 
-Arrays = dict[str, np.ndarray]
-
-
-def make(arrays: Arrays, **options: Any) -> Any:
-    return DiscreteIQL("MlpPolicy", "CartPole-v1", dataset=arrays, **FAST | {"check_data": False} | options)
+make = maker(DiscreteIQL, "CartPole-v1", **FAST, check_data=False)
 
 
 class Tables:

@@ -14,13 +14,9 @@ from sb3_offline.iql.expectile import expectile_loss
 from sb3_offline.networks.networks import Batch
 from sb3_offline.tabular import FiniteMDP, policy_evaluation, random_mdp
 from sb3_offline.training.schedules import CosineSchedule
-from tests.conftest import FAST
+from tests.conftest import FAST, Arrays, maker
 
-Arrays = dict[str, np.ndarray]
-
-
-def make(arrays: Arrays, **options: Any) -> Any:
-    return IQL("MlpPolicy", "Pendulum-v1", dataset=arrays, **FAST | {"check_data": False} | options)
+make = maker(IQL, **FAST, check_data=False)
 
 
 def test_the_expectile_loss_by_hand() -> None:

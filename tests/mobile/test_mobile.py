@@ -5,20 +5,15 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch as th
 
 from sb3_offline import MOBILE, MOPO
 from sb3_offline.mobile.mobile import MOBILENoise
 from sb3_offline.networks.networks import Batch
-from tests.conftest import FAST_DYNAMICS, FAST_MODEL_BASED, PUBLISHED_MOPO
+from tests.conftest import FAST_DYNAMICS, FAST_MODEL_BASED, PUBLISHED_MOPO, Arrays, maker
 
-Arrays = dict[str, np.ndarray]
-
-
-def make(arrays: Arrays, cls: type[Any] = MOBILE, **options: Any) -> Any:
-    return cls("MlpPolicy", "Pendulum-v1", dataset=arrays, **FAST_MODEL_BASED | {"check_data": False} | options)
+make = maker(MOBILE, **FAST_MODEL_BASED, check_data=False)
 
 
 # --- by hand: two elites of three members, two draws of each, one imagined row behind a real one; torques in [-2, 2] ---

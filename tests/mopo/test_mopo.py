@@ -18,13 +18,9 @@ from sb3_offline.dynamics.world import held_out_rows
 from sb3_offline.evaluation.demo import DEMO_OPTIONS
 from sb3_offline.mopo.mopo import DualStep
 from sb3_offline.tabular import FiniteMDP, policy_evaluation
-from tests.conftest import FAST_MODEL_BASED, PUBLISHED_MOPO
+from tests.conftest import FAST_MODEL_BASED, PUBLISHED_MOPO, Arrays, maker
 
-Arrays = dict[str, np.ndarray]
-
-
-def make(arrays: Arrays, **options: Any) -> MOPO:
-    return MOPO("MlpPolicy", env="Pendulum-v1", dataset=arrays, **(FAST_MODEL_BASED | PUBLISHED_MOPO | options))
+make = maker(MOPO, **FAST_MODEL_BASED | PUBLISHED_MOPO)
 
 
 def step(alpha: float, uncertainty: float, delta: float, rate: float, cap: float = 100.0) -> float:

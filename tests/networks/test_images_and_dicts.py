@@ -16,7 +16,7 @@ from stable_baselines3.common.callbacks import CheckpointCallback
 from stable_baselines3.common.torch_layers import CombinedExtractor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from sb3_offline import COMBO, CQL, DROMO, MOPO, DiscreteCOMBO, DiscreteCQL, PreQN
+from sb3_offline import CQL, DiscreteCQL
 from sb3_offline.common.offline_dqn import OfflineDQN
 from sb3_offline.common.offline_sac import OfflineSAC
 from sb3_offline.execution.optimizers import minimize
@@ -321,24 +321,6 @@ def test_images_go_on_online(pictures: dict[str, np.ndarray]) -> None:
 
 
 # --- what is refused ---
-
-
-@pytest.mark.parametrize("algorithm", [COMBO, DROMO, MOPO, PreQN, DiscreteCOMBO])
-def test_algorithms_for_vectors_refuse_the_rest(algorithm: type, pictures: dict[str, np.ndarray]) -> None:
-    discrete = algorithm is DiscreteCOMBO
-    env: Any = LitSide() if discrete else Spaces(LitSide.observation_space)
-    data = pictures if discrete else continuous(pictures)
-    reason = "a Jacobian row" if algorithm is PreQN else "a dynamics model learns vectors"
-    with pytest.raises(ValueError, match=f"{algorithm.__name__} takes no 'CnnPolicy': {reason}.*CQL"):
-        algorithm("CnnPolicy", env, dataset=data)
-    with pytest.raises(ValueError, match=f"takes no images: {reason}"):
-        algorithm("MlpPolicy", env, dataset=data)
-    keyed = Spaces(TWO)
-    keyed.action_space = env.action_space
-    with pytest.raises(ValueError, match=f"takes no 'MultiInputPolicy': {reason}"):
-        algorithm("MultiInputPolicy", keyed)
-    with pytest.raises(ValueError, match=f"takes no dict observations: {reason}"):
-        algorithm("MlpPolicy", keyed)
 
 
 def test_policies_that_do_not_fit_the_observations() -> None:

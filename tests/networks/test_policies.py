@@ -17,9 +17,7 @@ from stable_baselines3.sac.policies import SACPolicy
 from sb3_offline import COMBO, CQL, PreQN
 from sb3_offline.networks.policies import OfflineSACPolicy
 from sb3_offline.networks.spectral import spectral_norm
-from tests.conftest import FAST, FAST_MODEL_BASED
-
-Arrays = dict[str, np.ndarray]
+from tests.conftest import FAST, FAST_MODEL_BASED, Arrays
 
 
 @pytest.mark.parametrize("policy", ["MlpPolicy", SACPolicy])

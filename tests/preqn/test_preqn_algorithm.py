@@ -14,12 +14,12 @@ from stable_baselines3.common.noise import NormalActionNoise
 
 from sb3_offline import PreQN
 from sb3_offline.linearization.q_function import QFunction
+from tests.conftest import maker
 
 SMALL: dict[str, Any] = {"policy_kwargs": {"net_arch": [16, 16]}, "batch_size": 16, "seed": 0, "device": "cpu"}
 
 
-def make(arrays: dict[str, np.ndarray], **options: Any) -> PreQN:
-    return PreQN("MlpPolicy", env="Pendulum-v1", dataset=arrays, **(SMALL | options))
+make = maker(PreQN, **SMALL)
 
 
 def test_offline_updates_follow_the_td_errors(pendulum_arrays: dict[str, np.ndarray]) -> None:

@@ -13,13 +13,9 @@ from sb3_offline import ReBRAC, load_dataset
 from sb3_offline.common.offline_td3 import TD3Noise
 from sb3_offline.networks.networks import Batch
 from sb3_offline.tabular import random_mdp
-from tests.conftest import FAST
+from tests.conftest import FAST, Arrays, maker
 
-Arrays = dict[str, np.ndarray]
-
-
-def make(arrays: Arrays, **options: Any) -> Any:
-    return ReBRAC("MlpPolicy", "Pendulum-v1", dataset=arrays, **FAST | {"check_data": False} | options)
+make = maker(ReBRAC, **FAST, check_data=False)
 
 
 def rows(n: int, **columns: Any) -> Batch:

@@ -12,13 +12,9 @@ import torch as th
 from sb3_offline import SACN, OfflineSAC
 from sb3_offline.common.offline_sac import SACNoise
 from sb3_offline.networks.networks import Batch
-from tests.conftest import FAST
+from tests.conftest import FAST, Arrays, maker
 
-Arrays = dict[str, np.ndarray]
-
-
-def make(arrays: Arrays, cls: type[Any] = SACN, **options: Any) -> Any:
-    return cls("MlpPolicy", "Pendulum-v1", dataset=arrays, **FAST | {"check_data": False} | options)
+make = maker(SACN, **FAST, check_data=False)
 
 
 def stand_in(values: list[float], log_prob: float) -> Any:

@@ -11,25 +11,12 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
-from stable_baselines3 import SAC
-from stable_baselines3.common.callbacks import (
-    BaseCallback,
-    CallbackList,
-    CheckpointCallback,
-    EvalCallback,
-    EveryNTimesteps,
-    LogEveryNTimesteps,
-    StopTrainingOnMaxEpisodes,
-)
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_offline import COMBO, CQL, DROMO, OfflineEvalCallback
-from tests.conftest import fast_options
-
-ALGORITHMS = [CQL, COMBO, DROMO]
-Arrays = dict[str, np.ndarray]
+from tests.conftest import Arrays, fast_options
 
 
 def make(algorithm: type, arrays: Any, env: Any = "Pendulum-v1", **options: Any) -> Any:
@@ -38,24 +25,6 @@ def make(algorithm: type, arrays: Any, env: Any = "Pendulum-v1", **options: Any)
 
 def observations(n: int = 5) -> np.ndarray:
     return np.random.default_rng(0).normal(size=(n, 3)).astype(np.float32)
-
-
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_save_load_predict_and_continue(algorithm: type, pendulum_arrays: Arrays, tmp_path: Path) -> None:
-    model = make(algorithm, pendulum_arrays).learn(10)
-    assert isinstance(model, SAC)
-    model.save(tmp_path / "model")
-    for env in (None, gym.make("Pendulum-v1")):
-        loaded = algorithm.load(tmp_path / "model", env=env, device="cpu")
-        expected, _ = model.predict(observations(), deterministic=True)
-        actual, _ = loaded.predict(observations(), deterministic=True)
-        np.testing.assert_array_equal(expected, actual)
-        assert np.abs(actual).max() <= 2.0
-    loaded.dataset = pendulum_arrays
-    before = loaded.critic.q_networks[0][0].weight.clone()
-    loaded.learn(5, reset_num_timesteps=False)
-    assert loaded.num_timesteps == 15
-    assert not th.equal(before, loaded.critic.q_networks[0][0].weight)
 
 
 def test_everything_that_was_fitted_is_saved(pendulum_arrays: Arrays, tmp_path: Path) -> None:
@@ -68,53 +37,6 @@ def test_everything_that_was_fitted_is_saved(pendulum_arrays: Arrays, tmp_path: 
     assert bool(loaded.dynamics.fitted)
     with zipfile.ZipFile(tmp_path / "model.zip") as archive:
         assert sum(item.file_size for item in archive.infolist()) < 3_000_000  # neither data nor rollouts travel along
-
-
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_same_seed_same_weights(algorithm: type, pendulum_arrays: Arrays) -> None:
-    def weights(seed: int) -> list[th.Tensor]:
-        return list(make(algorithm, pendulum_arrays, seed=seed).learn(20).policy.state_dict().values())
-
-    first = weights(3)
-    th.rand(5)
-    np.random.rand(3)  # noqa: NPY002  (the global generators must not matter)
-    assert all(th.equal(a, b) for a, b in zip(first, weights(3), strict=True))
-    assert not all(th.equal(a, b) for a, b in zip(first, weights(4), strict=True))
-
-
-def test_standard_callbacks(pendulum_arrays: Arrays, tmp_path: Path) -> None:
-    ticks = []
-
-    class Tick(BaseCallback):
-        def _on_step(self) -> bool:
-            ticks.append(self.num_timesteps)
-            return True
-
-        def _on_rollout_start(self) -> None:
-            ticks.append("rollout")  # type: ignore[arg-type]
-
-    evaluation = EvalCallback(
-        Monitor(gym.make("Pendulum-v1")), eval_freq=10, n_eval_episodes=1, log_path=str(tmp_path), verbose=0
-    )
-    callbacks = [
-        Tick(),
-        evaluation,
-        CheckpointCallback(10, str(tmp_path / "checkpoints"), save_replay_buffer=False),
-        EveryNTimesteps(10, Tick()),
-        LogEveryNTimesteps(5),
-        StopTrainingOnMaxEpisodes(3),
-    ]
-    model = make(DROMO, pendulum_arrays).learn(20, callback=CallbackList(callbacks), progress_bar=True)
-    assert model.num_timesteps == 20
-    assert [t for t in ticks if t != "rollout"] == sorted([*range(1, 21), 10, 20])
-    assert ticks.count("rollout") >= 1
-    assert np.load(tmp_path / "evaluations.npz")["timesteps"].tolist() == [10, 20]
-    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == [
-        "rl_model_10_steps.resume",
-        "rl_model_10_steps.zip",
-        "rl_model_20_steps.resume",
-        "rl_model_20_steps.zip",
-    ]
 
 
 def test_callback_can_stop(pendulum_arrays: Arrays) -> None:

@@ -14,13 +14,9 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from sb3_offline import TD3BC
 from sb3_offline.common.offline_td3 import OfflineTD3
 from sb3_offline.networks.networks import Batch
-from tests.conftest import FAST
+from tests.conftest import FAST, Arrays, maker
 
-Arrays = dict[str, np.ndarray]
-
-
-def make(arrays: Arrays, env: Any = "Pendulum-v1", cls: type[Any] = TD3BC, **options: Any) -> Any:
-    return cls("MlpPolicy", env, dataset=arrays, **FAST | {"check_data": False} | options)
+make = maker(TD3BC, **FAST, check_data=False)
 
 
 def test_the_actors_loss_by_hand(pendulum_arrays: Arrays) -> None:
@@ -72,7 +68,7 @@ def test_observations_are_standardised_by_the_data(pendulum_arrays: Arrays) -> N
     plain = make(pendulum_arrays, policy_kwargs={"net_arch": [8], "normalize_observations": False}).learn(1)
     assert not hasattr(plain.actor.features_extractor, "mean")
     env = VecNormalize(DummyVecEnv([lambda: gym.make("Pendulum-v1")]), norm_reward=False)
-    assert not hasattr(make(pendulum_arrays, env).learn(1).actor.features_extractor, "mean")  # not twice
+    assert not hasattr(make(pendulum_arrays, env=env).learn(1).actor.features_extractor, "mean")  # not twice
 
 
 def test_it_goes_on_online(pendulum_arrays: Arrays) -> None:

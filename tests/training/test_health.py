@@ -5,21 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback
 
 from sb3_offline import CQL, OfflineSAC, PreQN
 from sb3_offline.training.health import LossWatch, TrainingDivergedError, non_finite_parameter
-from tests.conftest import FAST
+from tests.conftest import FAST, Arrays, maker
 
-Arrays = dict[str, np.ndarray]
 OPTIONS: dict[str, Any] = FAST | {"policy_kwargs": {"net_arch": [8]}, "batch_size": 8}
 
 
-def make(arrays: Arrays, algorithm: type = OfflineSAC, **options: Any) -> Any:
-    return algorithm("MlpPolicy", env="Pendulum-v1", dataset=arrays, **(OPTIONS | options))
+make = maker(OfflineSAC, **OPTIONS)
 
 
 class Poison(BaseCallback):

@@ -7,21 +7,18 @@ import signal
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, EveryNTimesteps
 
 from sb3_offline import COMBO, CQL
 from sb3_offline.training.interrupt import deferred_interrupts
-from tests.conftest import FAST, FAST_MODEL_BASED
+from tests.conftest import FAST, FAST_MODEL_BASED, Arrays, maker
 
-Arrays = dict[str, np.ndarray]
 OPTIONS: dict[str, Any] = FAST | {"policy_kwargs": {"net_arch": [8]}, "batch_size": 8, "n_action_samples": 2}
 
 
-def make(arrays: Arrays, algorithm: type = CQL, **options: Any) -> Any:
-    return algorithm("MlpPolicy", env="Pendulum-v1", dataset=arrays, **(OPTIONS | options))
+make = maker(CQL, **OPTIONS)
 
 
 class Press(BaseCallback):

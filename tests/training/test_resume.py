@@ -25,9 +25,7 @@ from benchmarks.kill_writers import WRITERS, measure_writer
 from sb3_offline import COMBO, CQL, OfflineSAC
 from sb3_offline.files.atomic import write_atomically
 from sb3_offline.files.checksum import write_checked
-from tests.conftest import FAST, FAST_MODEL_BASED
-
-Arrays = dict[str, np.ndarray]
+from tests.conftest import FAST, FAST_MODEL_BASED, Arrays
 
 NETS: dict[str, Any] = {"policy_kwargs": {"net_arch": [16]}, "batch_size": 16}
 MODEL = FAST_MODEL_BASED | NETS | {"rollout_batch_size": 32, "rollout_freq": 3, "rollout_retain": 2}
