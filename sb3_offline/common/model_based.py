@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.preprocessing import get_flattened_obs_dim
 
-from sb3_offline._version import __version__
 from sb3_offline.arguments import INSIDE_UNIT, check_count, check_flag, check_number
 from sb3_offline.buffers.buffers import ModelRolloutBuffer
+from sb3_offline.common import dynamics_fit
 from sb3_offline.common.gradient_algorithm import GradientAlgorithm
 from sb3_offline.datasets import OfflineDataset
-from sb3_offline.datasets.checks import pass_gate
 from sb3_offline.dynamics import (
     DynamicsConfig,
     EnsembleDynamics,
-    EpochStats,
     Rollout,
     TerminationFn,
     resolve_reward,
@@ -27,15 +24,8 @@ from sb3_offline.dynamics import (
     rollout,
 )
 from sb3_offline.dynamics.actions import encoded_action_dim
-from sb3_offline.dynamics.cache import cache_key, load_dynamics, save_dynamics
-from sb3_offline.dynamics.cache_entry import CacheEntry
-from sb3_offline.dynamics.fit_checkpoint import FitCheckpoint
-from sb3_offline.dynamics.report import ModelReport, model_report
-from sb3_offline.dynamics.world import build_dynamics, fit_termination, fit_world, needs_head
-from sb3_offline.execution import ranks
+from sb3_offline.dynamics.world import build_dynamics, fit_termination
 from sb3_offline.networks.networks import Batch
-from sb3_offline.training.interrupt import Interrupt, deferred_interrupts
-from sb3_offline.training.run import INTERRUPTED_FOLDER
 
 RolloutPolicy = Literal["current", "target", "uniform"]
 
@@ -131,109 +121,11 @@ class ModelBasedAlgorithm(GradientAlgorithm):
         has_terminations, head = bool(dataset.terminations.any()), self.dynamics.termination_head
         return resolve_termination(option, dataset.info.env_spec, has_terminations, head)
 
-    def fit_dynamics(self, dataset: OfflineDataset | None = None, progress_bar: bool = False) -> None:
-        """
-        Fit the model of the world to the data; called by the first ``learn``, skipped when it is already fitted. With
-        ``dynamics_cache`` and a seed, a fit that was interrupted goes on after its last epoch that is on disk.
-
-        :param dataset: The data; the model's own if not given.
-        :raises ValueError: if the data is too small to hold any of it out.
-        """
-        dataset = self.load_dataset() if dataset is None else dataset
-        if self.check_data:  # once for equal data
-            pass_gate(dataset)
-        config = DynamicsConfig.from_kwargs(self.dynamics_kwargs)
-        entry: CacheEntry | None = None
-        if self.dynamics_cache and self.seed is not None:  # a random seed never comes back
-            facts = (dataset.fingerprint(), config, self.streams.seed, __version__, self.device)
-            key = cache_key(*facts, learned_termination=needs_head(dataset, config), precision=self.precision)
-            entry = CacheEntry(key)
-            if self._is_cached(entry):
-                if progress_bar or self.verbose > 0:
-                    print(f"{type(self).__name__}: the dynamics model of an earlier run is taken from {entry.path}.")
-                return
-        if progress_bar or self.verbose > 0:
-            bound = f"{config.epochs(len(dataset))} epochs"
-            if config.patience is not None:
-                bound += f", or until {config.patience} of them bring no improvement"
-            print(f"{type(self).__name__}: fitting the dynamics model to {len(dataset):,} transitions: {bound}.")
-        with deferred_interrupts("this epoch of the dynamics fit") as interrupt:
-            alone = entry is not None and ranks.size() == 1  # a file for all ranks would hold the members of one
-            checkpoint = FitCheckpoint(entry.checkpoint if alone and entry is not None else None, interrupt)
-
-            def on_epoch(stats: EpochStats) -> bool:
-                self._log_dynamics(stats)
-                return checkpoint.path is not None or not interrupt  # without a place for it, the best so far ends the fit
-
-            fit_world(
-                self.dynamics,
-                dataset,
-                config,
-                self.streams,
-                precision=self.precision,
-                on_epoch=on_epoch,
-                progress_bar=progress_bar,
-                checkpoint=checkpoint,
-            )
-            if checkpoint.path is None and interrupt:
-                self._keep_interrupted(interrupt)
-            if entry is not None and ranks.is_first():
-                entry.write(self.dynamics, self.streams)
-            checkpoint.complete()
-
-    def _is_cached(self, entry: CacheEntry) -> bool:
-        """Whether the fit is there, for the first of several ranks; then all have it."""
-        found = any(ranks.largest(ranks.is_first() and entry.read(self.dynamics, self.streams)))
-        if found:
-            ranks.take_from_first([*self.dynamics.state_dict().values()])
-        return found
-
-    def _keep_interrupted(self, interrupt: Interrupt) -> None:
-        """What there is of a fit that cannot go on by itself, in a file; the next ``learn`` fits anew."""
-        path = INTERRUPTED_FOLDER / f"{type(self).__name__}_dynamics.pt"
-        self.save_dynamics(path)
-        self.dynamics.fitted.fill_(False)
-        interrupt.stop(
-            f'The fit of the dynamics was interrupted. Its best epochs so far are kept: model.load_dynamics("{path}") ahead '
-            "of learn() takes them. With dynamics_cache=True and a seed, the fit itself goes on where it was."
-        )
-
-    def save_dynamics(self, path: str | Path) -> None:
-        """
-        Write the fitted dynamics alone, to be shared by other runs.
-
-        :raises ValueError: if they are not fitted yet.
-        """
-        save_dynamics(self.dynamics, Path(path))
-
-    def load_dynamics(self, path: str | Path) -> None:
-        """
-        Take fitted dynamics from a file of :meth:`save_dynamics`; ``learn`` then fits none.
-
-        :raises ValueError: if the file is missing, damaged, or of another size.
-        """
-        load_dynamics(self.dynamics, Path(path))
-
-    def _log_dynamics(self, stats: EpochStats) -> None:
-        if hasattr(self, "_logger"):
-            self.logger.record("dynamics/train_loss", stats.train_loss)
-            self.logger.record("dynamics/holdout_error", float(stats.holdout_error.mean()))
-            self.logger.record("dynamics/holdout_mse", float(stats.holdout_mse.mean()))
-            self.logger.record("dynamics/epoch", stats.epoch)
-            self.logger.dump(step=stats.epoch)
-
-    def dynamics_report(self, dataset: OfflineDataset | None = None, horizon: int = 50, seed: int = 0) -> ModelReport:
-        """
-        Can I trust my model? Measures the fitted dynamics on held-out data, with this policy in its rollouts.
-
-        :param dataset: The data; the model's own if not given.
-        :param horizon: Most steps of open-loop predictions and rollouts.
-        :raises ValueError: if the dynamics are not fitted yet.
-        """
-        dataset = self.load_dataset() if dataset is None else dataset
-        termination = self.resolve_termination(dataset)
-        generator = th.Generator(device=self.device).manual_seed(seed)
-        return model_report(self.dynamics, dataset, termination, self.rollout_actor(generator), horizon=horizon, seed=seed)
+    fit_dynamics = dynamics_fit.fit_dynamics
+    save_dynamics = dynamics_fit.save_dynamics
+    load_dynamics = dynamics_fit.load_dynamics
+    dynamics_report = dynamics_fit.dynamics_report
+    _log_dynamics = dynamics_fit.log_dynamics
 
     # --- rollouts ---
 

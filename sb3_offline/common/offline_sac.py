@@ -189,9 +189,8 @@ class OfflineSAC(OfflineActorCritic, SAC):
         return self.next_sample(nets, batch, noise)[0].squeeze(1)
 
     def own_target(self, nets: SACNetworks, batch: Batch, noise: SACNoise, index: int) -> th.Tensor:
-        line = self.transitions(nets, batch, noise)
-        assert line.next_actions is not None
-        value = nets.q(batch.next_observations, line.next_actions.unsqueeze(1))[index].squeeze(-1)
+        line, next_actions = self.transitions(nets, batch, noise), self.next_actions(nets, batch, noise)
+        value = nets.q(batch.next_observations, next_actions.unsqueeze(1))[index].squeeze(-1)
         return line.rewards + line.discounts * value
 
     # --- online ---

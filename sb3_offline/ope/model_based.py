@@ -48,9 +48,15 @@ class ModelBased(Estimator):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_count("n_starts", self.n_starts)
-        if self.horizon is None:
-            self.horizon = 1 if self.gamma == 0 else max(1, math.ceil(math.log(NEGLIGIBLE) / math.log(self.gamma)))
-        check_count("horizon", self.horizon)
+        if self.horizon is not None:
+            check_count("horizon", self.horizon)
+
+    @property
+    def steps(self) -> int:
+        """Of an imagined episode."""
+        if self.horizon is not None:
+            return self.horizon
+        return 1 if self.gamma == 0 else max(1, math.ceil(math.log(NEGLIGIBLE) / math.log(self.gamma)))
 
     def _estimate(self, policy: EvaluatedPolicy, dataset: OfflineDataset) -> Estimate:
         if not describes(dataset):
@@ -105,8 +111,7 @@ class ModelBased(Estimator):
         alive = th.ones(len(states), dtype=th.bool, device=model.device)
         n_steps, n_outside, n_broken = 0, 0, 0
         shape = dataset.observation_space.shape or ()
-        assert self.horizon is not None
-        for step in range(self.horizon):
+        for step in range(self.steps):
             chosen = policy.actions(states.cpu().numpy().reshape(len(states), *shape))
             actions = th.as_tensor(_encoded(chosen, policy), device=model.device)
             inputs = model.normalize(states, actions).view(n_members, n_starts, -1)

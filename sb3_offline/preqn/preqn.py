@@ -102,10 +102,9 @@ class PreQN(OfflineAlgorithm, TD3):
     @th.no_grad()
     def bootstrap(self, samples: ReplayBufferSamples, seed: int = 0, index: int = 0) -> tuple[th.Tensor, th.Tensor]:
         """The actor's next actions, and y of the critic's own Q there; nothing in it is random."""
-        batch = self.transitions(samples)
-        assert batch.next_actions is not None
-        value = self.critic(batch.next_observations, batch.next_actions)[index].flatten()
-        return batch.next_actions, batch.rewards + batch.discounts * value
+        batch, next_actions = self.transitions(samples), self.actor(samples.next_observations)
+        value = self.critic(batch.next_observations, next_actions)[index].flatten()
+        return next_actions, batch.rewards + batch.discounts * value
 
     def learn_online(
         self,
