@@ -26,6 +26,7 @@ from sb3_offline.files.model_file import HEADER, ModelFile
 from sb3_offline.files.trust import trusting
 from sb3_offline.training.schedules import HoldThenDecay
 from tests.conftest import Trap
+from tests.contract.subjects import assert_equal_parameters
 from tests.witness import nothing_unpickled
 
 DATA = "sb3_offline/Pendulum-medium-v0"
@@ -119,19 +120,6 @@ def as_before(path: Path) -> None:
         if isinstance(item, dict):
             item.pop(":json:", None)
     rewrite(path, **{"data": json.dumps(data).encode(), HEADER: None})
-
-
-def flat(parameters: Any, prefix: str = "") -> dict[str, Any]:
-    if isinstance(parameters, dict):
-        return {k: v for key, value in parameters.items() for k, v in flat(value, f"{prefix}.{key}").items()}
-    return {prefix: parameters}
-
-
-def assert_equal_parameters(one: Any, other: Any) -> None:
-    expected, found = flat(one.get_parameters()), flat(other.get_parameters())
-    assert expected.keys() == found.keys()
-    for name, value in expected.items():
-        assert th.equal(value, found[name]) if isinstance(value, th.Tensor) else value == found[name], name
 
 
 # --- what comes back ---
