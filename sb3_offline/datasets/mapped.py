@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,6 +19,12 @@ def blocks(n_rows: int, size: int = BLOCK_ROWS) -> Iterator[slice]:
     """Slices that cut ``n_rows`` rows into blocks."""
     for start in range(0, n_rows, size):
         yield slice(start, min(start + size, n_rows))
+
+
+def row_blocks(lengths: Collection[int]) -> Iterator[slice]:
+    """Blocks of arrays of these lengths; a single one where they differ, as with an episode's last observation."""
+    n_rows = max(lengths, default=0)
+    return blocks(n_rows) if len(lengths) == 1 else iter([slice(0, n_rows)])
 
 
 @dataclass(frozen=True, eq=False)

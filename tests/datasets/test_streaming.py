@@ -13,9 +13,9 @@ import pytest
 from gymnasium import spaces
 
 from sb3_offline.cli import main
-from sb3_offline.datasets import DatasetError, OfflineDataset, load_dataset, open_dataset
+from sb3_offline.datasets import DatasetError, OfflineDataset, load_dataset, mapped, open_dataset
 from sb3_offline.datasets.offline_dataset import ARRAY_NAMES
-from sb3_offline.datasets.sources import converting, episodes, hdf5
+from sb3_offline.datasets.sources import converting, episodes
 from sb3_offline.datasets.sources.streaming import checked_blocks
 from sb3_offline.datasets.sources.tables import sizes, sorting
 
@@ -70,7 +70,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
         for start in range(0, n_rows, 7):
             yield slice(start, min(start + 7, n_rows))
 
-    for module in (hdf5, sorting):
+    for module in (mapped, sorting):
         monkeypatch.setattr(module, "blocks", blocks)
     monkeypatch.setattr(episodes, "BLOCK_ROWS", 7)
     monkeypatch.setattr(sizes, "KEPT_BYTES", 0)
@@ -119,6 +119,36 @@ def test_hdf5_streams_into_a_folder(tmp_path: Path, with_next: bool) -> None:
         if with_next:
             file["next_observations"] = rng.normal(size=(60, 2))
     source = open_dataset(tmp_path / "log.hdf5", **SPACES)
+    assert source.read_blocks is not None
+    converting.stream_to_folder(source, tmp_path / "log.mmap", source.info, "log")
+    assert_equal(load_dataset(tmp_path / "log.mmap"), source.load())
+
+
+@pytest.mark.parametrize("suffix", ["npz", "hdf5"])
+@pytest.mark.parametrize("kind", ["plain", "next", "steps", "by columns", "last observation"])
+@pytest.mark.usefixtures("small_blocks")
+def test_arrays_stream_into_a_folder(tmp_path: Path, suffix: str, kind: str) -> None:
+    rng = np.random.default_rng(0)
+    rows = random_rows(rng, 60)
+    if kind == "next":
+        rows["next_observations"] = rng.normal(size=(60, 2))
+    elif kind == "steps":  # of RLDS
+        rows["is_first"] = np.append(True, rows.pop("truncations")[:-1] | rows["terminations"][:-1])
+    elif kind == "by columns":
+        rows["observations"] = np.asfortranarray(rows["observations"])
+    elif kind == "last observation":
+        rows |= {
+            "observations": rng.normal(size=(61, 2)),
+            "terminations": np.zeros(60, bool),
+            "truncations": np.zeros(60, bool),
+        }
+    path = tmp_path / f"log.{suffix}"
+    if suffix == "npz":
+        np.savez_compressed(path, **rows)
+    else:
+        with h5py.File(path, "w") as file:
+            file.update(rows)
+    source = open_dataset(path, **SPACES)
     assert source.read_blocks is not None
     converting.stream_to_folder(source, tmp_path / "log.mmap", source.info, "log")
     assert_equal(load_dataset(tmp_path / "log.mmap"), source.load())

@@ -37,7 +37,7 @@ def build_dataset(arrays: Mapping[str, Any], info: DatasetInfo) -> OfflineDatase
     if are_rlds_steps(arrays, columns):
         columns = transitions_of_steps(columns)
     elif "next_observations" not in columns:
-        columns = _split_last_observation(columns)
+        columns = split_last_observation(columns)
     _check_lengths(columns, where)
     said = said_of_keys(arrays, keys, len(columns["rewards"]), where)
     if said:
@@ -89,7 +89,7 @@ def build_dataset(arrays: Mapping[str, Any], info: DatasetInfo) -> OfflineDatase
     return _without(OfflineDataset(info, *known, **masks), (unlogged | unmasked) & ~terminations)
 
 
-def _split_last_observation(columns: Mapping[str, Any]) -> dict[str, Any]:
+def split_last_observation(columns: Mapping[str, Any]) -> dict[str, Any]:
     """Observations of one episode that hold one entry more than every other array: the last is where it ended."""
     observations, n_rows = columns["observations"], len(columns["rewards"])
     parts = observations.values() if isinstance(observations, dict) else [observations]

@@ -13,7 +13,7 @@ import h5py
 
 from sb3_offline.datasets.checks.keys import BY_KEY, UnreadArray, keys_to_read, meaning_of
 from sb3_offline.datasets.errors import DatasetError
-from sb3_offline.datasets.mapped import blocks
+from sb3_offline.datasets.mapped import row_blocks
 from sb3_offline.datasets.sources.hdf5_safety import check_numbers, check_sizes, check_stored, is_short, refuse_links_out
 from sb3_offline.datasets.sources.raw import Arrays, RawSource, by_key, collect_metadata, raw_from_metadata
 from sb3_offline.files.kinds import true_kind
@@ -41,7 +41,7 @@ def open_hdf5(path: Path) -> RawSource:
     def read_blocks(*_: Any) -> Iterator[Arrays]:
         with opened_hdf5(path) as file:
             arrays = _arrays(path, file)
-            for rows in blocks(max((len(array) for array in arrays.values() if array.ndim), default=0)):
+            for rows in row_blocks({len(array) for array in arrays.values() if array.ndim}):
                 yield by_key({key: array[rows] for key, array in arrays.items() if array.ndim})
 
     raw = raw_from_metadata(path.name, read, metadata, blocks=read_blocks)

@@ -6,7 +6,7 @@ import math
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -14,6 +14,7 @@ import numpy as np
 
 from sb3_offline.datasets.checks.keys import UnreadArray, keys_to_read
 from sb3_offline.datasets.errors import DatasetError
+from sb3_offline.datasets.mapped import row_blocks
 from sb3_offline.datasets.sources.raw import Arrays, RawSource, by_key, collect_metadata, raw_from_metadata
 from sb3_offline.files.archives import FileRefused, open_archive
 from sb3_offline.files.kinds import true_kind
@@ -33,7 +34,39 @@ def open_npz(path: Path, dataset_id: str) -> RawSource:
             known = keys_to_read(file.files)
             return by_key({key: _npz_member(path, file, key) if key in known else _unread(file, key) for key in file.files})
 
-    return raw_from_metadata(dataset_id, read, metadata)
+    def read_blocks(*_: Any) -> Iterator[Arrays]:
+        with _npz(path) as file, ExitStack() as opened:
+            members = {key: _Member(path, file, key, opened) for key in keys_to_read(file.files)}
+            members = {key: member for key, member in members.items() if member.shape}
+            for rows in row_blocks({member.shape[0] for member in members.values()}):
+                yield by_key({key: member.rows(rows) for key, member in members.items()})
+
+    return raw_from_metadata(dataset_id, read, metadata, blocks=read_blocks)
+
+
+class _Member:
+    """
+    An array whose rows are read from the first to the last; one that lies column by column is read whole.
+
+    :raises DatasetError: for a forged header, or an array that is pickled
+    """
+
+    def __init__(self, path: Path, file: Any, key: str, opened: ExitStack):
+        with _named(path, key):
+            self.shape, by_columns, self.dtype = _check_header(file, key)
+            if self.dtype.hasobject:
+                raise ValueError("Object arrays cannot be loaded when allow_pickle=False")
+        self._whole = _npz_member(path, file, key) if by_columns else None
+        self._stream = opened.enter_context(file.zip.open(_info(file, key)))
+        _read_header(self._stream)
+
+    def rows(self, rows: slice) -> np.ndarray:
+        """The next rows."""
+        if self._whole is not None:
+            return self._whole[rows]
+        n = max(min(rows.stop, self.shape[0]) - rows.start, 0)
+        size = self.dtype.itemsize * math.prod(self.shape[1:])
+        return np.frombuffer(self._stream.read(n * size), self.dtype).reshape(n, *self.shape[1:])
 
 
 @contextmanager
@@ -70,9 +103,15 @@ def _check_zip(path: Path, stream: IO[bytes]) -> None:
 
 
 def _npz_member(path: Path, file: Any, key: str) -> np.ndarray:
-    try:
+    with _named(path, key):
         _check_header(file, key)
         return file[key]
+
+
+@contextmanager
+def _named(path: Path, key: str) -> Iterator[None]:
+    try:
+        yield
     except _DAMAGE:
         raise
     except Exception as error:  # numpy refuses object arrays, which are pickled; a forged header raises any kind
@@ -84,25 +123,36 @@ def _npz_member(path: Path, file: Any, key: str) -> np.ndarray:
 
 def _unread(file: Any, key: str) -> UnreadArray:
     try:
-        return UnreadArray(_check_header(file, key))
+        return UnreadArray(_check_header(file, key)[0])
     except _DAMAGE:
         raise
     except Exception:  # a member that is no array matters to nobody
         return UnreadArray(())
 
 
-def _check_header(file: Any, key: str) -> tuple[int, ...]:
-    """The shape that a member's header names, which numpy allocates: it must be that of the bytes that follow."""
-    info = file.zip.getinfo(key if key in file.zip.namelist() else f"{key}.npy")
+def _check_header(file: Any, key: str) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """
+    The shape that a member's header names, which numpy allocates: it must be that of the bytes that follow. Also whether these
+    lie column by column, and their type.
+    """
+    info = _info(file, key)
     with file.zip.open(info) as member:
-        version = np.lib.format.read_magic(member)
-        if version not in _HEADERS:
-            raise ValueError(f"its format {version} is for arrays with named fields")
-        shape, _, dtype = _HEADERS[version](member)
+        shape, by_columns, dtype = _read_header(member)
         expected = member.tell() + dtype.itemsize * math.prod(shape)
     if not dtype.hasobject and expected != info.file_size:
         raise ValueError(f"its header says {dtype} of shape {shape}, which its {info.file_size} bytes do not hold")
-    return shape
+    return shape, by_columns, dtype
+
+
+def _info(file: Any, key: str) -> zipfile.ZipInfo:
+    return file.zip.getinfo(key if key in file.zip.namelist() else f"{key}.npy")
+
+
+def _read_header(member: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
+    version = np.lib.format.read_magic(member)
+    if version not in _HEADERS:
+        raise ValueError(f"its format {version} is for arrays with named fields")
+    return _HEADERS[version](member)
 
 
 def npz_keys(path: Path) -> set[str]:

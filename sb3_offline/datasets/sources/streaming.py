@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from sb3_offline.datasets.checks import build_dataset
+from sb3_offline.datasets.checks.arrays import build_dataset, split_last_observation
 from sb3_offline.datasets.checks.columns import as_column
 from sb3_offline.datasets.checks.ends import episode_flags
 from sb3_offline.datasets.checks.keys import END_NAMES, find_keys
@@ -36,6 +36,7 @@ def checked_blocks(blocks: Iterator[Mapping[str, Any]], info: DatasetInfo) -> It
                 warnings.simplefilter("ignore")  # what the first block was warned of
             keys = find_keys(block, info.dataset_id)
             named = {name: as_column(name, block[key], info.dataset_id) for name, key in keys.items()}
+            named = split_last_observation(named)
             if "next_observations" in named and ("action_masks" not in named or "next_action_masks" in named):
                 yield _checked(named, info, start)
                 start += len(named["rewards"])
