@@ -79,6 +79,7 @@ def test_ten_updates_of_members_are_those_of_runs_alone(cls: Any) -> None:
     ("cls", "options", "tolerance"),
     [
         (CQL, {"target_gap": 1.0}, 1e-10),
+        (CQL, {"target_gap": "auto"}, 1e-10),
         (CQL, {"calibrated": True, "n_target_actions": 3}, 1e-10),
         (CQL, {"bc_warmup_steps": 4}, 1e-6),  # logged actions are float32, and atanh rounds at the end of a vector otherwise
         (MOPO, {"penalty_weight": 1.0}, 1e-10),
