@@ -33,6 +33,13 @@ def read_regular(path: Path, most: int = -1) -> bytes:
         return file.read(most)
 
 
+def leads_out(path: Path, folder: Path) -> bool:
+    """Whether a path in a folder is a link out of it; those of Hugging Face's cache, from snapshots to blobs, are none."""
+    own = [folder.resolve()]
+    own += [parent.parent / "blobs" for parent in own[0].parents if parent.name == "snapshots"]
+    return not any(path.resolve().is_relative_to(place) for place in own)
+
+
 def bytes_on_disk(path: Path) -> int:
     """What a file takes there: the holes of a sparse file cost nothing, and are read as zeros."""
     found = path.stat()

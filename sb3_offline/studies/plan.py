@@ -11,6 +11,7 @@ from typing import Any
 
 from sb3_offline.arguments import INSIDE_UNIT, check_count, check_number, parse_seeds
 from sb3_offline.datasets import open_dataset
+from sb3_offline.files.regular import read_regular
 from sb3_offline.registry import find_algorithm, names, unknown
 from sb3_offline.studies.single import Protocol, Run
 from sb3_offline.training.schedules import parse_schedule
@@ -78,8 +79,8 @@ def read_study(path: Path, folder: Path | None = None) -> Study:
     import yaml
 
     try:
-        text = path.read_text()
-    except OSError as error:
+        text = read_regular(path).decode()
+    except (OSError, ValueError) as error:
         raise StudyError(f"{path} cannot be read: {error}.") from error
     try:
         content = yaml.safe_load(text)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from sb3_offline.commands import run
+from sb3_offline.files.regular import read_regular
 from sb3_offline.zoo.arguments import command_line, take_trust
 from sb3_offline.zoo.registration import register, register_reference_scores
 
@@ -66,7 +67,7 @@ def _check_runs(words: Sequence[str]) -> None:
         for algo, env in wanted
         for folder in folders
         for log in Path(folder, algo.lower()).glob("*/evaluations.npz")
-        if env in log.parent.name
+        if env in log.parent.name and _is_file(log)
     }
     missing = ", ".join(f"{algo} in {env}" for algo, env in wanted if (algo, env) not in found)
     if wanted and folders and not found:
@@ -76,6 +77,12 @@ def _check_runs(words: Sequence[str]) -> None:
         )
     if missing and folders:
         warnings.warn(f"No evaluations of {missing}: the table's 0.0 +/- 0.0 there is no result.", stacklevel=2)
+
+
+def _is_file(log: Path) -> bool:
+    """:raises FileRefused: for a pipe, on which RL-Zoo would wait"""
+    read_regular(log, 0)
+    return True
 
 
 def _values(words: Sequence[str], *names: str) -> list[str]:

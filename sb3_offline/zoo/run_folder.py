@@ -17,6 +17,7 @@ import yaml
 
 from sb3_offline.files.archives import FileRefused
 from sb3_offline.files.encoding import is_known_class
+from sb3_offline.files.regular import leads_out
 from sb3_offline.files.structure import check_extent
 from sb3_offline.files.trust import is_trusted
 from sb3_offline.zoo.entries import check_entry
@@ -98,7 +99,7 @@ def check_run_folder(folder: Path) -> None:
         return
     for path in (folder / "config.yml", folder / "args.yml"):
         if path.is_file():
-            if not path.resolve().is_relative_to(folder.resolve()):
+            if leads_out(path, folder):
                 raise FileRefused(f"{path} is a link out of the run's folder: copy the file there.")
             if path.stat().st_size > _LONGEST:
                 raise FileRefused(f"{path} is far longer than any that RL-Zoo writes. {_TRUST}")

@@ -21,10 +21,12 @@ from sb3_offline import load_dataset
 from sb3_offline.cli import main
 from sb3_offline.datasets import DatasetError, save_mapped
 from sb3_offline.datasets.envs import env_from_spec
-from sb3_offline.datasets.sources.tables.arrow_footer import unpacked_bytes
+from sb3_offline.datasets.sources.tables.arrow_footer import unpacked_bytes, unpacked_stream_bytes
+from sb3_offline.datasets.sources.tables.columns import parse_columns
 from sb3_offline.datasets.sources.tables.frames import Frame
 from sb3_offline.datasets.sources.tables.values import codes
 from sb3_offline.files.trust import trusting
+from sb3_offline.studies.plan import StudyError, read_study
 
 N = 60
 
@@ -489,3 +491,95 @@ def test_headers_that_are_no_python(text: str, tmp_path: Path) -> None:
     (folder / "rewards.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(4 * N))
     with pytest.raises(DatasetError, match=r"rewards\.npy: not a \.npy file of numbers"):
         load_dataset(folder)
+
+
+# --- folders of others: pipes, links ---
+
+INFO = json.dumps({"features": {"obs": 1, "acts": 1, "terminal": 1}})
+STATE = json.dumps({"_data_files": [{"filename": "d.arrow"}]})
+
+
+def trajectory(path: Path, n: int = 3, **options: Any) -> Path:
+    """A stream of Arrow's with one trajectory of n steps, as imitation saves it."""
+    pa = pytest.importorskip("pyarrow")
+    steps = np.arange(n, dtype=float) / n
+    columns = {"obs": [np.append(steps, 1.0)[:, None].tolist()], "acts": [steps[:, None].tolist()], "rews": [steps.tolist()]}
+    table = pa.table(columns | {"terminal": [True]})
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, table.schema, **options) as writer:
+        writer.write_table(table)
+    return path
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes")
+@pytest.mark.parametrize("pipe", ["dataset_info.json", "state.json", "d.arrow"])
+def test_pipes_in_a_folder_of_trajectories(pipe: str, tmp_path: Path) -> None:
+    (tmp_path / "dataset_info.json").write_text(INFO)
+    (tmp_path / "state.json").write_text(STATE)
+    trajectory(tmp_path / "d.arrow")
+    assert len(load_dataset(tmp_path)) == 3
+    (tmp_path / pipe).unlink()
+    os.mkfifo(tmp_path / pipe)
+    with pytest.raises(DatasetError):
+        load_dataset(tmp_path)
+
+
+def test_links_out_of_a_folder_of_trajectories(tmp_path: Path) -> None:
+    (tmp_path / "log").mkdir()
+    (tmp_path / "log" / "dataset_info.json").write_text(INFO)
+    (tmp_path / "log" / "state.json").write_text(STATE)
+    (tmp_path / "log" / "d.arrow").symlink_to(trajectory(tmp_path / "elsewhere.arrow"))
+    with pytest.raises(DatasetError, match=r"'d\.arrow', and there is no such file in the folder"):
+        load_dataset(tmp_path / "log")
+
+
+def test_a_packed_stream_that_asks_for_memory(tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    n = 10**4
+    packed = trajectory(tmp_path / "d.arrow", n, options=pa.ipc.IpcWriteOptions(compression="zstd"))
+    for path in (
+        packed,
+        trajectory(tmp_path / "plain.arrow", n),
+    ):  # of three numbers of 8 bytes two are lists, whose offset is 4
+        assert unpacked_stream_bytes(path) == pytest.approx(32 * n, rel=0.01)
+    zeros = pa.ListArray.from_arrays(np.array([0, 4 * 10**7], np.int32), np.zeros(4 * 10**7))  # 320 MB
+    batch = pa.record_batch([zeros], names=["obs"])
+    options = pa.ipc.IpcWriteOptions(compression="zstd")
+    with pa.OSFile(str(packed), "wb") as file, pa.ipc.new_stream(file, batch.schema, options=options) as writer:
+        writer.write_batch(batch)
+    (tmp_path / "dataset_info.json").write_text(INFO)
+    (tmp_path / "state.json").write_text(STATE)
+    with pytest.raises(DatasetError, match="as a zip bomb does"):
+        load_dataset(tmp_path)
+    (tmp_path / "b.arrow").write_bytes(packed.read_bytes()[:90])
+    with pytest.raises(DatasetError, match="no stream"):
+        unpacked_stream_bytes(tmp_path / "b.arrow")
+
+
+def test_links_out_of_a_folder_of_tables(tmp_path: Path) -> None:
+    """But for those of Hugging Face's cache, whose snapshots are links to its blobs."""
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    (tmp_path / "blobs").mkdir()
+    blob = tmp_path / "blobs" / "abc"
+    rng = np.random.default_rng(0)
+    pq.write_table(pa.table({name: rng.normal(size=9) for name in ("obs_x", "action_x", "reward")}), blob)
+    columns = {"observations": ["obs_x"], "actions": ["action_x"], "rewards": "reward", "terminations": False}
+    for name, fits in (("log", False), ("snapshots/1/data", True)):
+        folder = tmp_path / name
+        folder.mkdir(parents=True)
+        (folder / "a.parquet").symlink_to(blob)
+        if fits:
+            assert len(load_dataset(folder, columns=columns)) == 8
+        else:
+            with pytest.raises(DatasetError, match=r"a\.parquet is a link to .*abc"):
+                load_dataset(folder, columns=columns)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes")
+def test_pipes_where_yaml_is_expected(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "p.yaml")
+    with pytest.raises(DatasetError, match="a pipe"):
+        parse_columns(tmp_path / "p.yaml", ["x"], "log")
+    with pytest.raises(StudyError, match="a pipe"):
+        read_study(tmp_path / "p.yaml")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import sys
 from collections import OrderedDict
@@ -287,6 +288,15 @@ def test_trust_is_taken_out_of_the_command_line() -> None:
     words: list[Any] = ["--algo", "cql", "--trust", "-n", "5"]
     assert take_trust(words) == (["--algo", "cql", "-n", "5"], True)
     assert take_trust(words[:2]) == (words[:2], False)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes")
+def test_plots_do_not_wait_for_a_pipe(tmp_path: Path) -> None:
+    run = tmp_path / "cql" / "Pendulum-v1_1"
+    run.mkdir(parents=True)
+    os.mkfifo(run / "evaluations.npz")
+    with pytest.raises(FileRefused, match="a pipe"):
+        plots(["all", "-a", "cql", "-e", "Pendulum-v1", "-f", str(tmp_path)])
 
 
 def test_plots_from_a_pickle_need_trust(tmp_path: Path) -> None:

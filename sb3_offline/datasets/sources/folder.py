@@ -23,7 +23,7 @@ from sb3_offline.datasets.sources.raw import RawSource, collect_metadata, raw_fr
 from sb3_offline.files.archives import check_expansion
 from sb3_offline.files.atomic import named_target, write_atomically
 from sb3_offline.files.refusal import FileRefused
-from sb3_offline.files.regular import bytes_on_disk, is_regular
+from sb3_offline.files.regular import bytes_on_disk, is_regular, leads_out
 
 FOLDER_SUFFIX = ".mmap"
 _METADATA = "metadata.json"
@@ -136,7 +136,7 @@ def _own_file(file: Path) -> None:
     """
     if not is_regular(file):
         raise DatasetError(f"{file}: this is a device, a pipe or a broken link, not a file.")
-    if file.is_symlink() and not file.resolve().is_relative_to(file.parent.resolve()):
+    if leads_out(file, file.parent):
         raise DatasetError(
             f"{file} is a link to {file.resolve()}. The folder must hold its own data: cp -L copies them into it."
         )

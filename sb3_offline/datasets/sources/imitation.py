@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,10 @@ from sb3_offline.datasets.errors import DatasetError
 from sb3_offline.datasets.sources.episodes import Episode, episodic_source
 from sb3_offline.datasets.sources.raw import RawSource
 from sb3_offline.datasets.sources.tables.frames import import_pyarrow, readable
+from sb3_offline.datasets.sources.tables.sizes import check_stream_size
 from sb3_offline.datasets.sources.tables.values import numbers
+from sb3_offline.files.regular import is_regular, leads_out, read_regular
+from sb3_offline.files.structure import read_json
 
 _FACTS = {"source": "imitation"}
 
@@ -57,7 +59,7 @@ def _episode(trajectory: Any) -> Episode:
 def is_trajectory_folder(path: Path) -> bool:
     """Whether a folder was saved by Hugging Face's ``datasets`` and has the columns of trajectories."""
     try:
-        features = json.loads((path / "dataset_info.json").read_text(encoding="utf-8"))["features"]
+        features = read_json(read_regular(path / "dataset_info.json"), str(path))["features"]
         return {"obs", "acts", "terminal"} <= set(features)
     except (OSError, ValueError, KeyError, TypeError):
         return False
@@ -73,12 +75,15 @@ def open_trajectory_folder(path: Path) -> RawSource:
 
 def _files_of(path: Path) -> list[Path]:
     with readable(str(path)):
-        state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        state = read_json(read_regular(path / "state.json"), str(path))
         names = [str(part["filename"]) for part in state["_data_files"]]
     for name in names:
-        if Path(name).name != name or not (path / name).is_file():
+        if Path(name).name != name or not is_regular(path / name) or leads_out(path / name, path):
             raise DatasetError(f"{path}: state.json names {name!r}, and there is no such file in the folder.")
-    return [path / name for name in names]
+    files = [path / name for name in names]
+    with readable(str(path)):
+        check_stream_size(str(path), files)
+    return files
 
 
 def _episodes(path: Path, files: Iterable[Path]) -> Iterator[Episode]:

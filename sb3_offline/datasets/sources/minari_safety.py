@@ -16,7 +16,7 @@ from sb3_offline.datasets.sources.hdf5_safety import check_sizes, check_stored, 
 from sb3_offline.datasets.sources.tables.frames import readable, sound
 from sb3_offline.datasets.sources.tables.sizes import check_table_size
 from sb3_offline.files.refusal import FileRefused
-from sb3_offline.files.regular import is_regular, read_regular
+from sb3_offline.files.regular import is_regular, leads_out, read_regular
 from sb3_offline.files.structure import read_json
 
 
@@ -29,7 +29,7 @@ def check_minari_files(dataset_id: str) -> None:
 
     folder = Path(get_dataset_path(dataset_id)) / "data"
     for path in _files(folder):
-        if not is_regular(path) or (path.is_symlink() and not path.resolve().is_relative_to(folder.resolve())):
+        if not is_regular(path) or leads_out(path, folder):
             raise DatasetError(f"{path} is a link, a pipe or a device: a data set must hold its own files. Copy them into it.")
     _check_spaces(folder / "metadata.json")
 

@@ -13,7 +13,8 @@ from typing import BinaryIO
 from sb3_offline.datasets.errors import DatasetError
 
 _MAGIC = b"ARROW1"
-_BATCH, _DICTIONARY = 3, 2  # kinds of a message's header
+_CONTINUED = b"\xff" * 4  # in front of a message's length, in all but the oldest files
+_SCHEMA, _DICTIONARY, _BATCH = 1, 2, 3  # kinds of a message's header
 
 
 class _Table:
@@ -39,6 +40,14 @@ class _Table:
         """One byte."""
         place = self.place(field)
         return 0 if place is None else self.content[place]
+
+    def long(self, field: int) -> int:
+        """Eight bytes, not negative."""
+        place = self.place(field)
+        found: int = 0 if place is None else struct.unpack_from("<q", self.content, place)[0]
+        if found < 0:
+            raise ValueError("a length is negative")
+        return found
 
     def table(self, field: int) -> _Table:
         """The table that a field points to."""
@@ -84,11 +93,41 @@ def unpacked_bytes(path: Path) -> int:
         raise DatasetError(f"{path} is no Arrow file, or it is damaged or cut short ({error}).") from error
 
 
-def _unpacked(file: BinaryIO, start: int, head: int) -> int:
-    """Of one message: each buffer's own length, or where it is packed the length that stands in front of it."""
+def unpacked_stream_bytes(path: Path) -> int:
+    """
+    :param path: of a stream of Arrow's batches in a file, which has no footer
+    :return: as :func:`unpacked_bytes`
+    :raises DatasetError: if the file is damaged
+    """
+    try:
+        with path.open("rb") as file:
+            total, start, end = 0, 0, file.seek(0, 2)
+            while start < end:
+                file.seek(start)
+                mark = file.read(4)
+                head = 8 + struct.unpack("<i", file.read(4))[0] if mark == _CONTINUED else 4 + struct.unpack("<i", mark)[0]
+                if head <= 8:  # the end of the stream
+                    break
+                total += _unpacked(file, start, head)
+                start += head + _message(file, start, head).long(3)
+                if start > end:
+                    raise ValueError("a message is longer than its file")
+            return total
+    except (ValueError, struct.error, IndexError, OSError) as error:
+        raise DatasetError(f"{path} is no stream of Arrow's, or it is damaged or cut short ({error}).") from error
+
+
+def _message(file: BinaryIO, start: int, head: int) -> _Table:
     file.seek(start)
     content = file.read(head)
-    message = _Table.root(content[8 if content[:4] == b"\xff\xff\xff\xff" else 4 :])  # behind its length
+    return _Table.root(content[8 if content[:4] == _CONTINUED else 4 :])  # behind its length
+
+
+def _unpacked(file: BinaryIO, start: int, head: int) -> int:
+    """Of one message: each buffer's own length, or where it is packed the length that stands in front of it."""
+    message = _message(file, start, head)
+    if message.number(1) == _SCHEMA:
+        return 0
     batch = message.table(2)
     if message.number(1) == _DICTIONARY:
         batch = batch.table(1)

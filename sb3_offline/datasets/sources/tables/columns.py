@@ -15,6 +15,7 @@ import numpy as np
 from sb3_offline.datasets.errors import DatasetError
 from sb3_offline.datasets.offline_dataset import MASK_NAMES
 from sb3_offline.datasets.sources.files import path_of
+from sb3_offline.files.regular import read_regular
 
 #: One array's columns, side by side; of a Dict space by key.
 Names = tuple[str, ...]
@@ -196,8 +197,8 @@ def _from_yaml(path: Path) -> Any:
     except ImportError as error:
         raise DatasetError(f'{path}: reading YAML needs PyYAML: pip install "sb3-offline[tables]".') from error
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        return yaml.safe_load(read_regular(path).decode("utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise DatasetError(
             f"columns={str(path)!r}: the file cannot be read as YAML ({' '.join(str(error).split())})."
         ) from error

@@ -15,6 +15,7 @@ from sb3_offline.datasets.sources.files import TABLE_SUFFIXES, is_data_file, is_
 from sb3_offline.datasets.sources.tables.delimited import open_delimited, refuse_twice
 from sb3_offline.datasets.sources.tables.sizes import are_kept, check_table_size
 from sb3_offline.files.kinds import true_kind
+from sb3_offline.files.regular import leads_out
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -44,6 +45,10 @@ def _files_in(folder: Path) -> Iterator[Path]:
     for path in sorted(folder.rglob("*")):
         hidden = any(part.startswith((".", "_")) for part in path.relative_to(folder).parts)
         if not hidden and is_table_file(path):
+            if leads_out(path, folder):
+                raise DatasetError(
+                    f"{path} is a link to {path.resolve()}. The folder must hold its own data: copy them there."
+                )
             yield path
 
 

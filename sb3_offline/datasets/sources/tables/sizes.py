@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sb3_offline.datasets.errors import DatasetError
-from sb3_offline.datasets.sources.tables.arrow_footer import unpacked_bytes
+from sb3_offline.datasets.sources.tables.arrow_footer import unpacked_bytes, unpacked_stream_bytes
 from sb3_offline.files.archives import FileRefused, check_expansion
 from sb3_offline.files.regular import bytes_on_disk
 
@@ -85,6 +85,14 @@ def _text_bytes(file: Path, name: str) -> int:
         if pa.types.is_dictionary(column.type):
             total += pc.sum(pc.take(pc.binary_length(column.dictionary), column.indices)).as_py() or 0
     return total
+
+
+def check_stream_size(name: str, files: Sequence[Path]) -> None:
+    """
+    :param files: streams of Arrow's batches
+    :raises DatasetError: for a bomb
+    """
+    _compare(name, sum(map(unpacked_stream_bytes, files)), sum(map(bytes_on_disk, files)))
 
 
 def check_gzip_size(file: Path) -> None:
