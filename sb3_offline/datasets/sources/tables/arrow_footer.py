@@ -90,7 +90,7 @@ def unpacked_bytes(path: Path) -> int:
                     total += _unpacked(file, start, head)
             return total
     except (ValueError, struct.error, IndexError, OSError) as error:
-        raise DatasetError(f"{path} is no Arrow file, or it is damaged or cut short ({error}).") from error
+        raise DatasetError(f"{path} is no Arrow file, or may be damaged or cut short ({error}).") from error
 
 
 def unpacked_stream_bytes(path: Path) -> int:
@@ -114,7 +114,7 @@ def unpacked_stream_bytes(path: Path) -> int:
                     raise ValueError("a message is longer than its file")
             return total
     except (ValueError, struct.error, IndexError, OSError) as error:
-        raise DatasetError(f"{path} is no stream of Arrow's, or it is damaged or cut short ({error}).") from error
+        raise DatasetError(f"{path} is no stream of Arrow's, or may be damaged or cut short ({error}).") from error
 
 
 def _message(file: BinaryIO, start: int, head: int) -> _Table:
