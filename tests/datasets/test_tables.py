@@ -86,11 +86,16 @@ def test_every_frame_gives_the_same_data() -> None:
 
 
 def test_polars_writes_what_is_read(tmp_path: Path) -> None:
-    polars = pl.from_pandas(plant())
+    """Texts among it, which polars writes as views."""
+    frame = plant().assign(batch_id=lambda rows: rows["batch_id"].map("b{}".format), valve=["open", "shut"] * 10)
+    polars = pl.from_pandas(frame)
+    expected = load_dataset(frame, columns=COLUMNS)
+    assert same(load_dataset(polars, columns=COLUMNS), expected)
     polars.write_parquet(tmp_path / "log.parquet")
     polars.write_ipc(tmp_path / "log.arrow")
+    assert pa.types.is_string_view(pa.ipc.open_file(tmp_path / "log.arrow").schema.field("valve").type)
     for path in tmp_path.iterdir():
-        assert same(load_dataset(path, columns=COLUMNS), load_dataset(plant(), columns=COLUMNS))
+        assert same(load_dataset(path, columns=COLUMNS), expected)
 
 
 @pytest.mark.parametrize("form", ["parquet", "csv"])

@@ -152,10 +152,14 @@ def sound(table: pa.Table) -> pa.Table:
 
 
 def _flat(table: pa.Table) -> pa.Table:
+    """Fields of structs as columns, and texts in the one form for which pyarrow has all it needs: polars writes views."""
     import pyarrow as pa
 
     while any(pa.types.is_struct(kind) for kind in table.schema.types):
         table = table.flatten()
+    for number, column in enumerate(table.schema):
+        if pa.types.is_string_view(column.type):
+            table = table.set_column(number, column.name, table.column(number).cast(pa.large_string()))
     return table
 
 

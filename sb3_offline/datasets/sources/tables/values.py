@@ -78,7 +78,7 @@ def categories_of(column: pa.ChunkedArray, name: str, where: str, start: int = 0
         _refuse_nulls(column, name, where, start)
         chunks = column.unify_dictionaries().chunks
         return _within_limit(tuple(chunks[0].dictionary.to_pylist()) if chunks else (), name, where)
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         _refuse_nulls(column, name, where, start)
         found = tuple(sorted(pc.unique(column).to_pylist()))
         _refuse_quantities(column, found, name, where, start)
