@@ -85,15 +85,16 @@ def test_every_frame_gives_the_same_data() -> None:
         assert same(load_dataset(other, columns=COLUMNS), expected)
 
 
-def test_polars_writes_what_is_read(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [pl.Float64, pl.Categorical, pl.Enum(["open", "shut"])], ids=["text", "categories", "enum"])
+def test_polars_writes_what_is_read(tmp_path: Path, kind: Any) -> None:
     """Texts among it, which polars writes as views."""
     frame = plant().assign(batch_id=lambda rows: rows["batch_id"].map("b{}".format), valve=["open", "shut"] * 10)
-    polars = pl.from_pandas(frame)
+    polars = pl.from_pandas(frame).with_columns(pl.col("yield" if kind is pl.Float64 else "valve").cast(kind))
     expected = load_dataset(frame, columns=COLUMNS)
     assert same(load_dataset(polars, columns=COLUMNS), expected)
     polars.write_parquet(tmp_path / "log.parquet")
     polars.write_ipc(tmp_path / "log.arrow")
-    assert pa.types.is_string_view(pa.ipc.open_file(tmp_path / "log.arrow").schema.field("valve").type)
+    assert pa.types.is_string_view(pa.ipc.open_file(tmp_path / "log.arrow").schema.field("batch_id").type)
     for path in tmp_path.iterdir():
         assert same(load_dataset(path, columns=COLUMNS), expected)
 

@@ -152,15 +152,30 @@ def sound(table: pa.Table) -> pa.Table:
 
 
 def _flat(table: pa.Table) -> pa.Table:
-    """Fields of structs as columns, and texts in the one form for which pyarrow has all it needs: polars writes views."""
+    """Fields of structs as columns."""
     import pyarrow as pa
 
     while any(pa.types.is_struct(kind) for kind in table.schema.types):
         table = table.flatten()
-    for number, column in enumerate(table.schema):
-        if pa.types.is_string_view(column.type):
-            table = table.set_column(number, column.name, table.column(number).cast(pa.large_string()))
+    for number, name in enumerate(table.column_names):
+        table = table.set_column(number, name, _without_views(table.column(number)))
     return table
+
+
+def _without_views(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Texts and categories as polars writes them to Arrow, in the form for which pyarrow has all that is asked here."""
+    import pyarrow as pa
+
+    kind = column.type
+    if pa.types.is_string_view(kind):
+        return column.cast(pa.large_string())
+    if not (pa.types.is_dictionary(kind) and pa.types.is_string_view(kind.value_type)):
+        return column
+    parts = [
+        pa.DictionaryArray.from_arrays(part.indices, part.dictionary.cast(pa.large_string()), ordered=kind.ordered)
+        for part in column.chunks
+    ]
+    return pa.chunked_array(parts, pa.dictionary(kind.index_type, pa.large_string(), kind.ordered))
 
 
 def _from_memory(source: Any) -> Any:
