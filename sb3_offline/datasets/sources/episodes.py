@@ -99,8 +99,14 @@ def derive_space(kind: str, arrays: Mapping[str, Any], where: str) -> spaces.Spa
 
 
 def _survey(name: str, values: np.ndarray, where: str) -> Survey:
-    if values.dtype.kind not in "biuf" or len(values) == 0 or not np.isfinite(values).all():
-        raise DatasetError(f"{where}: {name} hold no rows, NaN, inf, or what is no number: no space follows from them.")
+    if values.dtype.kind not in "biuf" or len(values) == 0:
+        raise DatasetError(f"{where}: {name} hold no rows, or no numbers ({values.dtype}): no space follows from them.")
+    rows = np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(axis=1))
+    if len(rows):
+        raise DatasetError(
+            f"{where}: {name} hold NaN or inf in {len(rows)} of {len(values)} rows, first in row {rows[0]}, counted over all "
+            "episodes. Leave such episodes out, or mend their values."
+        )
     return Survey(None, values.shape[1:], values.dtype, values.min(axis=0), values.max(axis=0))
 
 
