@@ -13,6 +13,8 @@ import json
 import multiprocessing
 import os
 import platform
+import shlex
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -156,6 +158,7 @@ def fill_disk(name: str, steps: int, save_freq: int) -> bool | None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=30)
+    parser.add_argument("--only", nargs="+", choices=list(OPTIONS), default=list(OPTIONS), help="what is trained")
     parser.add_argument("--writer-kills", type=int, default=10, help="of each kind")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--save-freq", type=int, default=30)
@@ -163,8 +166,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/resume"))
     arguments = parser.parse_args()
     trials: list[Trial] = []
-    for index, name in enumerate(OPTIONS):
-        share = len(range(index, arguments.kills, len(OPTIONS)))
+    for index, name in enumerate(arguments.only):
+        share = len(range(index, arguments.kills, len(arguments.only)))
         for trial in measure(name, share, arguments.steps, arguments.save_freq, arguments.seed + index):
             print(trial, flush=True)
             trials.append(trial)
@@ -176,8 +179,7 @@ def main() -> None:
     full_disk = fill_disk("CQL", arguments.steps, arguments.save_freq)
     arguments.output.mkdir(parents=True, exist_ok=True)
     facts = {
-        "command": f"python -m benchmarks.kill_and_resume --kills {arguments.kills} --steps {arguments.steps} "
-        f"--save-freq {arguments.save_freq} --seed {arguments.seed} --writer-kills {arguments.writer_kills}",
+        "command": shlex.join(["python", "-m", "benchmarks.kill_and_resume", *sys.argv[1:]]),
         "versions": {"sb3_offline": __version__, "torch": th.__version__, "python": platform.python_version()},
         "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, 1 thread",
         "identical": sum(trial.identical for trial in trials),

@@ -148,7 +148,7 @@ def learning(
                 estimate = None
         run.check_ranks()
         run.check_health()
-        if log_interval is not None and self.log_sums.sums:
+        if log_interval is not None and self.log_sums.sums and (self.log_sums.unseen or self.validation is not None):
             self.dump_logs()  # of the steps since the last line; a short run has no other
     callback.on_training_end()
 

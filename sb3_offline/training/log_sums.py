@@ -20,6 +20,7 @@ class LogSums:
         self.sums: dict[str, th.Tensor] = {}
         self.counts: dict[str, int] = {}  # steps in which each term was added
         self.watch = LossWatch()
+        self.unseen = False  # whether a step was added since a callback's log line
 
     @th.no_grad()
     def add(self, logs: Mapping[str, th.Tensor]) -> None:
@@ -34,6 +35,7 @@ class LogSums:
         for name in logs:
             self.counts[name] = self.counts.get(name, 0) + 1
         self.watch.step(self.sums)
+        self.unseen = True
 
     def mean(self, name: str) -> float:
         """Of one term over the steps that added it; 0 if none did. Waits for the device."""

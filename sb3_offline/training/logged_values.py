@@ -60,6 +60,11 @@ class LoggedValues(defaultdict[str, Any]):
         self._look()
         return super().items()
 
+    def clear(self) -> None:
+        """What a log line ends with: one of a callback's, such as an evaluation, has shown the training's means, too."""
+        super().clear()
+        self.sums.unseen = False
+
     def copy(self) -> dict[str, Any]:  # type: ignore[override]
         return dict(self.items())
 

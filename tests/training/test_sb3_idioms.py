@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import csv
 import pickle
 import warnings
 from pathlib import Path
@@ -22,6 +23,7 @@ from stable_baselines3.common.callbacks import (
     StopTrainingOnMaxEpisodes,
 )
 from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.logger import configure
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
@@ -185,6 +187,17 @@ def scalars(folder: Path, tag: str) -> list[int]:
 def test_a_run_ends_with_a_log_line(log_interval: int | None, steps: list[int], tmp_path: Path) -> None:
     CQL("MlpPolicy", DATA, tensorboard_log=str(tmp_path), **SMALL).learn(7, log_interval=log_interval)
     assert scalars(tmp_path, "train/critic_loss") == steps
+
+
+@pytest.mark.parametrize(("steps", "lines"), [(6, [3, 6]), (7, [3, 6, 7])])
+def test_an_evaluation_at_the_end_is_its_log_line(steps: int, lines: list[int], tmp_path: Path) -> None:
+    """It shows the training's means; the same once more would be a second table of the same step."""
+    model = CQL("MlpPolicy", DATA, **SMALL)
+    model.set_logger(configure(str(tmp_path), ["csv"]))
+    model.learn(steps, callback=EvalCallback(Monitor(gym.make("Pendulum-v1")), eval_freq=3, n_eval_episodes=1, verbose=0))
+    rows = list(csv.DictReader((tmp_path / "progress.csv").open()))
+    assert [int(row["time/total_timesteps"]) for row in rows] == lines
+    assert all(row["train/critic_loss"] for row in rows)
 
 
 # --- SB3's own algorithm takes a file on ---
