@@ -1,7 +1,7 @@
 """
 How fast the updates of two checkouts are, side by side: each in a process of its own, by turns, with equal options.
 
-    python benchmarks/speed_between.py OLDER NEWER --out FOLDER
+    python -m benchmarks.speed_between OLDER NEWER --out FOLDER
 
 Options are those of version 0.1.0, said outright, as defaults have changed since; data, sizes and the clock (the processor's
 own, one thread) are those of :mod:`benchmarks.speed`. The figure is the median over the turns of NEWER's time by OLDER's in
@@ -107,6 +107,8 @@ def main() -> None:
         return
     if len(arguments.checkouts) != 2 or arguments.out is None:
         parser.error("give OLDER, NEWER and --out.")
+    from benchmarks.run import machine  # of the newer one alone
+
     arguments.out.mkdir(parents=True, exist_ok=True)
     pair = [start(checkout) for checkout in arguments.checkouts]
     for name in arguments.algorithms:
@@ -118,7 +120,13 @@ def main() -> None:
             seconds = {which: ask(pair[which], name, arguments.updates) for which in order}
             turns.append([seconds[0], seconds[1]])
         ratio = statistics.median(newer / older for older, newer in turns)
-        record = {"algorithm": name, "updates": arguments.updates, "seconds_older_newer": turns, "newer_by_older": ratio}
+        record = {
+            "machine": machine(),
+            "algorithm": name,
+            "updates": arguments.updates,
+            "seconds_older_newer": turns,
+            "newer_by_older": ratio,
+        }
         (arguments.out / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         print(f"{name}: {ratio:.3f} of the older's time", flush=True)
     for process in pair:
