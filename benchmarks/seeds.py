@@ -26,6 +26,7 @@ from benchmarks.run import RESULTS, machine
 from benchmarks.speed_updates import BATCH_SIZE, count_flops, random_data
 from sb3_offline.common.model_based import ModelBasedAlgorithm
 from sb3_offline.datasets import OfflineDataset, SpacesOnlyEnv
+from sb3_offline.execution.precision import precision_scope
 from sb3_offline.registry import find_algorithm, names
 from sb3_offline.seeds.together import Together
 
@@ -61,7 +62,8 @@ def products_floor(flops: float, n_seeds: int, device: str, clock: Callable[[], 
     """Seconds of so much arithmetic for every seed, at the rate of hidden layers batched over all seeds' twin critics."""
     x = th.randn(2 * n_seeds, BATCH_SIZE, 256, device=device)
     w = th.randn(2 * n_seeds, 256, 256, device=device)
-    once = min(timed(lambda: th.bmm(x, w), 20, clock, device) for _ in range(5))
+    with precision_scope("float32", device):  # as in an update
+        once = min(timed(lambda: th.bmm(x, w), 20, clock, device) for _ in range(5))
     return n_seeds * flops * once / (2 * 2 * n_seeds * BATCH_SIZE * 256 * 256)
 
 

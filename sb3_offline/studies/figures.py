@@ -86,7 +86,7 @@ def _scores(results: Results) -> Any:
         )
     axis.set_yticks(range(len(ranked)), ranked, fontsize=9)
     axis.set_ylim(-0.6, len(ranked) - 0.4)
-    axis.set_xlabel(f"interquartile mean of the {_unit(results)}, 95 % interval", fontsize=8)
+    axis.set_xlabel(f"interquartile mean of the {_unit(results)}, 95 % interval", fontsize=8, loc="right")
     return figure
 
 
@@ -119,7 +119,7 @@ def _improvement(results: Results) -> Any:
     axis.set_yticks(range(len(pairs)), [f"{one} beats {two}" for one, two in reversed(pairs)], fontsize=9)
     axis.set_xlim(-0.03, 1.03)
     axis.set_ylim(-0.6, len(pairs) - 0.4)
-    axis.set_xlabel("probability of improvement, 95 % interval", fontsize=8)
+    axis.set_xlabel("probability of improvement, 95 % interval", fontsize=8, loc="right")
     return figure
 
 
