@@ -87,7 +87,7 @@ def summarize(records: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
 def known(path: Path, config: dict[str, Any]) -> list[dict[str, Any]]:
     """The estimates of a file, finished or not, that were made with this configuration."""
     lines = read_lines(partial_of(path)) or read_lines(path)
-    if not lines or config.items() - lines[0]["config"].items():
+    if not lines or any(lines[0]["config"].get(key) != value for key, value in config.items()):
         return []
     return [line for line in lines if "estimator" in line]
 

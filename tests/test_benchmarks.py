@@ -283,3 +283,24 @@ def test_time_to_a_good_policy() -> None:
         (hopper, "s", "d3rlpy", "cql", "2,240", "1 of 3", "-", "-", "0.2"),
         (hopper, "s", "sb3_offline", "combo", "2,240", "2 of 2", "1.8", "350", "0.2"),
     ]
+
+
+def test_estimates_are_taken_from_a_file_of_the_same_configuration_only(tmp_path: Path) -> None:
+    from benchmarks.ope import figures, known
+    from benchmarks.ope_picks import picks
+    from benchmarks.run import append, begin, finish
+
+    path, config = tmp_path / "cartpole.jsonl", {"task": "cartpole", "fit_steps": 2000}
+    partial = begin(path, "ope", tmp_path, config)
+    points = [(10, 1.0, 3.0), (20, 5.0, 2.0), (30, 4.0, 1.0)]  # steps, truth, estimate
+    records = [{"policy": f"cql_0_{s}", "estimator": "FQE", "truth": t, "value": v, "low": -v} for s, t, v in points]
+    for record in records:
+        append(partial, record)
+    assert known(path, config) == records
+    finish(partial, path, {"figures": {}})
+    assert known(path, config) == records
+    assert known(path, config | {"fit_steps": 5000}) == []
+    assert picks(records) == {"cql_0": {"estimate": 1.0, "lower bound": 4.0, "last": 4.0, "best": 5.0}}
+    found = figures(np.array([1.0, 5.0, 4.0]), np.array([3.0, 2.0, 1.0]))
+    assert (found["regret_at_1"], found["regret_at_3"]) == (1.0, 0.0)
+    assert found["spearman"] == pytest.approx(-0.5)
