@@ -36,7 +36,7 @@ tried out. Returns are discounted by {estimate.gamma:g} a step.</li>
 has never seen: that is what the OOD score is for. 0.5 is usual for the log's own actions, near 1 is unlike all of them.</li>
 <li>"own Q" is what the policy's own critic expects. It was trained together with the policy, and usually hopes for
 too much.</li>
-<li>Estimates of this kind have been held against simulators on small tasks only: take the order as advice.</li>
+<li>Estimates of this kind have been held against simulators on few tasks: take the order as advice.</li>
 </ul>"""
     return page(f"Which policy? {len(selection.candidates)} judged by {selection.dataset_id}", body, _STYLE)
 
