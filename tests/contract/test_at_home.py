@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -51,3 +52,8 @@ def test_a_yaml_entry_and_a_page(subject: Subject) -> None:
     pages = [page.read_text(encoding="utf-8") for page in (ROOT / "docs").glob("*.md")]
     documented = [page for page in pages if f"import {subject.cls.__name__}" in page or f", {subject.cls.__name__}" in page]
     assert documented, f"no page shows how to import {subject.cls.__name__}"
+    (page,) = (
+        page for page in pages if f"autoclass:: sb3_offline.{subject.cls.__name__}\n" in page and "## Can I use?" in page
+    )
+    (observations,) = re.findall(r"^\| [^|]*Discrete.*\| (\w+)[^|]* \|$", page.split("## Can I use?")[1], re.MULTILINE)
+    assert observations == ("no" if subject.cls.vectors_only else "yes")
