@@ -337,7 +337,8 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
 
     def set_parameters(self, load_path_or_dict: Any, exact_match: bool = True, device: th.device | str = "auto") -> None:
         """As in SB3; a file's tensors are read, nothing else of it."""
-        super().set_parameters(saving.read_parameters(self, load_path_or_dict, device), exact_match, device)
+        parameters = saving.read_parameters(self, load_path_or_dict, exact_match, device)
+        super().set_parameters(parameters, exact_match, device)
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         state_dicts, variables = super()._get_torch_save_params()

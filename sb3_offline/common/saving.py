@@ -21,6 +21,7 @@ from sb3_offline._version import __version__
 from sb3_offline.arguments import OptionError, check_count
 from sb3_offline.buffers.statistics import check_statistics
 from sb3_offline.common.data_backed import carries_data, keep_statistics, match_normalization, open_id
+from sb3_offline.common.signature import NO_OPTIONS, check_policy_kwargs
 from sb3_offline.common.sizes import check_rows
 from sb3_offline.datasets.bounds import with_bounds
 from sb3_offline.execution import ranks
@@ -29,6 +30,7 @@ from sb3_offline.files.atomic import write_atomically
 from sb3_offline.files.encoding import NotPlain, encode
 from sb3_offline.files.model_file import FORMAT, HEADER, PICKLED, PLAIN, FilePath, ModelFile, name_of
 from sb3_offline.files.parameters import checked_parameters
+from sb3_offline.files.refusal import Misfit, OtherParts
 from sb3_offline.files.trust import is_trusted
 from sb3_offline.training.health import TrainingDivergedError, non_finite_parameter
 
@@ -132,6 +134,8 @@ def load(
         opened: tuple[gym.Env, dict[str, Any]] = open_id(cls, env)
         env, kwargs = opened[0], opened[1] | kwargs
     own = {**kwargs, **(custom_objects or {})}
+    if "policy_kwargs" in kwargs and "policy_kwargs" in given:
+        _check_same_policy(cls, name, check_policy_kwargs(kwargs.pop("policy_kwargs")), given["policy_kwargs"] or {})
     bounded: Any = env if env is None else with_bounds(env, given.get("action_space"))
     try:  # SB3 takes what `given` holds and unpickles the rest, so nothing
         with BoundedNetworks(tensors, name):
@@ -147,7 +151,7 @@ def load(
         if not is_trusted(trust):
             check_rows(model, name, own)
         return model
-    except OptionError as error:
+    except (OptionError, Misfit) as error:
         raise _does_not_make(cls, name, own, error) from error
     except (ValueError, ImportError, MemoryError, OSError):
         raise
@@ -155,11 +159,11 @@ def load(
         raise _does_not_make(cls, name, own, error) from error
 
 
-def read_parameters(model: Any, load_path_or_dict: Any, device: th.device | str) -> TensorDict:
+def read_parameters(model: Any, load_path_or_dict: Any, exact_match: bool, device: th.device | str) -> TensorDict:
     """What SB3's ``set_parameters`` takes; a file's tensors are read, nothing else of it."""
     if not isinstance(load_path_or_dict, dict):
         load_path_or_dict = ModelFile(load_path_or_dict).parameters(model.device if device == "auto" else device)
-    return checked_parameters(model, load_path_or_dict)
+    return checked_parameters(model, load_path_or_dict, whole=exact_match)
 
 
 def check_loaded(model: Any) -> None:
@@ -178,6 +182,16 @@ def without_run(model: Any) -> dict[str, Any]:
     return vars(model) | {name: value for name, value in gone.items() if name in vars(model)}
 
 
+def _check_same_policy(cls: type, name: str, given: dict[str, Any], saved: dict[str, Any]) -> None:
+    """:raises FileRefused: if ``load`` is given other ``policy_kwargs`` than the file's, to which a class adds its own"""
+    other = sorted(key for key, value in given.items() if key not in saved or saved[key] != value)
+    if other:
+        raise FileRefused(
+            f"{name} was saved with policy_kwargs={saved!r:.300}, and its networks are of that make: load cannot change "
+            f"{', '.join(other)}. Leave policy_kwargs out, or train a new {cls.__name__} with them."
+        )
+
+
 def _does_not_make(cls: type, name: str, given: dict[str, Any], error: Exception) -> FileRefused:
     """
     :param name: of the file
@@ -186,5 +200,12 @@ def _does_not_make(cls: type, name: str, given: dict[str, Any], error: Exception
     """
     cause = error.__context__ or error
     what = " ".join(str(cause).split())[:300]
-    changes = f" with the given {', '.join(sorted(given))}" if given else ""
-    return FileRefused(f"{name} does not make a {cls.__name__}{changes}: {type(cause).__name__}: {what}")
+    kind = "" if isinstance(cause, FileRefused) else f"{type(cause).__name__}: "
+    options = ", ".join(sorted(given.keys() - NO_OPTIONS))
+    changes, advice = f" with the given {options}" if options else "", ""
+    if options and isinstance(cause, (Misfit, RuntimeError)):
+        advice = f" The file's networks belong to its own options: leave {options} out, or train a new {cls.__name__} so."
+        if isinstance(cause, OtherParts):
+            own = f"{cls.__name__}.load(path).policy.state_dict()"
+            advice += f" It can begin with the file's policy: model.policy.load_state_dict({own})."
+    return FileRefused(f"{name} does not make a {cls.__name__}{changes}: {kind}{what}{advice}")

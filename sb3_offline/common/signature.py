@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 from sb3_offline.arguments import OptionError
 
 #: Arguments of the constructor that say where a model stands, not how it learns.
-_NO_OPTIONS = frozenset({"policy", "env", "dataset", "device", "verbose", "tensorboard_log"})
+NO_OPTIONS = frozenset({"policy", "env", "dataset", "device", "verbose", "tensorboard_log"})
 
 # What SB3's SAC and DQN take and offline training has no use for
 ONLINE_ONLY = {
@@ -133,16 +133,17 @@ def check_options(model: Any) -> None:
             made = type(model)(model.policy_class, device=model.device, _init_setup_model=False, **model.given_options())
         except ValueError as error:
             raise OptionError(str(error)) from error
+    options = inspect.signature(type(model)).parameters  # other numbers are counts
     for name, value in vars(made).items():
         mine = getattr(model, name, None)
-        written = isinstance(mine, str | Mapping | Real) and type(mine) is not type(value)
+        written = name in options and isinstance(mine, str | Mapping | Real) and type(mine) is not type(value)
         if dataclasses.is_dataclass(value) or (written and isinstance(value, int | float)):
             setattr(model, name, value)
 
 
 def given_options(model: Any) -> dict[str, Any]:
     """The constructor's options as they are now."""
-    names = inspect.signature(type(model)).parameters.keys() - _NO_OPTIONS
+    names = inspect.signature(type(model)).parameters.keys() - NO_OPTIONS
     options = {name: value for name, value in vars(model).items() if name in names and not isinstance(value, nn.Module)}
     if options.get("execution") == "cuda_graph":  # of a machine that has one: it falls back where there is none
         del options["execution"]

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch as th
 
-from sb3_offline.files.refusal import FileRefused
+from sb3_offline.files.refusal import FileRefused, Misfit
 from sb3_offline.files.tensors import same_kind
 
 _WAYS = ("fused", "foreach", "capturable", "differentiable")  # of execution: the reader's own
@@ -61,11 +61,11 @@ def _reference(optimizer: th.optim.Optimizer) -> th.optim.Optimizer:
 
 def _groups(found: Any, own: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
     if not isinstance(found, list) or len(found) != len(own):
-        raise FileRefused(f"{name} has other parameter groups than the optimiser's {len(own)}.")
+        raise Misfit(f"{name} has other parameter groups than the optimiser's {len(own)}.")
     groups = []
     for theirs, mine in zip(found, own, strict=True):
         if not isinstance(theirs, dict) or theirs.get("params") != mine["params"]:
-            raise FileRefused(f"{name} belongs to another number of parameters than the optimiser's {len(mine['params'])}.")
+            raise Misfit(f"{name} belongs to another number of parameters than the optimiser's {len(mine['params'])}.")
         group = dict(mine)
         for key, value in mine.items():
             if key in ("params", "param_names", *_WAYS) or key not in theirs:

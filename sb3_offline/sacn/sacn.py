@@ -37,6 +37,7 @@ class SACN(OfflineSAC):
         n_critics = self.policy_kwargs.setdefault("n_critics", self.n_critics)
         if n_critics != self.n_critics:
             raise ValueError(
-                f"policy_kwargs has n_critics={n_critics!r}, n_critics is {self.n_critics}: give the latter alone."
+                f"policy_kwargs has n_critics={n_critics!r}, n_critics is {self.n_critics}: give the latter alone. "
+                "A saved model keeps its own."
             )
         super()._setup_model()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from typer.testing import CliRunner
 
-from sb3_offline import CQL, DROMO, MOPO, SACN, DiscreteCQL
+from sb3_offline import BC, CQL, DROMO, MOPO, SACN, DiscreteCQL
 from sb3_offline.cli import app
+from sb3_offline.files.refusal import FileRefused
 from tests.conftest import FAST_MODEL_BASED, record
 
 DATA = "sb3_offline/Pendulum-medium-v0"
@@ -105,6 +107,54 @@ def test_what_load_gives_is_what_the_constructor_makes_of_it(tmp_path: Path) -> 
     DROMO.load(tmp_path / "d", visitation="knn")
     with pytest.raises(ValueError, match=r"visitation='simhash' cannot take the place of 'knn'.*make a new model"):
         DROMO.load(tmp_path / "d", visitation="simhash")
+
+
+@pytest.mark.parametrize(
+    ("cls", "name", "value"),
+    [
+        (CQL, "target_gap", 5.0),
+        (CQL, "ent_coef", 0.1),
+        (BC, "deterministic", True),
+        (DiscreteCQL, "target_gap", "auto"),
+        (DiscreteCQL, "support_threshold", 0.3),
+    ],
+)
+def test_options_that_change_what_is_learned(cls: Any, name: str, value: Any, tmp_path: Path) -> None:
+    """``load`` names the option; where the policy is the same, the way on makes a model that acts as the old one did."""
+    data: dict[str, Any] = {"env": "Pendulum-v1", "dataset": DATA}
+    if cls is DiscreteCQL:
+        data = {"env": "CartPole-v1", "dataset": record("CartPole-v1", 20)}
+    old, path = cls("MlpPolicy", **data, **SMALL), tmp_path / "m.zip"
+    old.save(path)
+    advice = f"with the given {name}: .*leave {name} out, or train a new {cls.__name__} so"
+    doors: list[dict[str, Any]] = [{name: value}, {"custom_objects": {name: value}}, {name: value, "dataset": None}]
+    for door in doors:
+        with pytest.raises(FileRefused, match=advice) as refused:
+            cls.load(path, **door)
+    model = cls("MlpPolicy", **data, **SMALL | {"seed": 1, name: value})
+    way_on = re.search(r"policy: (model\..*)\.$", str(refused.value))
+    same_policy = name in ("target_gap", "ent_coef")
+    assert (way_on is not None) == same_policy
+    if way_on is not None:
+        exec(way_on[1], {"model": model, cls.__name__: cls, "path": path})
+        observation = old.observation_space.sample()
+        assert np.array_equal(
+            model.predict(observation, deterministic=True)[0], old.predict(observation, deterministic=True)[0]
+        )
+    model.learn(1)
+
+
+def test_networks_of_a_file_keep_their_make(tmp_path: Path) -> None:
+    SACN("MlpPolicy", DATA, **SMALL).save(tmp_path / "m")
+    assert SACN.load(tmp_path / "m", policy_kwargs={"net_arch": [8]}).policy_kwargs["n_critics"] == 10
+    with pytest.raises(FileRefused, match=r"load cannot change net_arch\. Leave policy_kwargs out, or train a new SACN"):
+        SACN.load(tmp_path / "m", policy_kwargs={"net_arch": [16]})
+    with pytest.raises(
+        FileRefused, match=r"with the given policy_kwargs: .*size mismatch.*leave policy_kwargs out, or train a new SACN so\.$"
+    ):
+        SACN.load(tmp_path / "m", custom_objects={"policy_kwargs": {"net_arch": [16]}})
+    with pytest.raises(ValueError, match=r"n_critics is 11.*A saved model keeps its own"):
+        SACN.load(tmp_path / "m", n_critics=11)
 
 
 def test_right_options_pass(saved: Path) -> None:
