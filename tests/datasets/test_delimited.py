@@ -45,6 +45,21 @@ def test_names_that_hold_the_delimiter(tmp_path: Path) -> None:
     assert same(load_dataset(tmp_path / "log.csv", columns=columns), load_dataset(plant(), columns=COLUMNS))
 
 
+@pytest.mark.parametrize("large", [False, True])
+def test_each_file_of_a_folder_has_its_own_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, large: bool) -> None:
+    """Read as the first one is, the second file's 0,75 were 75 or a text."""
+    from sb3_offline.datasets.sources.tables import sizes
+
+    if large:
+        monkeypatch.setattr(sizes, "KEPT_BYTES", 0)
+    for number, options in enumerate([{}, {"sep": ";", "decimal": ","}, {}]):
+        plant()[slice(7 * number, 7 * (number + 1))].to_csv(tmp_path / f"{number}.csv", index=False, **options)
+    data = load_dataset(tmp_path, columns=COLUMNS)
+    assert same(data, load_dataset(plant(), columns=COLUMNS))
+    ways = ["columns parted by commas", "columns parted by semicolons, fractions by a comma"]
+    assert [line for line in data.info.card["reading"] if line.startswith("columns parted")] == ways
+
+
 def test_compressed_tsv(tmp_path: Path) -> None:
     (tmp_path / "log.tsv.gz").write_bytes(gzip.compress(plant().to_csv(index=False, sep="\t").encode()))
     assert same(load_dataset(tmp_path / "log.tsv.gz", columns=COLUMNS), load_dataset(plant(), columns=COLUMNS))

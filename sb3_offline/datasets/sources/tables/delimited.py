@@ -32,12 +32,12 @@ class Dialect:
         return f"columns parted by {_DELIMITERS[self.delimiter]}{fractions}"
 
 
-def open_delimited(path: Path, files: Sequence[Path]) -> tuple[Any, Dialect]:
+def open_delimited(path: Path, files: Sequence[Path]) -> tuple[Any, list[str]]:
     """
     Types are inferred from all rows, or in files too large for that from the first ones, where numbers are float.
 
     :param path: the file, or the folder of files
-    :return: pyarrow's data set, and how the first file is written
+    :return: pyarrow's data set, and how the files are written, in words
     :raises DatasetError: for another encoding than UTF-8, a column's name that is given twice, or a bomb
     """
     import pyarrow as pa
@@ -48,20 +48,28 @@ def open_delimited(path: Path, files: Sequence[Path]) -> tuple[Any, Dialect]:
         if file.suffix.lower() == ".gz":
             check_gzip_size(file)
     dialects = [_dialect_of(file) for file in files]
+    said = list(dict.fromkeys(map(str, dialects)))
     if are_kept(files):
         tables = []
         for file, dialect in zip(files, dialects, strict=True):
             parse, convert = _options(dialect)
             tables.append(_with_partition(pc.read_csv(file, parse_options=parse, convert_options=convert), path, file))
-        return ds.dataset(pa.concat_tables(tables, promote_options="permissive")), dialects[0]
-    options = {"partitioning": "hive", "partition_base_dir": str(path)} if path.is_dir() else {}
-    parse, convert = _options(dialects[0])
-    kind = ds.CsvFileFormat(parse_options=parse, convert_options=convert)
-    dataset = ds.dataset([str(file) for file in files], format=kind, **options)
-    wide = [
-        f.with_type(pa.float64()) if pa.types.is_integer(f.type) or pa.types.is_null(f.type) else f for f in dataset.schema
-    ]
-    return ds.dataset([str(file) for file in files], format=kind, schema=pa.schema(wide), **options), dialects[0]
+        return ds.dataset(pa.concat_tables(tables, promote_options="permissive")), said
+    options: dict[str, Any] = {"partitioning": "hive", "partition_base_dir": str(path)} if path.is_dir() else {}
+    parts, schema = [], None
+    for file, dialect in zip(files, dialects, strict=True):
+        parse, convert = _options(dialect)
+        kind = ds.CsvFileFormat(parse_options=parse, convert_options=convert)
+        schema = schema or pa.schema(list(map(_wide, ds.dataset([str(file)], format=kind, **options).schema)))
+        parts.append(ds.dataset([str(file)], format=kind, schema=schema, **options))
+    return ds.dataset(parts), said
+
+
+def _wide(field: Any) -> Any:
+    """What rows further on hold, too, where the first ones hold whole numbers or none."""
+    import pyarrow as pa
+
+    return field.with_type(pa.float64()) if pa.types.is_integer(field.type) or pa.types.is_null(field.type) else field
 
 
 def _options(dialect: Dialect) -> tuple[Any, Any]:

@@ -103,8 +103,8 @@ class Frame:
     @cached_property
     def kept(self) -> bool:
         """Whether the rows stay in memory between the survey and the reading."""
-        files = getattr(self._dataset, "files", None)
-        return files is None or are_kept(files)
+        parts = getattr(self._dataset, "children", [self._dataset])
+        return are_kept([file for part in parts for file in getattr(part, "files", [])])
 
     def blocks(self, columns: Sequence[str]) -> Iterator[pa.Table]:
         """Some columns of all rows, in the order of the files; in one block if that is kept."""
@@ -204,8 +204,7 @@ def _from_path(path: Path) -> tuple[Any, list[str]]:
         raise DatasetError(f"{path} holds tables of several formats, {', '.join(sorted(kinds))}: give one of them.")
     (kind,) = kinds
     if kind == "csv":
-        dataset, dialect = open_delimited(path, files)
-        return dataset, [str(dialect)]
+        return open_delimited(path, files)
     options = {"partitioning": "hive", "partition_base_dir": str(path)} if path.is_dir() else {}
     # without the buffer a file is not read ahead as a whole
     checked = ds.ParquetFragmentScanOptions(page_checksum_verification=True, pre_buffer=False, use_buffered_stream=True)
