@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
+import types
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 import pytest
+import torch
 from gymnasium import spaces
 from stable_baselines3 import SAC
 
@@ -174,6 +177,85 @@ def test_lerobot(tmp_path: Path) -> None:
     (tmp_path / "bare/meta/info.json").write_text("{")
     with pytest.raises(DatasetError, match="may be damaged"):
         load_dataset(tmp_path / "bare", columns=columns)
+
+
+def write_cameras(folder: Path, starts: list[float]) -> None:
+    """Two episodes in one video each; the table of episodes as LeRobot 0.4 writes it, of which the video is a stand-in."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    write_lerobot(folder, {"observation.images.top": "video"})
+    info = json.loads((folder / "meta/info.json").read_text())
+    info["features"]["observation.images.top"]["shape"] = [4, 6, 3]
+    (folder / "meta/info.json").write_text(json.dumps(info))
+    key = "videos/observation.images.top"
+    (folder / "meta/episodes/chunk-000").mkdir(parents=True)
+    (folder / key / "chunk-000").mkdir(parents=True)
+    places = {"chunk_index": [0, 0], "file_index": [0, 1], "from_timestamp": starts}
+    table = pa.table({"episode_index": [0, 1], **{f"{key}/{name}": values for name, values in places.items()}})
+    pq.write_table(table, folder / "meta/episodes/chunk-000/file-000.parquet")
+    for number in range(2):
+        (folder / key / "chunk-000" / f"file-00{number}.mp4").write_bytes(bytes([number]) * 1000)
+
+
+def stand_in_decoder(video: Path, seconds: list[float], tolerance: float) -> torch.Tensor:
+    """As LeRobot's: each frame tells its file and its place in it, at 30 a second."""
+    assert tolerance == 1e-4  # that of LeRobot's own data sets
+    frames = torch.zeros(len(seconds), 3, 4, 6)
+    frames[:, 0] = video.read_bytes()[0] / 255
+    frames[:, 1, 1, 2] = torch.tensor(seconds).mul(30).round() / 255
+    return frames
+
+
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("lerobot", "lerobot.datasets", "lerobot.datasets.video_utils"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    sys.modules["lerobot.datasets.video_utils"].decode_video_frames = stand_in_decoder  # type: ignore[attr-defined]
+
+
+CAMERA = {"state": "observation.state", "top": "observation.images.top"}
+
+
+def test_videos_of_lerobot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_cameras(tmp_path / "push", [0.0, 2.0])
+    columns = {"observations": CAMERA, "terminations": True, "rewards": lambda rows: rows["frame_index"]}
+    monkeypatch.setitem(sys.modules, "lerobot.datasets.video_utils", None)  # not installed
+    with pytest.raises(DatasetError, match=r"images.top is a video.*pip install .*lerobot.*Or leave it out of columns="):
+        load_dataset(tmp_path / "push", columns=columns)
+    stand_in(monkeypatch)
+    data = load_dataset(tmp_path / "push", columns=columns)
+    assert data.observation_space["top"] == spaces.Box(0, 255, (4, 6, 3), np.uint8)
+    assert data.observations["top"][:, 0, 0, 0].tolist() == [0] * 6 + [1] * 6
+    assert data.observations["top"][:, 1, 2, 1].tolist() == [*range(6), *range(60, 66)]
+    np.testing.assert_array_equal(data.next_observations["top"][:5], data.observations["top"][1:6])
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda folder: next(folder.rglob("file-001.mp4")).unlink(), r"file-001.mp4: there is no such video"),
+        (lambda folder: next(folder.rglob("file-001.mp4")).write_bytes(b""), r"LeRobot cannot decode .*IndexError"),
+        (lambda folder: _resize(folder, [4, 5, 3]), r"frames have shape \(4, 6, 3\); meta/info.json says \(4, 5, 3\)"),
+        (lambda folder: _resize(folder, [4, 6, 1]), r"videos of \(height, width, 3\) are read"),
+        (lambda folder: _resize(folder, [10**4, 10**4, 3]), r"would unpack 2,000 bytes into 3,600,000,000"),
+        (
+            lambda folder: next(folder.glob("meta/episodes/*/*")).write_bytes(b"PAR1"),
+            r"meta/episodes: the table cannot be read",
+        ),
+    ],
+)
+def test_malformed_videos_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: Any, said: str) -> None:
+    write_cameras(tmp_path / "push", [0.0, 2.0])
+    stand_in(monkeypatch)
+    damage(tmp_path / "push")
+    with pytest.raises(DatasetError, match=said):
+        load_dataset(tmp_path / "push", columns={"observations": CAMERA, "terminations": True, "rewards": "timestamp"})
+
+
+def _resize(folder: Path, shape: list[int]) -> None:
+    info = json.loads((folder / "meta/info.json").read_text())
+    info["features"]["observation.images.top"]["shape"] = shape
+    (folder / "meta/info.json").write_text(json.dumps(info))
 
 
 def ogbench_arrays() -> dict[str, np.ndarray]:

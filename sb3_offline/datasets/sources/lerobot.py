@@ -1,15 +1,16 @@
-"""LeRobot's folders of version 3: ``meta/info.json`` and Parquet in ``data/``; videos stay unread."""
+"""LeRobot's folders of version 3: ``meta/info.json``, Parquet in ``data/``, and videos, which are read if asked for."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from sb3_offline.datasets.errors import DatasetError
 from sb3_offline.datasets.sources.files import is_directory, is_regular
+from sb3_offline.datasets.sources.lerobot_videos import open_cameras
 from sb3_offline.datasets.sources.raw import RawSource
 from sb3_offline.datasets.sources.tables.columns import mapping_of
 from sb3_offline.datasets.sources.tables.frames import readable
@@ -29,7 +30,8 @@ def is_lerobot(path: Path) -> bool:
 def open_lerobot(path: Path, task: Task) -> RawSource:
     """
     ``observation.state`` is the observation, or a Dict of all that are numbers if there are several. ``next.done`` does not
-    tell why an episode ended, so rewards and terminations that the features do not name are asked for.
+    tell why an episode ended, so rewards and terminations that the features do not name are asked for. Videos are read if
+    ``columns`` name them among the observations.
 
     :param task: its ``columns`` come before what the features say
     :raises DatasetError: for another version, or if rewards or terminations are not known
@@ -44,11 +46,22 @@ def open_lerobot(path: Path, task: Task) -> RawSource:
     missing = [role for role in ("rewards", "terminations") if role not in columns]
     if missing:
         raise DatasetError(f"{path}: the features do not say what the {' and '.join(missing)} are.{_advice(missing, kinds)}")
-    skipped = [name for name, kind in kinds.items() if kind in _UNREAD]
-    raw = open_table(path / "data", replace(task, columns=columns))
+    named = {name for role in ("observations", "next_observations") for name in _names_in(columns.get(role))}
+    cameras = open_cameras(path, features, [name for name in kinds if kinds[name] == "video" and name in named])
+    raw = open_table(path / "data", replace(task, columns=columns), cameras)
+    skipped = [name for name, kind in kinds.items() if kind in _UNREAD and name not in {camera.name for camera in cameras}]
     reading = [*raw.card["reading"], *([f"not read: {', '.join(skipped)}"] if skipped else [])]
     facts = {"source": f"LeRobot {version}", "reading": reading, "fps": info.get("fps"), "robot_type": info.get("robot_type")}
     return replace(raw, dataset_id=path.name, card={**raw.card, **{key: value for key, value in facts.items() if value}})
+
+
+def _names_in(names: Any) -> Iterator[str]:
+    """Columns that a mapping gives for one of our names, however it is written."""
+    if isinstance(names, str):
+        yield names
+    elif isinstance(names, (Mapping, Sequence)):
+        for part in names.values() if isinstance(names, Mapping) else names:
+            yield from _names_in(part)
 
 
 def _columns(kinds: Mapping[str, str]) -> dict[str, Any]:

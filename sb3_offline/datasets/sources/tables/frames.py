@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from sb3_offline.datasets.errors import DatasetError
+from sb3_offline.datasets.mapped import blocks as row_blocks
 from sb3_offline.datasets.sources.files import TABLE_SUFFIXES, is_data_file, is_directory
 from sb3_offline.datasets.sources.tables.delimited import open_delimited, refuse_twice
 from sb3_offline.datasets.sources.tables.sizes import are_kept, check_table_size
@@ -20,8 +21,12 @@ from sb3_offline.files.regular import leads_out
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from sb3_offline.datasets.sources.lerobot_videos import Camera
+
 #: Where this package's own files hold their metadata and mapping, as JSON text.
 METADATA_KEY = b"sb3_offline"
+
+_IMAGE_ROWS = 256  # of videos, decoded at once
 
 _FORMATS = {".parquet": "parquet", ".pq": "parquet", ".csv": "csv", ".csv.gz": "csv", ".tsv": "csv", ".tsv.gz": "csv"}
 _FRAMES = {("pandas", "DataFrame"), ("polars", "DataFrame"), ("polars", "LazyFrame"), ("pyarrow", "Table")}
@@ -84,13 +89,15 @@ class Frame:
     Named columns of equally many rows. Fields of a struct column are columns of their own, ``position.x``.
 
     :param source: a path (file or folder), or a frame of pandas, polars or pyarrow
+    :param cameras: columns of images that lie elsewhere, in videos
     :raises DatasetError: if it cannot be opened, or two columns have one name
 
     ``said`` tells how it was read, in words.
     """
 
-    def __init__(self, source: Any):
+    def __init__(self, source: Any, cameras: Sequence[Camera] = ()):
         self.own: Any = None if isinstance(source, (str, Path)) else source
+        self.cameras = {camera.name: camera for camera in cameras}
         self.name = Path(source).name if self.own is None else f"{type(source).__module__.partition('.')[0]} table"
         self.path = str(source) if self.own is None else self.name  # what messages name
         import_pyarrow(self.path)
@@ -100,6 +107,11 @@ class Frame:
             self.schema: pa.Schema = _flat(self._dataset.schema.empty_table()).schema
         refuse_twice(self.schema.names, self.path)
 
+    @property
+    def names(self) -> list[str]:
+        """Of all columns."""
+        return [*self.schema.names, *self.cameras]
+
     @cached_property
     def kept(self) -> bool:
         """Whether the rows stay in memory between the survey and the reading."""
@@ -107,7 +119,14 @@ class Frame:
         return are_kept([file for part in parts for file in getattr(part, "files", [])])
 
     def blocks(self, columns: Sequence[str]) -> Iterator[pa.Table]:
-        """Some columns of all rows, in the order of the files; in one block if that is kept."""
+        """Some columns of all rows, in the order of the files; in one block if that is kept and without images of videos."""
+        cameras = [self.cameras[name] for name in columns if name in self.cameras]
+        if cameras:
+            own = [name for name in columns if name not in self.cameras]
+            for block in self.blocks(list(dict.fromkeys([*own, *cameras[0].found_by]))):
+                for rows in row_blocks(len(block), _IMAGE_ROWS):
+                    yield _with_images(block.slice(rows.start, rows.stop - rows.start), cameras).select(list(columns))
+            return
         roots = [name for name in self._dataset.schema.names if any(c == name or c.startswith(f"{name}.") for c in columns)]
         with readable(self.path):
             if self.kept:
@@ -137,6 +156,16 @@ class Frame:
         table = _flat(sound(self._dataset.to_table(columns=list(roots))))
         self._tables = {**self._tables, roots: table}
         return table
+
+
+def _with_images(block: pa.Table, cameras: Sequence[Camera]) -> pa.Table:
+    import pyarrow as pa
+
+    episodes, times = (block[name].to_numpy() for name in cameras[0].found_by)
+    for camera in cameras:
+        images = pa.FixedShapeTensorArray.from_numpy_ndarray(camera.frames(episodes, times))
+        block = block.append_column(camera.name, images)
+    return block
 
 
 def _facts_of(metadata: dict[bytes, bytes] | None) -> dict[str, Any]:

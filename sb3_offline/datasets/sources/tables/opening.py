@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from gymnasium import spaces
@@ -23,18 +23,22 @@ from sb3_offline.datasets.sources.tables.sorting import table_blocks
 from sb3_offline.datasets.sources.tables.values import Survey
 from sb3_offline.datasets.sources.task import Task
 
+if TYPE_CHECKING:
+    from sb3_offline.datasets.sources.lerobot_videos import Camera
+
 __all__ = ["is_frame", "is_table_file", "is_table_folder", "open_table"]
 
 _MANY_CUTS = 0.05  # of the rows
 
 
-def open_table(source: Any, task: Task) -> RawSource:
+def open_table(source: Any, task: Task, cameras: Sequence[Camera] = ()) -> RawSource:
     """
     Survey a table once; its arrays are read when they are asked for.
 
+    :param cameras: columns of images that lie elsewhere, in videos
     :raises DatasetError: if it cannot be read, ``columns`` do not fit it, values are missing, or rows cannot be ordered
     """
-    frame = Frame(source)
+    frame = Frame(source, cameras)
     columns, how = _columns(frame, task.columns)
     n_rows, surveys = survey(frame, columns)
     order = order_rows(frame, columns, n_rows)
@@ -68,7 +72,7 @@ def open_table(source: Any, task: Task) -> RawSource:
 
 def _columns(frame: Frame, given: Any) -> tuple[Columns, str]:
     if given is not None:
-        return parse_columns(given, frame.schema.names, frame.path), "as given"
+        return parse_columns(given, frame.names, frame.path), "as given"
     if "columns" in frame.facts:
         return parse_columns(frame.facts["columns"], frame.schema.names, frame.path), "as the file says"
     guess = guess_columns(frame.schema.names)

@@ -13,7 +13,7 @@ from sb3_offline.datasets.offline_dataset import MASK_NAMES, DatasetInfo
 from sb3_offline.datasets.sources.tables.columns import Columns, Names, groups_of
 from sb3_offline.datasets.sources.tables.frames import Frame
 from sb3_offline.datasets.sources.tables.order import Order
-from sb3_offline.datasets.sources.tables.values import Survey, codes, numbers, survey_column
+from sb3_offline.datasets.sources.tables.values import Survey, codes, image_survey, numbers, survey_column
 from sb3_offline.networks.choices import CHOICE_SPACES
 
 if TYPE_CHECKING:
@@ -30,10 +30,11 @@ def survey(frame: Frame, columns: Columns) -> tuple[int, dict[str, Survey]]:
     :raises DatasetError: for missing values, by column and row
     """
     keys = {columns.episode, columns.time}
-    values = [name for name in columns.used() if name not in keys or name in _value_names(columns)]
-    found: dict[str, Survey] = {}
+    found = {name: image_survey(camera.shape) for name, camera in frame.cameras.items()}
+    used = [name for name in columns.used() if name not in found]
+    values = [name for name in used if name not in keys or name in _value_names(columns)]
     n_rows = 0
-    for block in frame.blocks(columns.used()):
+    for block in frame.blocks(used):
         if len(block) == 0:
             continue
         for name in values:

@@ -50,6 +50,11 @@ class Survey:
         return replace(self, low=low, high=high, dtype=np.result_type(self.dtype, other.dtype))
 
 
+def image_survey(shape: tuple[int, ...]) -> Survey:
+    """Of bytes, without looking at them."""
+    return Survey(None, shape, np.dtype(np.uint8), np.zeros(shape, np.uint8), np.full(shape, 255, np.uint8))
+
+
 def survey_column(column: pa.ChunkedArray, name: str, where: str, start: int = 0) -> Survey:
     """
     :param start: number of the column's first row, for messages
@@ -136,6 +141,8 @@ def numbers(column: pa.ChunkedArray, name: str, where: str, start: int = 0) -> n
         return column.cast(pa.float64()).to_numpy()
     if pa.types.is_duration(kind):
         return column.cast(pa.duration("ns")).cast(pa.int64()).to_numpy() / 1e9
+    if isinstance(kind, pa.FixedShapeTensorType):
+        return np.concatenate([chunk.to_numpy_ndarray() for chunk in column.chunks])
     if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
         return _lists(column, name, where, start)
     what = f"of type {kind}, no numbers" if not pa.types.is_null(kind) else "empty in every row"
