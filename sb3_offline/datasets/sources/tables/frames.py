@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from sb3_offline.datasets.errors import DatasetError
 from sb3_offline.datasets.mapped import blocks as row_blocks
@@ -19,9 +19,8 @@ from sb3_offline.files.kinds import true_kind
 from sb3_offline.files.regular import leads_out
 
 if TYPE_CHECKING:
+    import numpy as np
     import pyarrow as pa
-
-    from sb3_offline.datasets.sources.lerobot_videos import Camera
 
 #: Where this package's own files hold their metadata and mapping, as JSON text.
 METADATA_KEY = b"sb3_offline"
@@ -82,6 +81,22 @@ def readable(name: str) -> Iterator[None]:
                 else f"pyarrow does not take it: {message}"
             )
         raise DatasetError(f"{name}: the table cannot be read; {why}.") from error
+
+
+class Camera(Protocol):
+    """Images by row, which lie elsewhere: found by two columns of numbers."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def found_by(self) -> tuple[str, str]: ...
+
+    def frames(self, episodes: np.ndarray, times: np.ndarray) -> np.ndarray:
+        """(n, \\*shape) uint8"""
 
 
 class Frame:

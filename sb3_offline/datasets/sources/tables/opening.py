@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from gymnasium import spaces
@@ -15,16 +15,13 @@ from sb3_offline.datasets.offline_dataset import DatasetInfo, OfflineDataset
 from sb3_offline.datasets.sources.raw import RawSource, collect_metadata, raw_from_metadata
 from sb3_offline.datasets.sources.tables.columns import Columns, advice, parse_columns
 from sb3_offline.datasets.sources.tables.deriving import derive_action_space, derive_observation_space
-from sb3_offline.datasets.sources.tables.frames import Frame, is_frame, is_table_file, is_table_folder
+from sb3_offline.datasets.sources.tables.frames import Camera, Frame, is_frame, is_table_file, is_table_folder
 from sb3_offline.datasets.sources.tables.guessing import guess_columns
 from sb3_offline.datasets.sources.tables.order import Order, order_rows
 from sb3_offline.datasets.sources.tables.reading import mark_ends, read_block, survey
 from sb3_offline.datasets.sources.tables.sorting import table_blocks
 from sb3_offline.datasets.sources.tables.values import Survey
 from sb3_offline.datasets.sources.task import Task
-
-if TYPE_CHECKING:
-    from sb3_offline.datasets.sources.lerobot_videos import Camera
 
 __all__ = ["is_frame", "is_table_file", "is_table_folder", "open_table"]
 
