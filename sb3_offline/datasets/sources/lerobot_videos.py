@@ -91,7 +91,7 @@ def decoder(name: str) -> Callable[..., Any]:
             f'{name} is a video, which LeRobot\'s own package decodes: pip install "lerobot[dataset]>=0.4" ({error}). Or '
             "leave it out of columns=."
         ) from error
-    return decode_video_frames  # type: ignore[no-any-return]
+    return decode_video_frames
 
 
 def open_cameras(folder: Path, features: Mapping[str, Any], names: Sequence[str]) -> list[Camera]:
