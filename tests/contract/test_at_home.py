@@ -55,5 +55,6 @@ def test_a_yaml_entry_and_a_page(subject: Subject) -> None:
     (page,) = (
         page for page in pages if f"autoclass:: sb3_offline.{subject.cls.__name__}\n" in page and "## Can I use?" in page
     )
-    (observations,) = re.findall(r"^\| [^|]*Discrete.*\| (\w+)[^|]* \|$", page.split("## Can I use?")[1], re.MULTILINE)
+    table = page.split("## Can I use?")[1].split("\n## ")[0]
+    (observations,) = re.findall(r"^\| [^|]*Discrete.*\| (\w+)[^|]* \|$", table, re.MULTILINE)
     assert observations == ("no" if subject.cls.vectors_only else "yes")
