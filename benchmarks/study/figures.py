@@ -19,14 +19,18 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.ope_picks import picks
+from benchmarks.run import RESULTS
+from benchmarks.study.field import field_runs, write_field
 from benchmarks.study.run import FOLDER, PARTS
 from sb3_offline.files.atomic import write_atomically
-from sb3_offline.studies.records import read_runs
+from sb3_offline.studies.records import Record, read_lines, read_runs
 from sb3_offline.studies.report import write_report
-from sb3_offline.studies.results import Results, read_results
+from sb3_offline.studies.results import Results, results_of
 from sb3_offline.studies.statistics import Interval, Scores, bootstrap, interquartile_mean, probability_of_improvement
 
 REPEATS = 50_000
+LOCOMOTION_STEPS = 30_000
 RIVAL, WEIGHTS = "combo", ("dromo std_0.1", "dromo std_1")
 Sizes = dict[tuple[str, str], dict[int, np.ndarray]]
 """Task and algorithm -> rows -> the seeds' scores."""
@@ -74,6 +78,60 @@ def where(small: Results, repeats: int = REPEATS) -> list[str]:
     return said
 
 
+def inside(records: Sequence[Record]) -> list[str]:
+    """Question 3, task by task and set by set."""
+    said = []
+    for task, name in sorted({(Path(record["dataset"]).stem, record["name"]) for record in records}):
+        own = [record for record in records if (Path(record["dataset"]).stem, record["name"]) == (task, name)]
+        better = [record for record in own if record["beats_the_data"]]
+        hope = np.mean([record["value"] - record["truth"] for record in better]) if better else float("nan")
+        hopes = f"value minus simulated return {hope:.2f} over {len(better)} policies that beat the data"
+        if name != RIVAL:
+            rising = [record["rank_correlation"] for record in own]
+            said.append(
+                f"{name} on {task}: rank correlation of the ratio of spreads with n(s) {np.mean(rising):.2f}, above 0 on "
+                f"{sum(each > 0 for each in rising)} of {len(own)} seeds; median ratio "
+                f"{np.mean([record['median_ratio'] for record in own]):.2f}; collapsed at "
+                f"{np.mean([record['collapsed'] for record in own]):.1%} of states; {hopes}."
+            )
+        else:
+            said.append(f"{name} on {task}: {hopes}.")
+    return said
+
+
+def draw_inside(records: Sequence[Record]) -> bytes:
+    """A panel a task: the ratio of spreads to COMBO's by tenths of the rows, the least visited first; a line a weight."""
+    from matplotlib.figure import Figure
+
+    tasks = sorted({Path(record["dataset"]).stem for record in records})
+    figure = Figure(figsize=(4.6 * len(tasks), 3.4), layout="constrained")
+    for index, task in enumerate(tasks):
+        axis = figure.add_subplot(1, len(tasks), index + 1, title=task, xlabel="tenth of n(s), rarest states first")
+        for name in sorted({record["name"] for record in records} - {RIVAL}):
+            own = [r["deciles"] for r in records if r["name"] == name and Path(r["dataset"]).stem == task]
+            if own:
+                ratios = np.array([[tenth["ratio"] for tenth in deciles] for deciles in own])
+                axis.plot(range(1, 11), np.median(ratios, axis=0), marker="o", markersize=3, label=name)
+        axis.axhline(1.0, color="#5b6770", linestyle="--", linewidth=1)
+        axis.set_ylabel("spread of Q over COMBO's, median of seeds")
+        axis.legend(fontsize=7, frameon=False)
+    written = io.BytesIO()
+    figure.savefig(written, format="png", dpi=130)
+    return written.getvalue()
+
+
+def selection(folder: Path) -> list[str]:
+    """Question 6: the pick of FQE beside the last and the best checkpoint, mean over the runs whose checkpoints were kept."""
+    said = []
+    for file in sorted(folder.glob("*.jsonl")):
+        found = picks(read_lines(file))
+        if found:
+            means = {key: np.mean([row[key] for row in found.values()]) for key in next(iter(found.values()))}
+            text = ", ".join(f"{key} {value:.1f}" for key, value in means.items())
+            said.append(f"{file.stem}, {len(found)} runs, discounted return of the pick: {text}.")
+    return said
+
+
 def sizes_of(runs: Sequence[dict[str, Any]]) -> Sizes:
     found: dict[tuple[str, str], dict[float, list[tuple[int, float]]]] = defaultdict(lambda: defaultdict(list))
     for run in runs:
@@ -82,6 +140,22 @@ def sizes_of(runs: Sequence[dict[str, Any]]) -> Sizes:
         key: {round(np.mean([n for n, _ in each])): np.array([score for _, score in each]) for each in shares.values()}
         for key, shares in found.items()
     }
+
+
+def locomotion_of(field: Sequence[Record]) -> list[Record]:
+    """The runs of question 5 that are cells of the part "locomotion": COMBO's, and DROMO's, whose default is std .1."""
+    sets = {RIVAL: ".", "dromo": "std_0.1"}
+    names = {"hopper medium-replay": "offline/hopper/medium-replay-v0"}
+    return [
+        {**run, "set": sets[run["algo"]], "dataset": names.get(run["dataset"], "halfcheetah_medium-replay-v0.hdf5")}
+        for run in field
+        if run["algo"] in sets and run["steps"] == LOCOMOTION_STEPS and run["seed"] < 5
+    ]
+
+
+def whole_data(runs: Sequence[Record]) -> list[Record]:
+    """The runs of the part "small" that belong to the sizes, too: COMBO's and DROMO std .1's, of the sizes' five seeds."""
+    return [run for run in runs if (run["algo"], run["set"]) in ((RIVAL, "."), ("dromo", "std_0.1")) and run["seed"] < 5]
 
 
 def rate(best: float, scores: dict[int, np.ndarray]) -> float:
@@ -162,18 +236,28 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, nargs="?", default=FOLDER)
     folder = parser.parse_args(argv).folder
-    present = [name for name in PARTS if (folder / name).is_dir() and read_runs(folder / name)]
-    results = {name: read_results(folder / name, score="final") for name in present}
+    field = field_runs()
+    runs = {name: read_runs(folder / name) if (folder / name).is_dir() else [] for name in PARTS}
+    runs["locomotion"] += locomotion_of(field)
+    present = [name for name in PARTS if runs[name]]
+    results = {name: results_of(name, runs[name], score="final") for name in present}
     for name in present:
         write_report(results[name], folder / name)
     answers: dict[str, list[str]] = {
         "1. Does the robust term help?": helps([results[name] for name in present if name != "size"]),
         "2. Where does it?": where(results["small"]) if "small" in results else [],
     }
+    if (folder / "inside.jsonl").exists():
+        looked = read_lines(folder / "inside.jsonl")
+        answers["3. Does it do in deep networks what the exact solution says?"] = inside(looked)
+        write_atomically(folder / "inside.png", lambda file: file.write(draw_inside(looked)))
     if "size" in results:
-        sizes = sizes_of(read_runs(folder / "size"))
+        sizes = sizes_of([*runs["size"], *whole_data(runs["small"])])
         answers["4. Sample complexity"] = sample_complexity(sizes)
         write_atomically(folder / "sizes.png", lambda file: file.write(draw_sizes(sizes)))
+    write_field(field, folder / "field")
+    answers["5. The field on equal terms"] = ["The table and the profile are in field/."] if field else []
+    answers["6. Selection"] = selection(RESULTS / "ope")
     text = "\n\n".join(
         "\n".join([f"## {question}", "", *(f"- {line}" for line in said)]) for question, said in answers.items()
     )

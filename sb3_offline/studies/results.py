@@ -67,14 +67,15 @@ def read_results(folder: Path, score: Score = "mean_last_5") -> Results:
         runs = read_runs(folder)
         if not runs:
             raise ValueError(f"{folder} holds no finished runs (.jsonl): sb3-offline study writes them.")
-        return _results(folder, runs, score)
+        return results_of(folder.name, runs, score)
     except (KeyError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(
             f"{folder} holds a file (.jsonl) that is no run's, or damaged: {type(error).__name__} {error}."
         ) from error
 
 
-def _results(folder: Path, runs: Sequence[dict[str, Any]], score: Score) -> Results:
+def results_of(title: str, runs: Sequence[dict[str, Any]], score: Score = "mean_last_5") -> Results:
+    """Of runs as :func:`~sb3_offline.studies.records.read_runs` gives them."""
     normalized = all(run[f"normalized_{score}"] is not None for run in runs)
     groups: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
     for run in runs:
@@ -95,7 +96,7 @@ def _results(folder: Path, runs: Sequence[dict[str, Any]], score: Score) -> Resu
     improvement = {
         (one, two): bootstrap([scores(one), scores(two)], probability_of_improvement, repeats=500) for one, two in pairs
     }
-    return Results(printable(folder.name), normalized, names, datasets, lines, shared, pooled, improvement, left_out)
+    return Results(printable(title), normalized, names, datasets, lines, shared, pooled, improvement, left_out)
 
 
 def _name(run: dict[str, Any]) -> str:

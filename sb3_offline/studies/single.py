@@ -137,6 +137,23 @@ def demo_options(algorithm: type) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name in known}
 
 
+@dataclass(frozen=True)
+class Begun:
+    """
+    A run that is ready for its steps, its first ones or those after its last checkpoint.
+
+    :param partial: its file until it is finished
+    :param path: its file
+    """
+
+    model: OfflineAlgorithm
+    callback: CurveCallback
+    data: OfflineDataset
+    protocol: Protocol
+    partial: Path
+    path: Path
+
+
 def run_one(run: Run, protocol: Protocol, path: Path) -> dict[str, Any]:
     """
     Train once, from the last checkpoint if there is one, and write the file.
@@ -147,8 +164,17 @@ def run_one(run: Run, protocol: Protocol, path: Path) -> dict[str, Any]:
     if is_finished(path):
         summary: dict[str, Any] = read_lines(path)[-1]["summary"]
         return summary
+    begun = begin_run(run, protocol, path, open_dataset(run.dataset).load().sample_episodes(run.fraction, run.seed))
+    begun.model.learn(protocol.steps, callback=begun.callback, progress_bar=protocol.progress)
+    return end_run(begun)
+
+
+def begin_run(run: Run, protocol: Protocol, path: Path, data: OfflineDataset) -> Begun:
+    """
+    :param path: where the finished run's file will lie
+    :param data: what it learns from
+    """
     algorithm = find_algorithm(run.algo)
-    data = open_dataset(run.dataset).load().sample_episodes(run.fraction, run.seed)
     config = {
         **asdict(run),
         "transitions": len(data),
@@ -163,10 +189,15 @@ def run_one(run: Run, protocol: Protocol, path: Path) -> dict[str, Any]:
         partial = begin(path, protocol.command, config)
         model = algorithm("MlpPolicy", dataset=data, seed=run.seed, **protocol.options)
     callback = CurveCallback(partial, protocol.eval_every, protocol.episodes, run.seed, checkpoint)
-    model.learn(protocol.steps, callback=callback, progress_bar=protocol.progress)
-    summary = _summary(model, data, callback, protocol.final_episodes)
-    finish(partial, path, summary)
-    if not protocol.keep_models:
+    return Begun(model, callback, data, protocol, partial, path)
+
+
+def end_run(begun: Begun) -> dict[str, Any]:
+    """Judge the final model, and give the file its last line, its summary, and its name."""
+    summary = _summary(begun.model, begun.data, begun.callback, begun.protocol.final_episodes)
+    finish(begun.partial, begun.path, summary)
+    if not begun.protocol.keep_models:
+        checkpoint = begun.path.with_suffix(".zip")
         for file in (checkpoint, sibling(checkpoint)):
             file.unlink(missing_ok=True)
     return summary

@@ -5,19 +5,25 @@ from __future__ import annotations
 import functools
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from stable_baselines3.common.callbacks import BaseCallback
 
-from benchmarks.study import figures, trap
+from benchmarks.study import field, figures, inside, trap
 from benchmarks.study.figures import rates, sizes_of, verdict
 from benchmarks.study.run import PARTS, read_part
+from benchmarks.study.together import grouped, run_group
 from benchmarks.study.trap_optimum import Grid, mean_return
 from sb3_offline import load_dataset
+from sb3_offline.registry import find_algorithm
 from sb3_offline.shell.study import work_with
 from sb3_offline.studies.plan import read_study
-from sb3_offline.studies.records import append
+from sb3_offline.studies.records import append, is_finished, read_lines, read_runs
+from sb3_offline.studies.single import begin_run, run_one
 from sb3_offline.studies.statistics import Interval
+from sb3_offline.training.resume import sibling
 
 SMALL = """
 algorithms: [dromo, td3bc]
@@ -88,12 +94,55 @@ def test_algorithms_train_on_the_trap(tmp_path: Path) -> None:
 
 def test_seeds_come_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(Path(__file__).parent.parent.parent)
-    for part, n_runs in (("small", 8 * 2 * 10), ("size", 4 * 2 * 5 * 5)):
+    for part, n_runs, n_groups in (("small", 8 * 2 * 10, 8 * 2 * 2), ("size", 2 * 2 * 4 * 5 + 2 * 2 * 5 * 5, 164)):
         cells = read_part(part, tmp_path).cells
         assert len(cells) == len({cell.path for cell in cells}) == n_runs
         seeds = [cell.run.seed for cell in cells]
         assert seeds == sorted(seeds)
+        groups = grouped(cells, 5)
+        assert len(groups) == n_groups
+        assert sorted(cell.path for group in groups for cell in group) == sorted(cell.path for cell in cells)
+        blocks = [[cell.run.seed for cell in group] for group in groups]
+        if part == "small":
+            assert blocks == 16 * [[0, 1, 2, 3, 4]] + 16 * [[5, 6, 7, 8, 9]]
+            assert [group[0].path.parent.name for group in groups[:7:2]] == ["small", "std_0.1", "std_1", "std_0.03"]
     assert PARTS == ("locomotion", "small", "size")
+
+
+def test_every_cell_is_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a set of options refuses is refused here, not after a day."""
+    monkeypatch.chdir(Path(__file__).parent.parent.parent)
+    seen = set()
+    for part in ("small", "size"):
+        for cell in read_part(part, tmp_path).cells:
+            options = dict(sorted(cell.protocol.options.items()))
+            if (cell.run.algo, str(options)) not in seen:
+                seen.add((cell.run.algo, str(options)))
+                model: Any = find_algorithm(cell.run.algo)("MlpPolicy", dataset=trap.FILE, seed=0, device="cpu", **options)
+                assert model.learning_rate(0.0) == 0.0
+                assert model.batch_size == 128
+    assert len(seen) == 8 + 2
+
+
+def test_seeds_of_one_process_are_those_of_runs_alone(tmp_path: Path) -> None:
+    """Cut off at the second of three evaluations and gone on with; to rounding."""
+    path = tmp_path / "trap.yaml"
+    text = SMALL.format(file=trap.FILE).replace("seeds: [0]", "seeds: [0, 1]").replace("steps: 3\n", "steps: 9\n")
+    path.write_text(text.replace("[dromo, td3bc]", "[td3bc]"))
+    cells = read_study(path).cells
+    (group,) = grouped(cells, 5)
+    assert [cell.run.seed for cell in group] == [0, 1]
+    begun = [begin_run(cell.run, cell.protocol, cell.path, load_dataset(trap.FILE)) for cell in cells]
+    for one in begun:
+        one.model.learn(9, callback=[one.callback, StopAfter()])
+    assert not is_finished(cells[0].path)
+    run_group(cells[0], 1, {cells[0].path: group})
+    for cell in cells:
+        alone = run_one(cell.run, cell.protocol, tmp_path / "alone" / cell.path.name)
+        together = read_lines(cell.path)
+        assert [line["step"] for line in together if "step" in line] == [3, 6, 9]
+        assert together[-1]["summary"]["final"] == pytest.approx(alone["final"], rel=1e-3)
+        assert not sibling(cell.path.with_suffix(".zip")).exists()
 
 
 def test_verdicts_by_the_plan() -> None:
@@ -101,6 +150,13 @@ def test_verdicts_by_the_plan() -> None:
     assert verdict(Interval(0.3, 0.1, 0.49), 5) == "no"
     assert verdict(Interval(0.52, 0.41, 0.59), 5) == "no"
     assert verdict(Interval(0.625, 0.375, 0.875), 5).endswith("about 20 seeds would decide it")  # twice as narrow: four times
+
+
+class StopAfter(BaseCallback):
+    """Ends the training at the second evaluation."""
+
+    def _on_step(self) -> bool:
+        return self.num_timesteps < 6
 
 
 def made(folder: Path, algo: str, share: float, seed: int, score: float, of: str = "trap") -> None:
@@ -123,11 +179,15 @@ def test_answers_of_made_up_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             made(tmp_path / "size", "dromo", share, seed, 100 - 0.4 / share + 1e-3 * seed)
             made(tmp_path / "size", "combo", share, seed, 100 - 10 / math.sqrt(share) - 1e-3 * seed)
         made(tmp_path / "size", "td3bc", 1, seed, 100)
-        made(tmp_path / "small", "combo", 1, seed, 50 + seed)
-        made(tmp_path / "small" / "std_0.1", "dromo", 1, seed, 70 + seed)
-        made(tmp_path / "small" / "std_1", "dromo", 1, seed, 20 + seed)
-    from sb3_offline.studies.records import read_runs
-
+        made(tmp_path / "small", "combo", 1, seed, 50 + seed, "river")
+        made(tmp_path / "small" / "std_0.1", "dromo", 1, seed, 70 + seed, "river")
+        made(tmp_path / "small" / "std_1", "dromo", 1, seed, 20 + seed, "river")
+    monkeypatch.setattr(figures, "field_runs", lambda: [])
+    tenths = [{"ratio": 1.0} for _ in range(10)]
+    for name, rank in (("combo", 0.0), ("dromo std_0.1", 0.5)):
+        hope = {"value": -1.0, "truth": -3.0, "beats_the_data": True}
+        ratios = {"rank_correlation": rank, "median_ratio": 0.9, "collapsed": 0.25, "deciles": tenths}
+        append(tmp_path / "inside.jsonl", {"name": name, "dataset": "trap.npz", "seed": 0, **ratios, **hope})
     found = rates(sizes_of(read_runs(tmp_path / "size")), "trap", repeats=50)
     assert found["dromo"].value == pytest.approx(-1.0, abs=0.01)
     assert found["combo"].value == pytest.approx(-0.5, abs=0.01)
@@ -135,7 +195,58 @@ def test_answers_of_made_up_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     said = (tmp_path / "answers.md").read_text()
     assert "dromo std_0.1 against combo on 1 tasks: 1.00 (1.00 to 1.00), 5 seeds: yes." in said
     assert "dromo std_1 against combo on 1 tasks: 0.00 (0.00 to 0.00), 5 seeds: no." in said
-    assert "dromo std_0.1 on trap: 20.0" in said
+    assert "dromo std_0.1 on river: 20.0" in said
     assert "the conjecture holds." in said
-    assert {"sizes.png", "answers.md"} <= {path.name for path in tmp_path.iterdir()}
+    assert "- combo on trap: value minus simulated return 2.00 over 1 policies that beat the data." in said
+    assert "n(s) 0.50, above 0 on 1 of 1 seeds; median ratio 0.90; collapsed at 25.0% of states" in said
+    assert "hopper-medium, 5 runs" in said  # runs whose checkpoints benchmarks.ope has judged
+    assert {"sizes.png", "inside.png", "answers.md"} <= {path.name for path in tmp_path.iterdir()}
     assert (tmp_path / "small" / "report_profiles.png").exists()
+
+
+def test_spreads_beside_the_rivals() -> None:
+    """By hand: spreads that grow with n(s) over equal ones; one state of a hundred has lost its spread."""
+    visits = np.arange(1.0, 101.0)
+    own = 0.01 * visits + 0.005
+    own[0] = 0.001
+    found = inside.compared(visits, own, np.ones(100), 0.5)
+    assert found["rank_correlation"] == pytest.approx(1.0)
+    assert found["collapsed"] == 0.01
+    assert found["median_ratio"] == pytest.approx(0.51)
+    assert len(found["deciles"]) == 10
+    assert found["deciles"][9]["n"] == pytest.approx(95.5)
+    assert found["deciles"][9]["ratio"] == pytest.approx(0.96)
+    assert found["deciles"][9]["radius"] == pytest.approx(0.5 * np.mean(np.arange(91, 101) ** -0.5))
+
+
+def field_run(algo: str, options: dict[str, Any], scores: tuple[float, ...], **more: Any) -> dict[str, Any]:
+    curve = [
+        {"step": 10 * n, "mean_return": 32 * score, "normalized_score": score, "seconds": 60.0 * n}
+        for n, score in enumerate(scores, start=1)
+    ]
+    about = {"algo": algo, "dataset": "offline/hopper/medium-replay-v0", "fraction": 1.0, "seed": 0, "steps": 30_000}
+    return {**about, "options": options, "set": ".", "normalized_final": scores[-1], "seconds": 240.0, "curve": curve, **more}
+
+
+def test_the_field_counts_defaults_alone() -> None:
+    plain = field_run("td3bc", {}, (1.0,), source="peers")
+    assert field.is_default(plain)
+    assert not field.is_default({**plain, "source": "recipes"})
+    assert field.is_default({**plain, "source": "recipes", "set": "defaults"})
+    assert field.is_default({**plain, "options": {"alpha": 2.5}, "source": "recipes"})
+    assert not field.is_default({**plain, "options": {"alpha": 1.0}})
+    assert not field.is_default({**plain, "options": {"alhpa": 2.5}})
+    assert not field.is_default({**plain, "steps": 10_000})
+    assert not field.is_default({**plain, "dataset": "offline/hopper/expert-v0"})
+
+
+def test_the_fields_table_shows_gaps() -> None:
+    """80% of hopper's goal is 2240: 70 points here, reached by one run in its second minute and by the other never."""
+    runs = [field_run("bc", {}, scores, dataset="hopper medium-replay") for scores in ((50.0, 90.0, 80.0), (10.0, 20.0, 30.0))]
+    rows = field.table(runs)
+    assert rows[1][:3] == ("bc", "hopper medium-replay", "30,000")
+    assert rows[1][3:] == ("2", "55.0", "30.0", "80.0", "60.0", "4", "1 of 2", "-")
+    assert rows[2][:4] == ("bc", "halfcheetah medium-replay", "-", "-")
+    assert len(rows) == 1 + 2 * len(field.ALGORITHMS)
+    assert field.shared_names([*runs, {**runs[0], "dataset": "halfcheetah medium-replay"}]) == ["bc"]
+    assert field.shared_names(runs) == []
