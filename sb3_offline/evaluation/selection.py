@@ -59,9 +59,8 @@ class OfflineSelectionCallback(BaseCallback):
             self.logger.record(f"offline/{name}", value)
         if "ood_score" in estimate.diagnostics:
             self.logger.record("offline/ood_score", estimate.diagnostics["ood_score"])
-        bound = estimate.low if math.isfinite(estimate.low) else estimate.value  # a single critic has no interval
-        if bound > self.best or not self.path.exists():
-            self.best = bound
+        if estimate.bound > self.best or not self.path.exists():
+            self.best = estimate.bound
             self.model.save(self.path)
 
 

@@ -5,12 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
 from sb3_offline.arguments import INSIDE_UNIT, NOT_NEGATIVE, Interval, check_number
-from sb3_offline.buffers.returns import returns_to_go
 from sb3_offline.datasets import OfflineDataset
-from sb3_offline.ope.estimate import Estimate, Estimator, first_rows
+from sb3_offline.ope.estimate import Estimate, Estimator, behavior_returns
 from sb3_offline.ope.fqe import FQE
 from sb3_offline.ope.trust import doubts
 
@@ -40,8 +37,7 @@ def behavior_value(dataset: OfflineDataset, gamma: float) -> float:
     :param gamma: in [0, 1)
     """
     check_number("gamma", gamma, Interval(0.0, 1.0, open_high=True))
-    rewards, terminations = np.asarray(dataset.rewards, dtype=np.float64), np.asarray(dataset.terminations)
-    return float(returns_to_go(rewards, terminations, dataset.episode_ends, gamma)[first_rows(dataset)].mean())
+    return float(behavior_returns(dataset, gamma).mean())
 
 
 def certify(

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from sb3_offline.arguments import INSIDE_UNIT, Interval, check_count, check_flag, check_number
+from sb3_offline.buffers.returns import returns_to_go
 from sb3_offline.datasets import OfflineDataset
 from sb3_offline.ope.behavior import describes, support_of
 from sb3_offline.ope.policy import EvaluatedPolicy
@@ -42,6 +43,11 @@ class Estimate:
     gamma: float
     per_episode: np.ndarray
     diagnostics: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def bound(self) -> float:
+        """What policies are compared by: the lower end of the interval, or the value itself where there is none."""
+        return self.low if math.isfinite(self.low) else self.value
 
     def __str__(self) -> str:
         return f"{self.estimator}: {self.value:.4g} [{self.low:.4g}, {self.high:.4g}]"
@@ -82,6 +88,8 @@ class Estimator(ABC):
             )
         evaluated = EvaluatedPolicy(policy, dataset, deterministic=self.deterministic, seed=self.seed)
         result = self._estimate(evaluated, dataset)
+        returns = behavior_returns(dataset, result.gamma)
+        result = replace(result, diagnostics=result.diagnostics | {"holds_the_log": float(holds_all(result, returns))})
         if not describes(dataset):
             return result
         return replace(result, diagnostics=result.diagnostics | support_of(dataset).score(evaluated))
@@ -113,6 +121,24 @@ class Estimator(ABC):
 def first_rows(dataset: OfflineDataset) -> np.ndarray:
     """(n_episodes,) the row that each episode begins with."""
     return dataset.episode_ends - dataset.episode_lengths() + 1
+
+
+def behavior_returns(dataset: OfflineDataset, gamma: float) -> np.ndarray:
+    """(n_episodes,) discounted return of each logged episode; one that was cut counts as if it had gone on as it was."""
+    rewards, terminations = np.asarray(dataset.rewards, dtype=np.float64), np.asarray(dataset.terminations)
+    return returns_to_go(rewards, terminations, dataset.episode_ends, gamma)[first_rows(dataset)]
+
+
+def holds_all(estimate: Estimate, returns: np.ndarray) -> bool:
+    """
+    Whether an interval reaches from below the log's worst episodes to above its best, a fortieth at either end left out: then
+    it does not tell the policy from either.
+
+    :param returns: of the logged episodes
+    """
+    worst, best = np.quantile(returns, [0.025, 0.975])
+    whole = math.isfinite(estimate.low) and math.isfinite(estimate.high) and worst < best
+    return bool(whole and estimate.low < worst and best < estimate.high)
 
 
 def student_quantile(probability: float, degrees: int) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,15 +32,24 @@ class Ranked:
 
     @property
     def doubts(self) -> list[str]:
-        """Of all its estimates, each once."""
-        return list(dict.fromkeys(sentence for estimate in self.estimates.values() for sentence in doubts(estimate)))
+        """Of all its estimates, each once; and whether two of them contradict each other."""
+        said = [sentence for estimate in self.estimates.values() for sentence in doubts(estimate)]
+        apart = (
+            f"{one.estimator} and {other.estimator} contradict each other: {one.low:.4g} to {one.high:.4g}, and "
+            f"{other.low:.4g} to {other.high:.4g}. At least one of them guesses."
+            for one, other in itertools.combinations(self.estimates.values(), 2)
+            if one.high < other.low or other.high < one.low
+        )
+        return list(dict.fromkeys([*said, *apart]))
 
 
 def rank(
     models: Mapping[str, Any] | Iterable[Any], dataset: OfflineDataset, estimators: Sequence[Estimator] | None = None
 ) -> list[Ranked]:
     """
-    Estimate every policy, and put the highest value of the first estimator first.
+    Estimate every policy, and put the one of the first estimator's highest lower bound first: of many estimates the highest
+    is more often the one that errs upwards, and errs most where the log shows least, where the interval is wide. Without an
+    interval (a single critic) the value itself ranks.
 
     :param models: policies by name; names are made up (``model 0``, ...) for a plain list
     :param dataset: logged episodes, best such as no policy was trained on
@@ -51,4 +61,4 @@ def rank(
     if not named or not asked:
         raise ValueError(f"rank needs at least one model and one estimator, got {len(named)} and {len(asked)}.")
     ranked = [Ranked(name, {each.name: each.estimate(model, dataset) for each in asked}) for name, model in named.items()]
-    return sorted(ranked, key=lambda one: one.estimate.value, reverse=True)
+    return sorted(ranked, key=lambda one: one.estimate.bound, reverse=True)

@@ -27,6 +27,11 @@ def _doubts(estimate: Estimate) -> Iterator[str]:
             f"{known['ood_share']:.0%} of its actions are stranger than 99% of the log's: there the estimate is a guess, and "
             "usually too high."
         )
+    if known.get("holds_the_log", 0.0) > 0:
+        yield (
+            f"The interval, {estimate.low:.4g} to {estimate.high:.4g}, holds all that the log's episodes earned, from the "
+            "worst to the best: the estimate says nothing of this policy."
+        )
     if known.get("episodes", np.inf) < FEW_EPISODES:
         yield f"Only {known['episodes']:.0f} episodes were logged: the interval is itself a guess."
     if known.get("effective_episodes", np.inf) < FEW_EFFECTIVE:

@@ -46,7 +46,7 @@ class Candidate:
 @dataclass(frozen=True)
 class Selection:
     """
-    :param candidates: the highest estimate first
+    :param candidates: the highest lower bound first
     :param behavior: the mean discounted return of the log itself
     :param dataset_id: of the data that judged
     """
@@ -114,7 +114,7 @@ def select(folder: Path, dataset: OfflineDataset, estimator: Estimator, trust: b
         )
     if not candidates:
         raise ValueError(f"None of the models in {folder} could be judged by {dataset.info.dataset_id}: see the warnings.")
-    candidates.sort(key=lambda one: one.ranked.estimate.value, reverse=True)
+    candidates.sort(key=lambda one: one.ranked.estimate.bound, reverse=True)
     behavior = behavior_value(dataset, estimator.gamma)
     return Selection(candidates, behavior, dataset.info.dataset_id, dataset.n_episodes)
 

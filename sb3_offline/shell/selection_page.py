@@ -22,9 +22,9 @@ def selection_html(selection: Selection) -> str:
     gain = estimate.value - selection.behavior
     share = f" ({abs(gain / selection.behavior):.0%})" if selection.behavior else ""
     trend = "above" if gain >= 0 else "below"
-    body = f"""<p class="length">The highest estimate has <b>{escape(best.ranked.name)}</b>: {estimate.value:.4g}, with
-{estimate.confidence:.0%} confidence between {estimate.low:.4g} and {estimate.high:.4g}. That is {abs(gain):.4g}{share} {trend}
-what the log itself earned, {selection.behavior:.4g}.</p>
+    body = f"""<p class="length">The highest lower bound has <b>{escape(best.ranked.name)}</b>: it is estimated at
+{estimate.value:.4g}, with {estimate.confidence:.0%} confidence between {estimate.low:.4g} and {estimate.high:.4g}. That is
+{abs(gain):.4g}{share} {trend} what the log itself earned, {selection.behavior:.4g}. {_above(selection)}</p>
 {verdict(list(selection.sentences()), "Nothing speaks against it. Try it on a small scale first all the same.")}
 <figure>{_plot(selection)}
 <figcaption>Estimated return of each policy with its interval; dashed: the log itself.</figcaption></figure>
@@ -32,6 +32,8 @@ what the log itself earned, {selection.behavior:.4g}.</p>
 <h2>How to read this</h2>
 <ul><li>Every figure is an estimate from {selection.episodes:,} logged episodes ({escape(selection.dataset_id)}); nothing was
 tried out. Returns are discounted by {estimate.gamma:g} a step.</li>
+<li>The order is that of the intervals' lower ends: the highest of many estimates is more often one that errs upwards, and
+errors are largest where the log shows least.</li>
 <li>The interval says how far the estimate would move with other episodes of the same kind. It does not cover what the log
 has never seen: that is what the OOD score is for. 0.5 is usual for the log's own actions, near 1 is unlike all of them.</li>
 <li>"own Q" is what the policy's own critic expects. It was trained together with the policy, and usually hopes for
@@ -39,6 +41,17 @@ too much.</li>
 <li>Estimates of this kind have been held against simulators on few tasks: take the order as advice.</li>
 </ul>"""
     return page(f"Which policy? {len(selection.candidates)} judged by {selection.dataset_id}", body, _STYLE)
+
+
+def _above(selection: Selection) -> str:
+    """Which policy has the highest estimate, if another is put first."""
+    highest = max(selection.candidates, key=lambda one: one.ranked.estimate.value).ranked
+    if highest.name == selection.best.ranked.name:
+        return ""
+    return (
+        f"{escape(highest.name)} is estimated higher, at {highest.estimate.value:.4g}, but may be as low as "
+        f"{highest.estimate.low:.4g}."
+    )
 
 
 def _plot(selection: Selection) -> str:

@@ -27,13 +27,13 @@ def check_objective(name: str) -> str:
 
 def make_judge(objective: str, held_out: OfflineDataset) -> Judge:
     """
-    A model's figure, more is better: FQE's estimate, that of a learned world, or minus the held-out TD error (which compares
-    models of one discount and one scale of rewards only), of a clone the likelihood of held-out actions.
+    A model's figure, more is better: the lower bound of FQE's estimate, or a learned world's, or minus the held-out TD error
+    (which compares models of one discount and one scale of rewards only), of a clone the likelihood of held-out actions.
     """
     if objective == "validation":
         return lambda model: _held_out_value(Validation(model, held_out).figures())
     estimator = FQE(n_steps=2000) if objective == "fqe" else ModelBased()
-    return lambda model: estimator.estimate(model, held_out).value
+    return lambda model: estimator.estimate(model, held_out).bound
 
 
 def _held_out_value(figures: dict[str, float]) -> float:

@@ -12,8 +12,8 @@ from stable_baselines3 import DQN, PPO, SAC
 
 from sb3_offline import BC, IQL
 from sb3_offline.datasets import SpacesOnlyEnv
-from sb3_offline.ope import PDIS, PDWIS, WIS, Certificate, DirectMean, Estimate, behavior_value, certify, doubts, rank
-from sb3_offline.ope.estimate import Estimator
+from sb3_offline.ope import PDIS, PDWIS, WIS, Certificate, DirectMean, Estimate, Ranked, behavior_value, certify, doubts, rank
+from sb3_offline.ope.estimate import Estimator, holds_all
 from sb3_offline.ope.policy import EvaluatedPolicy
 from sb3_offline.tabular import random_mdp
 from tests.ope.test_fqe import Half, linear_log
@@ -116,6 +116,44 @@ def test_rank_puts_the_highest_first() -> None:
     assert rank([Worth(1.0)], DATA, [Told()])[0].name == "model 0"
     with pytest.raises(ValueError, match="at least one"):
         rank([], DATA)
+
+
+def test_rank_goes_by_the_lower_bound() -> None:
+    """9 - 8.1 = 0.9, 5 - 2.5 = 2.5, 2 - 0.4 = 1.6."""
+    ranked = rank({"nine": Worth(9.0, 8.1), "five": Worth(5.0, 2.5), "two": Worth(2.0, 0.4)}, DATA, [Told()])
+    assert [one.name for one in ranked] == ["five", "two", "nine"]
+    assert [one.estimate.bound for one in ranked] == [pytest.approx(2.5), pytest.approx(1.6), pytest.approx(0.9)]
+    alone = Estimate("FQE", 3.0, -np.inf, np.inf, 0.95, 0.99, np.zeros(1))
+    assert alone.bound == 3.0
+
+
+def test_what_an_interval_does_not_tell() -> None:
+    """The log's middle 95% of 1, 2, ..., 41 lie from 2 to 40."""
+    returns = np.arange(1.0, 42.0)
+
+    def told(low: float, high: float) -> Estimate:
+        return Estimate("FQE", 20.0, low, high, 0.95, 0.99, np.zeros(50))
+
+    assert holds_all(told(1.9, 40.1), returns)
+    assert not holds_all(told(2.1, 90.0), returns)
+    assert not holds_all(told(-90.0, 39.9), returns)
+    assert not holds_all(told(-np.inf, np.inf), returns)  # no interval
+    assert not holds_all(told(-5.0, 5.0), np.ones(9))  # all episodes earned the same
+    wide = replace(told(1.9, 40.1), diagnostics={"holds_the_log": 1.0})
+    assert doubts(wide) == [
+        "The interval, 1.9 to 40.1, holds all that the log's episodes earned, from the worst to the best: the estimate says "
+        "nothing of this policy."
+    ]
+
+
+def test_estimators_that_contradict_each_other() -> None:
+    def told(name: str, low: float, high: float) -> Estimate:
+        return Estimate(name, 0.0, low, high, 0.95, 0.99, np.zeros(50))
+
+    one, other, third = told("FQE", 1.0, 2.0), told("ModelBased", 3.0, 4.0), told("DR", 1.5, 3.5)
+    assert Ranked("policy", {"FQE": one, "DR": third}).doubts == []
+    (said,) = Ranked("policy", {"FQE": one, "DR": third, "ModelBased": other}).doubts
+    assert said == "FQE and ModelBased contradict each other: 1 to 2, and 3 to 4. At least one of them guesses."
 
 
 @pytest.mark.parametrize(
