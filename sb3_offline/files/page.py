@@ -38,7 +38,7 @@ ul.danger { padding-left: 2rem; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .9rem .3rem 0; text-align: right; border-top: 1px solid var(--line); vertical-align: top; }
 th { border-top: 0; color: var(--quiet); font-weight: 600; font-size: .875rem; }
-th:first-child, td:first-child, .facts td { text-align: left; }
+th:first-child, td:first-child, .words, .facts td { text-align: left; }
 .scroll td + td { white-space: nowrap; }
 .facts td:first-child { color: var(--quiet); width: 17rem; }
 figure { margin: 0; }
@@ -54,6 +54,7 @@ svg text { fill: var(--quiet); font-size: 11px; }
   .facts td { display: block; padding-right: 0; }
   .facts td:first-child { width: auto; }
   .facts td + td { border-top: 0; padding-top: 0; }
+  .plots > *, .plots svg { width: 100%; }
 }
 @media print {
   body { max-width: none; padding: 0; font-size: 10pt; }
@@ -93,10 +94,17 @@ def facts_table(rows: Iterable[tuple[str, str]]) -> str:
 
 
 def figures_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table of text and numbers, which scrolls sideways where it is too wide."""
-    top = "".join(f"<th>{escape(name)}</th>" for name in head)
-    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    """A table of text and numbers, which scrolls sideways where it is too wide; words stand at the left."""
+    table = [[*row] for row in rows]
+    kinds = [' class="words"' if all(map(_is_text, column)) else "" for column in zip(*table, strict=True)] or [""] * len(head)
+    top = "".join(f"<th{kind}>{escape(name)}</th>" for name, kind in zip(head, kinds, strict=True))
+    cells = ("".join(f"<td{kind}>{escape(cell)}</td>" for cell, kind in zip(row, kinds, strict=True)) for row in table)
+    body = "".join(f"<tr>{row}</tr>" for row in cells)
     return f'<div class="scroll"><table><tr>{top}</tr>{body}</table></div>'
+
+
+def _is_text(cell: str) -> bool:
+    return not cell.lstrip("-+~<>")[:1].isdigit() and cell not in ("", "-", "nan", "inf", "-inf")
 
 
 def pictures(images: Iterable[tuple[bytes, str]]) -> str:

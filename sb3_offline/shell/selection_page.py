@@ -8,7 +8,8 @@ from sb3_offline.files.page import figures_table, page, verdict
 from sb3_offline.shell.selection import HEAD, Selection, rows
 
 _STYLE = """
-svg { width: 44rem; } svg text.name { fill: var(--ink); font-size: 13px; }
+svg { width: 44rem; } svg text.name { fill: var(--ink); font-size: 13px;
+  paint-order: stroke; stroke: var(--ground); stroke-width: 4px; }
 .interval { stroke: var(--blue); stroke-width: 3; } .value { fill: var(--blue); }
 .behavior { stroke: var(--orange); stroke-width: 2; stroke-dasharray: 5 4; }
 """

@@ -123,8 +123,9 @@ def to_csv(results: Results) -> str:
 
 def _note(results: Results) -> str:
     unit = "Scores are normalised: 0 random, 100 the reference" if results.normalized else "Scores are returns"
+    judged = "its final model" if results.score == "final" else "the mean of its last five evaluations"
     return (
-        f"{unit}; of each run the mean of its last five evaluations. ± is a 95 % Student t interval over seeds. Pooled "
+        f"{unit}; of each run {judged}. ± is a 95 % Student t interval over seeds. Pooled "
         f"figures are over {len(results.shared)} data sets."
     )
 

@@ -41,6 +41,7 @@ class Results:
     :param pooled: the interquartile mean of each algorithm over the data sets that all have
     :param improvement: P(row beats column), by both names
     :param left_out: what does not count in the pooled figures, and why
+    :param score: of a run
     """
 
     title: str
@@ -52,6 +53,7 @@ class Results:
     pooled: dict[str, Interval]
     improvement: dict[tuple[str, str], Interval]
     left_out: list[str]
+    score: Score
 
     def scores(self, name: str) -> Scores:
         """Of the shared data sets."""
@@ -96,7 +98,7 @@ def results_of(title: str, runs: Sequence[dict[str, Any]], score: Score = "mean_
     improvement = {
         (one, two): bootstrap([scores(one), scores(two)], probability_of_improvement, repeats=500) for one, two in pairs
     }
-    return Results(printable(title), normalized, names, datasets, lines, shared, pooled, improvement, left_out)
+    return Results(printable(title), normalized, names, datasets, lines, shared, pooled, improvement, left_out, score)
 
 
 def _name(run: dict[str, Any]) -> str:

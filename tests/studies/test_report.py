@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,9 @@ import pytest
 from scipy import stats
 
 from sb3_offline.commands import printable
+from sb3_offline.files.page import figures_table
 from sb3_offline.studies.records import append
-from sb3_offline.studies.report import rows, sentences, to_markdown, write_report
+from sb3_offline.studies.report import rows, sentences, to_html, to_markdown, write_report
 from sb3_offline.studies.results import read_results
 from sb3_offline.studies.statistics import bootstrap, interquartile_mean, probability_of_improvement, profile
 
@@ -170,3 +172,14 @@ def test_a_pipe_among_results_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.jsonl")
     with pytest.raises(ValueError, match="a pipe"):
         read_results(tmp_path)
+
+
+def test_a_report_says_how_it_judges_and_sets_words_left(tmp_path: Path) -> None:
+    made(tmp_path, "cql", "Hopper medium", 0, 3.0, [1.0, 2.0, 3.0])
+    for score, words in (("final", "of each run its final model."), ("mean_last_5", "of each run the mean of its last five")):
+        assert words in to_html(replace(read_results(tmp_path), score=score), {})
+    shown = figures_table(("name", "data", "score"), [("7", "CQL", "-1.0"), ("x", "-1st", "nan"), ("y", "CQL", "3")])
+    assert shown.count('class="words"') == 0  # "-1st" begins like a number
+    shown = figures_table(("name", "data", "score"), [("7", "CQL", "-1.0"), ("x", "Hopper", "-")])
+    assert shown.count('class="words"') == 3
+    assert '<th class="words">data</th>' in shown
