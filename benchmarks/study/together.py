@@ -15,7 +15,7 @@ from benchmarks.study import trap
 from sb3_offline.datasets import open_dataset
 from sb3_offline.seeds import learn_seeds
 from sb3_offline.studies.plan import Cell
-from sb3_offline.studies.records import is_finished
+from sb3_offline.studies.records import is_finished, read_lines
 from sb3_offline.studies.single import Begun, begin_run, end_run
 from sb3_offline.training.health import TrainingDivergedError
 from sb3_offline.training.resume import sibling
@@ -56,6 +56,9 @@ def run_group(first: Cell, cores: int, groups: Mapping[Path, Group]) -> dict[str
     """
     th.set_num_threads(cores)
     cells = [cell for cell in groups[first.path] if not is_finished(cell.path)]
+    if not cells:  # finished by another process meanwhile
+        summary: dict[str, Any] = read_lines(first.path)[-1]["summary"]
+        return summary
     run = cells[0].run
     data = open_dataset(run.dataset).load().sample_episodes(run.fraction, run.seed)
     begun = [begin_run(cell.run, cell.protocol, cell.path, data) for cell in cells]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -55,7 +56,7 @@ def run_in_pool(study: Study, cells: Sequence[Cell], n_workers: int, task: Work 
     os.environ.setdefault("OMP_NUM_THREADS", str(study.cores))  # before the workers import torch
     waiting, deaths, others = list(cells), 0, {*multiprocessing.active_children()}
     while waiting:
-        with ProcessPoolExecutor(n_workers, multiprocessing.get_context("spawn"), _ignore_ctrl_c) as pool:
+        with ProcessPoolExecutor(n_workers, multiprocessing.get_context("spawn"), _begin_worker, (os.getpid(),)) as pool:
             futures: dict[Future[dict[str, Any]], Cell] = {}
             try:
                 queue = iter(list(waiting))
@@ -84,9 +85,21 @@ def run_in_pool(study: Study, cells: Sequence[Cell], n_workers: int, task: Work 
                 raise
 
 
-def _ignore_ctrl_c() -> None:
-    """In a worker: the terminal sends it to all, and the study's process alone decides."""
+def _begin_worker(study: int) -> None:
+    """
+    In a worker: Ctrl-C, which the terminal sends to all, is the study's process alone to decide on; and without that process,
+    as when it was killed, nobody waits for the run, which would stand in the way of the study's next start.
+
+    :param study: id of its process
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(study,), daemon=True).start()
+
+
+def _end_with(process: int) -> None:
+    while os.getppid() == process:  # on Windows a parent's id stays, and so does the worker
+        time.sleep(1.0)
+    os._exit(1)
 
 
 def run_by_ray(study: Study, cells: Sequence[Cell], address: str, task: Work = work) -> Iterator[Outcome]:

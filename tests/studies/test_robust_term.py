@@ -137,6 +137,7 @@ def test_seeds_of_one_process_are_those_of_runs_alone(tmp_path: Path) -> None:
         one.model.learn(9, callback=[one.callback, StopAfter()])
     assert not is_finished(cells[0].path)
     run_group(cells[0], 1, {cells[0].path: group})
+    assert run_group(cells[0], 1, {cells[0].path: group}) == read_lines(cells[0].path)[-1]["summary"]  # nothing is left
     for cell in cells:
         alone = run_one(cell.run, cell.protocol, tmp_path / "alone" / cell.path.name)
         together = read_lines(cell.path)

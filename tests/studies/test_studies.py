@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +124,41 @@ def test_a_killed_worker_changes_no_figure(tmp_path: Path) -> None:
         assert figures(cell.path) == figures(tmp_path / "unbroken" / cell.path.name)
         assert [line["step"] for line in figures(cell.path)[:-1]] == [2, 4, 6, 8]
     assert {path.suffix for path in study.folder.iterdir()} == {".jsonl", ".killed"}  # no checkpoint is left behind
+
+
+ALONE = """
+import sys, time
+from pathlib import Path
+from sb3_offline.studies.engine import run_in_pool
+from sb3_offline.studies.plan import read_study
+
+def beat(cell, cores):
+    while True:
+        with Path(sys.argv[1]).open("a") as file:
+            file.write(".")
+        time.sleep(0.1)
+
+if __name__ == "__main__":
+    study = read_study(Path(sys.argv[2]))
+    list(run_in_pool(study, study.cells[:1], 1, beat))
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a parent's id stays there")
+def test_workers_end_with_a_study_that_was_killed(tmp_path: Path) -> None:
+    """A worker that writes a dot every tenth of a second has stopped some seconds after."""
+    script, dots = tmp_path / "alone.py", tmp_path / "dots"
+    script.write_text(ALONE)
+    with subprocess.Popen([sys.executable, str(script), str(dots), str(written(tmp_path))]) as process:
+        deadline = time.monotonic() + 120
+        while not dots.exists() and time.monotonic() < deadline:
+            time.sleep(0.2)
+        process.terminate()
+    deadline, before = time.monotonic() + 60, -1
+    while dots.stat().st_size != before and time.monotonic() < deadline:
+        before = dots.stat().st_size
+        time.sleep(3)
+    assert dots.stat().st_size == before > 0
 
 
 def test_workers_that_die_for_ever_end_the_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
