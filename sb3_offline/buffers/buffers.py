@@ -13,7 +13,7 @@ from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_offline.datasets import DatasetError, OfflineDataset
-from sb3_offline.datasets.mapped import blocks
+from sb3_offline.datasets.mapped import blocks_of
 from sb3_offline.datasets.offline_dataset import MASK_NAMES
 from sb3_offline.execution import ranks
 from sb3_offline.networks.choices import Choices
@@ -181,7 +181,7 @@ class OfflineDatasetBuffer(TensorReplayBuffer):
         """Hold all rows of ``dataset``: observations raw, actions scaled to [-1, 1]."""
         self.buffer_size = len(dataset)
         self.reset()
-        for rows in blocks(len(dataset)):
+        for rows in blocks_of(dataset):
             self.write(
                 observations=to_tensors(np.array(dataset.observations[rows])),
                 actions=th.from_numpy(scale_actions(np.array(dataset.actions[rows]), self.action_space)),

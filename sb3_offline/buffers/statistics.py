@@ -11,7 +11,7 @@ from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_offline.datasets import OfflineDataset
-from sb3_offline.datasets.mapped import blocks
+from sb3_offline.datasets.mapped import blocks_of
 from sb3_offline.files.archives import FileRefused
 from sb3_offline.files.atomic import write_atomically
 from sb3_offline.files.encoding import decode, encode
@@ -34,7 +34,7 @@ def fill_statistics(normalizer: VecNormalize | None, dataset: OfflineDataset) ->
     present: Any = normalizer.obs_rms
     if normalizer.norm_obs and present.count < 2:  # fresh, or reset once
         statistics: Any = RunningMeanStd(shape=dataset.observations.shape[1:])
-        for rows in blocks(len(dataset)):
+        for rows in blocks_of(dataset):
             statistics.update(dataset.observations[rows].astype(np.float64))
         normalizer.obs_rms = statistics
 

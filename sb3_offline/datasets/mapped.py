@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+import math
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,6 +14,7 @@ from sb3_offline.datasets.errors import DatasetError
 from sb3_offline.datasets.offline_dataset import DatasetInfo, OfflineDataset
 
 BLOCK_ROWS = 65_536  # rows checked, hashed or copied at once
+BLOCK_BYTES = 2**26  # of them, where a row is large: images
 
 
 def blocks(n_rows: int, size: int = BLOCK_ROWS) -> Iterator[slice]:
@@ -21,10 +23,30 @@ def blocks(n_rows: int, size: int = BLOCK_ROWS) -> Iterator[slice]:
         yield slice(start, min(start + size, n_rows))
 
 
-def row_blocks(lengths: Collection[int]) -> Iterator[slice]:
-    """Blocks of arrays of these lengths; a single one where they differ, as with an episode's last observation."""
+def rows_at_once(row_bytes: int) -> int:
+    """How many rows of this size a block has."""
+    return max(1, min(BLOCK_ROWS, BLOCK_BYTES // max(row_bytes, 1)))
+
+
+def row_bytes_of(arrays: Iterable[Any]) -> int:
+    """What a row of all these arrays takes."""
+    return sum(array.dtype.itemsize * math.prod(array.shape[1:]) for array in arrays)
+
+
+def blocks_of(dataset: OfflineDataset) -> Iterator[slice]:
+    """All rows of a data set, block by block."""
+    columns = [getattr(dataset, name) for name in dataset.array_names]
+    return blocks(len(dataset), rows_at_once(row_bytes_of(columns)))
+
+
+def row_blocks(arrays: Collection[Any]) -> Iterator[slice]:
+    """
+    :param arrays: what has ``shape`` and ``dtype``
+    :return: blocks of their rows; a single one where their lengths differ, as with an episode's last observation
+    """
+    lengths = {array.shape[0] for array in arrays}
     n_rows = max(lengths, default=0)
-    return blocks(n_rows) if len(lengths) == 1 else iter([slice(0, n_rows)])
+    return blocks(n_rows, rows_at_once(row_bytes_of(arrays))) if len(lengths) == 1 else iter([slice(0, n_rows)])
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +116,7 @@ def check_mapped(dataset: OfflineDataset, info: DatasetInfo) -> OfflineDataset:
     :raises DatasetError: naming the key, the row and the remedy
     """
     where = info.dataset_id
-    for rows in blocks(len(dataset)):
+    for rows in blocks_of(dataset):
         block = dataset.arrays(rows)
         try:
             checked = build_dataset(block, info)

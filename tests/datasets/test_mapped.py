@@ -108,7 +108,7 @@ def test_a_mapped_data_set_given_as_source_stays_mapped(dataset: OfflineDataset,
 
 
 def test_defects_are_named_with_their_row(dataset: OfflineDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mapped_module.blocks, "__defaults__", (4,))
+    monkeypatch.setattr(mapped_module, "BLOCK_ROWS", 4)
     folder = tmp_path / "log.mmap"
     save_mapped(dataset, folder)
     np.save(folder / "rewards.npy", np.array([0, 1, 2, 3, 4, np.nan], dtype=np.float32))

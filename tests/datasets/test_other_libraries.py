@@ -45,7 +45,7 @@ def test_d3rlpy_as_d3rlpy_trains_on_it() -> None:
         ("rewards_1", np.zeros((7, 1)), "episode 1 has 8 actions, 7 rewards and \\[8\\] observations"),
         ("observations_2", np.zeros((8, 4), np.float32), "the episodes' arrays differ in shape"),
         ("rewards_0", np.full((8, 1), np.nan), "rewards hold NaN"),
-        ("observations_0", np.full((8, 3), np.nan), "observations hold NaN or inf in 8 of .* rows, first in row 0"),
+        ("observations_0", np.full((8, 3), np.nan), "observations hold NaN or inf in row 0, counted over all"),
         ("num_episodes", 10**9, "says that it holds 1000000000 episodes"),
         ("num_episodes", 4, "observations_3 is missing"),
         ("actions_0", 3.0, r"actions_0 has shape \(\)"),

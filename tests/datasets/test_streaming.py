@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from sb3_offline.datasets import DatasetError, OfflineDataset, load_dataset, map
 from sb3_offline.datasets.offline_dataset import ARRAY_NAMES
 from sb3_offline.datasets.sources import converting, episodes
 from sb3_offline.datasets.sources.streaming import checked_blocks
-from sb3_offline.datasets.sources.tables import sizes, sorting
+from sb3_offline.datasets.sources.tables import sizes
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 SPACES: dict[str, Any] = {
@@ -65,14 +64,7 @@ def test_blocks_are_checked_as_the_whole_is(seed: int, with_next: bool) -> None:
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of 7 rows in place of 65,536, and nothing kept in memory."""
-
-    def blocks(n_rows: int, *_: int) -> Iterator[slice]:
-        for start in range(0, n_rows, 7):
-            yield slice(start, min(start + 7, n_rows))
-
-    for module in (mapped, sorting):
-        monkeypatch.setattr(module, "blocks", blocks)
-    monkeypatch.setattr(episodes, "BLOCK_ROWS", 7)
+    monkeypatch.setattr(mapped, "BLOCK_ROWS", 7)
     monkeypatch.setattr(sizes, "KEPT_BYTES", 0)
 
 
@@ -270,3 +262,45 @@ def test_dict_observations_and_images_in_parquet(tmp_path: Path) -> None:
     data = load_dataset(tmp_path / "log.parquet")
     assert_equal(data, own)
     assert data.observation_space == own.observation_space
+
+
+@pytest.mark.parametrize("shuffled", [False, True])
+@pytest.mark.usefixtures("small_blocks")
+def test_functions_of_all_rows_stream_into_a_folder(tmp_path: Path, shuffled: bool) -> None:
+    """They see columns, not blocks: a mean is that of all rows, and a difference goes on from block to block."""
+    pd = pytest.importorskip("pandas")
+    frame = plant().assign(state=lambda rows: list(rows[["temp", "flow"]].to_numpy()))
+    (frame.sample(frac=1, random_state=0) if shuffled else frame).to_parquet(tmp_path / "log.parquet", row_group_size=20)
+    columns = {
+        "observations": "state",
+        "actions": "valve",
+        "rewards": lambda table: table["yield"] - table["yield"].mean() + np.diff(table["temp"], prepend=0),
+        "terminations": lambda table: table["failed"] & (table["state"][:, 0] == table["temp"]),
+        "truncations": lambda table: pd.DataFrame({name: table[name] for name in ("t", "flow")})["flow"] > 0.9,
+        "episode": "batch",
+        "time": "t",
+    }
+    source = open_dataset(tmp_path / "log.parquet", columns=columns)
+    converting.stream_to_folder(source, tmp_path / "log.mmap", source.info, "log")
+    data = load_dataset(tmp_path / "log.mmap")
+    assert_equal(data, source.load())
+    mean = frame["yield"].mean()
+    assert data.rewards[0] == pytest.approx(frame["yield"].iloc[0] - mean + frame["temp"].iloc[0], abs=1e-6)
+    assert data.rewards[8] == pytest.approx(frame["yield"].iloc[8] - mean + frame["temp"].diff().iloc[8], abs=1e-6)
+    assert data.terminations.sum() == 4
+    wrong = open_dataset(tmp_path / "log.parquet", columns={**columns, "rewards": lambda table: table["yeild"]})
+    with pytest.raises(DatasetError, match=r"the function for rewards failed: KeyError: .*'yeild' is no column; there are"):
+        next(wrong.blocks(tmp_path))
+
+
+@pytest.mark.parametrize("kept", [0, 10**9])
+def test_spaces_of_episodes_are_found_by_blocks(kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a file that is too large to be kept, the rows are read again."""
+    fixture = Path(__file__).parent / "fixtures" / "d3rlpy_continuous.h5"
+    expected = load_dataset(fixture)
+    monkeypatch.setattr(mapped, "BLOCK_ROWS", 7)
+    monkeypatch.setattr(episodes, "KEPT_BYTES", kept)
+    data = load_dataset(fixture)
+    assert_equal(data, expected)
+    assert data.observation_space == expected.observation_space
+    assert data.action_space == expected.action_space

@@ -331,3 +331,35 @@ def test_logs_of_small_tasks_are_sound(env_id: str) -> None:
     arrays = dict(zip(KEYS, map(np.array, zip(*rows, strict=True)), strict=True))
     chosen = {"observation_space": env.observation_space, "action_space": env.action_space}
     assert order(load(arrays, **chosen)) == []
+
+
+@pytest.mark.parametrize(("n_envs", "steps"), [(4, 50), (3, 25), (8, 10)])
+@pytest.mark.parametrize("marked", [True, False])
+def test_fragments_of_environments_in_turns(n_envs: int, steps: int, marked: bool) -> None:
+    """As workers of RLlib hand them over; following the advice leaves nothing to say."""
+    rows = 4000 // (n_envs * steps) * steps
+    parts = [{key: value[:rows] for key, value in linear(6000, seed, 100).items()} for seed in range(n_envs)]
+    turns = {key: np.stack([part[key].reshape(-1, steps, *part[key].shape[1:]) for part in parts], axis=1) for key in KEYS}
+    arrays = {key: value.reshape(-1, *value.shape[3:]) for key, value in turns.items() if key != "next_observations"}
+    if not marked:
+        arrays["truncations"][:] = False
+    finding = only(load(arrays))
+    assert (finding.severity, finding.check) == ("error", "interleaved")
+    assert f"by the one {(n_envs - 1) * steps + 1} rows on, as if fragments of {steps} steps of {n_envs} env" in finding.what
+    back = {key: x.reshape(-1, n_envs, steps, *x.shape[1:]).swapaxes(0, 1).reshape(x.shape) for key, x in arrays.items()}
+    back["truncations"][rows - 1 :: rows] = True
+    if marked:
+        assert order(load(back)) == []
+
+
+def test_a_shock_at_one_time_of_every_episode_is_the_tasks_own() -> None:
+    arrays = linear(length=100)
+    rng = np.random.default_rng(0)
+    for t in range(N):
+        fresh = t % 100 == 0
+        state = rng.normal(size=3) if fresh else arrays["next_observations"][t - 1]
+        shock = 5 * rng.normal(size=3) if t % 100 == 49 else 0.0
+        arrays["observations"][t] = state
+        arrays["next_observations"][t] = 0.9 * state + 0.3 * arrays["actions"][t] + 0.05 * rng.normal(size=3) + shock
+    del arrays["next_observations"]
+    assert order(load(arrays)) == []

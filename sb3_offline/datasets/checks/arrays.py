@@ -34,12 +34,13 @@ def build_dataset(arrays: Mapping[str, Any], info: DatasetInfo) -> OfflineDatase
     where = info.dataset_id
     keys = find_keys(arrays, where)
     columns: dict[str, Any] = {name: as_column(name, arrays[key], where) for name, key in keys.items()}
+    n_given = len(columns["rewards"])
     if are_rlds_steps(arrays, columns):
         columns = transitions_of_steps(columns)
     elif "next_observations" not in columns:
         columns = split_last_observation(columns)
     _check_lengths(columns, where)
-    said = said_of_keys(arrays, keys, len(columns["rewards"]), where)
+    said = said_of_keys(arrays, keys, n_given, where)
     if said:
         info = replace(info, card={**info.card, "reading": [*info.card.get("reading", []), *said]})
 
@@ -122,14 +123,8 @@ def _split_unlogged(successors: Any, observations: Any, ends: np.ndarray) -> tup
     """
     Next observations with the row's own in place of NaN where an episode ends, and those rows, (n,) bool: none was logged.
     """
-    ends = ends.copy()
-    ends[-1] = True
-    unlogged = np.zeros(len(ends), dtype=bool)
+    unlogged = unlogged_rows(successors, ends)
     parts = successors if isinstance(successors, dict) else {"": successors}
-    for part in parts.values():
-        if part.dtype.kind == "f":
-            rows = np.flatnonzero(ends)
-            unlogged[rows[np.isnan(part[rows].reshape(len(rows), -1)).any(axis=1)]] = True
     if not unlogged.any() or type(successors) is not type(observations):
         return successors, unlogged
     own = observations if isinstance(observations, dict) else {"": observations}
@@ -138,7 +133,29 @@ def _split_unlogged(successors: Any, observations: Any, ends: np.ndarray) -> tup
         filled[key] = part.copy()
         if key in own and own[key].shape == part.shape:  # else refused by its shape
             filled[key][unlogged] = own[key][unlogged]
+            filled[key] = _in_type_of(own[key], filled[key])
     return (filled if isinstance(successors, dict) else filled[""]), unlogged
+
+
+def unlogged_rows(successors: Any, ends: np.ndarray) -> np.ndarray:
+    """(n,) bool: rows that end an episode, the last one among them, and hold NaN as next observation."""
+    ends = ends.copy()
+    ends[-1] = True
+    rows = np.flatnonzero(ends)
+    unlogged = np.zeros(len(ends), dtype=bool)
+    for part in successors.values() if isinstance(successors, dict) else [successors]:
+        if part.dtype.kind == "f" and len(part) == len(ends):
+            unlogged[rows[np.isnan(part[rows].reshape(len(rows), -1)).any(axis=1)]] = True
+    return unlogged
+
+
+def _in_type_of(own: np.ndarray, successors: np.ndarray) -> np.ndarray:
+    """Whole numbers, which NaN among them had made fractions of."""
+    if own.dtype.kind not in "biu" or successors.dtype.kind != "f":
+        return successors
+    with np.errstate(invalid="ignore"):  # NaN elsewhere, which is refused
+        whole = successors.astype(own.dtype)
+    return whole if (whole == successors).all() else successors
 
 
 def _without(dataset: OfflineDataset, dropped: np.ndarray) -> OfflineDataset:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -35,12 +35,17 @@ def episode_flags(columns: Mapping[str, Any], where: str) -> tuple[np.ndarray, n
     return terminations, cuts & ~terminations
 
 
+def may_be_rlds_steps(keys: Iterable[str]) -> bool:
+    """Whether arrays are named as RLDS's steps are; the rows have to be looked at."""
+    return {"is_last", "is_terminal"} <= set(keys)
+
+
 def are_rlds_steps(arrays: Mapping[str, Any], columns: Mapping[str, Any]) -> bool:
     """
     Whether the rows are RLDS's steps: there an episode's last step holds only the observation that it ended with, beside an
     action and a reward that are to be ignored. They are zero, which tells it from a plain flag of that name.
     """
-    if not {"is_last", "is_terminal"} <= set(arrays) or "next_observations" in columns or isinstance(columns["actions"], dict):
+    if not may_be_rlds_steps(arrays) or "next_observations" in columns or isinstance(columns["actions"], dict):
         return False
     last = np.asarray(columns["ends"]).reshape(-1).astype(bool)
     if len(last) != len(columns["actions"]) or not last.any() or last.all():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,8 +33,8 @@ _SYNONYMS = {
     "terminations": "termination terminal terminated terminateds is_terminal is_terminated",
     "truncations": "truncation truncated truncateds trunc timeout time_outs time_out is_truncated timelimit.truncated",
     "ends": """
-        dones done d is_done is_last lasts last dones_float episode_ends episode_end episode_done episode_dones ends
-        is_end""",
+        dones done d is_done is_last lasts last dones_float episode_ends episode_end episode_done episode_dones
+        episode_terminals episode_terminal ends is_end""",
     "action_masks": "action_mask legal_actions valid_actions avail_actions available_actions",
     "next_action_masks": "next_action_mask next_legal_actions next_valid_actions next_avail_actions",
     "starts": "is_first firsts first episode_starts episode_start is_start starts",
@@ -53,6 +53,14 @@ class UnreadArray:
     """Stands for an array of a file that has no name of ours: it is not read, but its length is known."""
 
     shape: tuple[int, ...]
+
+    def block(self, rows: slice, lengths: Collection[int]) -> UnreadArray:
+        """
+        What stands for it beside a block of rows.
+
+        :param lengths: of the arrays that are read
+        """
+        return UnreadArray((rows.stop - rows.start, *self.shape[1:]) if {*self.shape[:1]} == set(lengths) else ())
 
 
 def meaning_of(key: str) -> str | None:

@@ -33,9 +33,14 @@ class StepModel:
         self.usual_errors = self.errors(usual_rows) if len(steps) else np.empty(0)
         self.usual_rows = usual_rows
 
-    def errors(self, rows: np.ndarray) -> np.ndarray:
-        """(n,) mean square of what the model does not predict, in variances of each dimension."""
-        return np.square(self._steps(rows) - self._features(rows)[:, : self.width] @ self.weights).mean(axis=1)
+    def errors(self, rows: np.ndarray, following: np.ndarray | None = None) -> np.ndarray:
+        """
+        (n,) mean square of what the model does not predict, in variances of each dimension.
+
+        :param following: (n,) rows whose observations are taken in place of the next ones
+        """
+        steps = self._steps(rows, following)
+        return np.square(steps - self._features(rows)[:, : self.width] @ self.weights).mean(axis=1)
 
     def are_jumps(self, rows: np.ndarray) -> bool:
         """
@@ -68,11 +73,11 @@ class StepModel:
         n_states = int(self.observations.high[0]) + 1
         return self.dataset.observations[rows] * n_states + self.dataset.next_observations[rows]
 
-    def _steps(self, rows: np.ndarray) -> np.ndarray:
+    def _steps(self, rows: np.ndarray, following: np.ndarray | None = None) -> np.ndarray:
         """(n, width) in standard deviations of each dimension."""
-        arrays = (self.dataset.observations, self.dataset.next_observations)
-        now, then = (flat_rows(array[rows]).astype(np.float64) for array in arrays)
-        return (then - now) / _spread(self.observations)
+        now = self.dataset.observations[rows]
+        then = self.dataset.next_observations[rows] if following is None else self.dataset.observations[following]
+        return (flat_rows(then).astype(np.float64) - flat_rows(now).astype(np.float64)) / _spread(self.observations)
 
     def _features(self, rows: np.ndarray) -> np.ndarray:
         parts = [np.ones((len(rows), 1))]

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from gymnasium import spaces
 
-from sb3_offline.datasets.checks.findings import Finding, succession_warning
+from sb3_offline.datasets.checks.findings import Finding, succession_error, succession_warning
 from sb3_offline.datasets.checks.statistics import DimensionStatistics
 from sb3_offline.datasets.checks.surprise import StepModel
 from sb3_offline.datasets.offline_dataset import OfflineDataset
@@ -18,6 +18,7 @@ _FAR, _APART = 25.0, 10.0  # times the error that nine in ten steps stay below
 _FEWEST = 5
 _NARROW = 0.1  # variance of where the jumps lead, in that of the data
 _CHOSEN = 1.5  # standard deviations between the actions at jumps and others: then the action leads there
+_MAX_ENVS = 64
 _UNRELATED, _LEAST_ROWS, _MAX_DIMENSIONS = 0.97, 1000, 64
 
 
@@ -51,6 +52,21 @@ def check_unmarked_ends(
         return
     errors = model.errors(rows)
     far, apart = (rows[errors > factor * max(np.quantile(errors, 0.9), 1e-12)] for factor in (_FAR, _APART))
+    n_envs, length = _fragments(dataset, model, apart, float(np.quantile(errors, 0.9)))
+    if n_envs:
+        marked = np.zeros(len(inside), dtype=bool)
+        marked[apart] = True
+        yield succession_error(
+            dataset,
+            "interleaved",
+            marked,
+            inside & (np.arange(len(inside)) < _ROWS),
+            f"continued not by the following row but by the one {(n_envs - 1) * length + 1} rows on, as if fragments of {length} "
+            f"steps of {n_envs} environments took turns",
+            f"Put one environment after the other: x.reshape(-1, {n_envs}, {length}, *x.shape[1:]).swapaxes(0, 1)"
+            ".reshape(x.shape) of every array, and mark the last row of each environment as truncated.",
+        )
+        return
     narrow = _lead_to_one_place(dataset, observations, far)
     length = 0 if narrow or dataset.truncations[:-1].any() else _common_distance(apart)
     jumps = far if narrow else apart
@@ -66,6 +82,26 @@ def check_unmarked_ends(
             f"far from where the task's steps lead, {where}, inside what is marked as one episode",
             "Mark these rows as truncated (or terminated), or log next_observations.",
         )
+
+
+def _fragments(dataset: OfflineDataset, model: StepModel, jumps: np.ndarray, usual: float) -> tuple[int, int]:
+    """
+    How many environments handed over fragments of how many steps in turns: jumps are multiples of that apart, and where each
+    leads from goes on a number of fragments later. (0, 0) if that is not so.
+
+    :param usual: the error that nine in ten steps stay below
+    """
+    logged = np.arange(len(dataset)) + np.append(0, np.cumsum(dataset.truncations[:-1]))  # a cut's last row was left out
+    length = _common_distance(logged[jumps])
+    for between in range(1, _MAX_ENVS if length else 0):
+        wanted = logged[jumps] + between * length + 1
+        place = np.minimum(np.searchsorted(logged, wanted), len(logged) - 1)
+        there = logged[place] == wanted
+        if there.sum() < max(_FEWEST, len(jumps) // 4):
+            break
+        if np.median(model.errors(jumps[there], place[there])) < usual:
+            return between + 1, length
+    return 0, 0
 
 
 def _lead_to_one_place(dataset: OfflineDataset, observations: DimensionStatistics, jumps: np.ndarray) -> bool:

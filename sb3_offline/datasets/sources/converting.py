@@ -34,7 +34,7 @@ def stream_to_folder(
     """
     partial = target.with_name(f"{target.name}.partial")
     with named_target(target):
-        dropped = 0
+        dropped, reading = 0, None
         with MappedWriter(partial, info, origin) as writer:
             read = 0
             for block in source.blocks(partial):
@@ -48,9 +48,11 @@ def stream_to_folder(
                 read += len(block)
                 if advance is not None:
                     advance(read)
+                reading = block.info.card.get("reading", reading)
+            found = {"reading": reading} if reading else {}
             if dropped:
-                card = {**writer.info.card, "dropped_rows": f"{dropped}: the last of each cut episode"}
-                writer.info = replace(writer.info, card=card)
+                found["dropped_rows"] = f"{dropped}: the last of each cut episode"
+            writer.info = replace(writer.info, card={**writer.info.card, **found})
         put_in_place(partial, target)
         if partial.is_dir():  # what was at the target
             shutil.rmtree(partial)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,9 +10,10 @@ import numpy as np
 from gymnasium import spaces
 
 from sb3_offline.datasets.errors import DatasetError
-from sb3_offline.datasets.mapped import BLOCK_ROWS
+from sb3_offline.datasets.mapped import row_bytes_of, rows_at_once
 from sb3_offline.datasets.sources.raw import RawSource, raw_from_metadata
 from sb3_offline.datasets.sources.tables.deriving import derive_action_space, derive_observation_space
+from sb3_offline.datasets.sources.tables.sizes import KEPT_BYTES
 from sb3_offline.datasets.sources.tables.values import Survey
 
 
@@ -39,49 +40,72 @@ def episodic_source(
     dataset_id: str, where: str, episodes: Callable[[], Iterator[Episode]], metadata: Mapping[str, Any]
 ) -> RawSource:
     """
-    A source of episodes; what is read for its spaces is kept until its arrays are asked for.
+    A source of episodes; what is read for its spaces is kept until its arrays are asked for, if it is not large.
 
     :param where: what messages name
     :param episodes: reads them, from the first one on
     :param metadata: as in :func:`~sb3_offline.datasets.sources.raw.raw_from_metadata`
     """
-    kept: dict[str, Any] = {}
+    kept: list[dict[str, Any]] = []
+    surveys: dict[str, dict[str, Survey]] = {}
+
+    def blocks(*_: Any) -> Iterator[dict[str, Any]]:
+        return grouped((_arrays_of(one, number, where) for number, one in enumerate(episodes())), where)
 
     def read() -> dict[str, Any]:
-        arrays = kept or _rows(episodes(), where)
-        found = dict(arrays)
+        found = kept or list(blocks())
+        if not found:
+            raise DatasetError(f"{where}: there are no episodes.")
+        arrays = joined(found, where)
         kept.clear()
-        return found
+        return arrays
 
     def derive(kind: str) -> spaces.Space:
-        if not kept:
-            kept.update(_rows(episodes(), where))
-        return derive_space(kind, kept, where)
+        if not surveys:
+            n_rows = n_bytes = 0
+            for block in blocks():
+                _survey_block(block, surveys, where, n_rows)
+                n_rows += len(block["actions"])
+                n_bytes += sum(part.nbytes for values in block.values() for part in _parts(values))
+                if n_bytes <= KEPT_BYTES:
+                    kept.append(block)
+            if n_bytes > KEPT_BYTES:
+                kept.clear()
+        if not surveys:
+            raise DatasetError(f"{where}: there are no episodes.")
+        return _space_of(kind, surveys[f"{kind}s"], where)
 
-    def read_blocks(*_: Any) -> Iterator[dict[str, Any]]:
-        kept.clear()
-        yield from grouped(_arrays_of(one, number, where) for number, one in enumerate(episodes()))
-
-    return raw_from_metadata(dataset_id, read, metadata, derive=derive, blocks=read_blocks)
+    return raw_from_metadata(dataset_id, read, metadata, derive=derive, blocks=blocks)
 
 
-def grouped(episodes: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def grouped(episodes: Iterable[dict[str, Any]], where: str) -> Iterator[dict[str, Any]]:
     """Several episodes' arrays as one block, of little more than so many rows as are checked at once."""
     waiting: list[dict[str, Any]] = []
     for arrays in episodes:
         waiting.append(arrays)
-        if sum(len(one["actions"]) for one in waiting) >= BLOCK_ROWS:
-            yield joined(waiting)
+        row_bytes = row_bytes_of(part for values in arrays.values() for part in _parts(values))
+        if sum(len(one["actions"]) for one in waiting) >= rows_at_once(row_bytes):
+            yield joined(waiting, where)
             waiting = []
     if waiting:
-        yield joined(waiting)
+        yield joined(waiting, where)
 
 
-def joined(episodes: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """The arrays of all episodes, one after the other; empty ones if there is none."""
-    found = list(episodes)
-    names = found[0] if found else ("observations", "next_observations", "actions", "rewards", "terminations", "truncations")
-    return {name: _concatenated([one[name] for one in found]) if found else np.empty(0) for name in names}
+def joined(episodes: Sequence[dict[str, Any]], where: str) -> dict[str, Any]:
+    """
+    The arrays of all episodes, one after the other; empty ones if there is none.
+
+    :raises DatasetError: if they differ in kind
+    """
+    if not episodes:
+        names = ("observations", "next_observations", "actions", "rewards", "terminations", "truncations")
+        return dict.fromkeys(names, np.empty(0))
+    if any(one.keys() != episodes[0].keys() for one in episodes):
+        raise DatasetError(f"{where}: some episodes have an observation after their last action, and others have none.")
+    try:
+        return {name: _concatenated([one[name] for one in episodes]) for name in episodes[0]}
+    except (ValueError, KeyError) as error:
+        raise DatasetError(f"{where}: the episodes' arrays differ in shape or in keys ({error}).") from error
 
 
 def derive_space(kind: str, arrays: Mapping[str, Any], where: str) -> spaces.Space:
@@ -89,25 +113,45 @@ def derive_space(kind: str, arrays: Mapping[str, Any], where: str) -> spaces.Spa
     :param kind: "observation" or "action"
     :raises DatasetError: if bounds cannot follow from the arrays
     """
-    values = arrays[f"{kind}s"]
-    parts = values if isinstance(values, dict) else {"": values}
-    surveys = {key: _survey(f"{kind}s", part, where) for key, part in parts.items()}
+    surveys: dict[str, dict[str, Survey]] = {}
+    _survey_block(arrays, surveys, where, 0)
+    return _space_of(kind, surveys[f"{kind}s"], where)
+
+
+def _survey_block(block: Mapping[str, Any], surveys: dict[str, dict[str, Survey]], where: str, start: int) -> None:
+    """
+    Take rows into account.
+
+    :param surveys: of observations and actions, by key of a Dict space or by no key
+    :param start: the number of rows before them
+    """
+    for name in ("observations", "actions"):
+        values = block[name]
+        known = surveys.setdefault(name, {})
+        for key, part in (values if isinstance(values, dict) else {"": values}).items():
+            one = _survey(name, part, where, start)
+            known[key] = known[key].merged(one, name, where, start) if key in known else one
+
+
+def _space_of(kind: str, surveys: Mapping[str, Survey], where: str) -> spaces.Space:
     if kind == "observation":
-        names: Any = {key: (key,) for key in parts} if isinstance(values, dict) else ("",)
+        names: Any = ("",) if "" in surveys else {key: (key,) for key in surveys}
         return derive_observation_space(names, surveys)
     return derive_action_space(("",), {"": _as_choice(surveys[""])}, where)
 
 
-def _survey(name: str, values: np.ndarray, where: str) -> Survey:
+def _survey(name: str, values: np.ndarray, where: str, start: int) -> Survey:
     if values.dtype.kind not in "biuf" or len(values) == 0:
         raise DatasetError(f"{where}: {name} hold no rows, or no numbers ({values.dtype}): no space follows from them.")
-    rows = np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(axis=1))
-    if len(rows):
-        raise DatasetError(
-            f"{where}: {name} hold NaN or inf in {len(rows)} of {len(values)} rows, first in row {rows[0]}, counted over all "
-            "episodes. Leave such episodes out, or mend their values."
-        )
-    return Survey(None, values.shape[1:], values.dtype, values.min(axis=0), values.max(axis=0))
+    survey = Survey(None, values.shape[1:], values.dtype, values.min(axis=0), values.max(axis=0))
+    if values.dtype.kind == "f" and not np.isfinite(survey.low + survey.high).all():
+        rows = np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(axis=1))
+        if len(rows):
+            raise DatasetError(
+                f"{where}: {name} hold NaN or inf in row {start + rows[0]}, counted over all episodes. Leave such episodes "
+                "out, or mend their values."
+            )
+    return survey
 
 
 def _as_choice(survey: Survey) -> Survey:
@@ -115,22 +159,6 @@ def _as_choice(survey: Survey) -> Survey:
     if survey.shape == (1,) and survey.dtype.kind in "biu":
         return Survey(None, (), survey.dtype, survey.low[0], survey.high[0])
     return survey
-
-
-def _rows(episodes: Iterator[Episode], where: str) -> dict[str, Any]:
-    columns: dict[str, list[Any]] = {}
-    for number, episode in enumerate(episodes):
-        for name, values in _arrays_of(episode, number, where).items():
-            columns.setdefault(name, []).append(values)
-    if not columns:
-        raise DatasetError(f"{where}: there are no episodes.")
-    n = len(columns["actions"])
-    if "next_observations" in columns and len(columns["next_observations"]) < n:
-        raise DatasetError(f"{where}: some episodes have an observation after their last action, and others have none.")
-    try:
-        return {name: _concatenated(parts) for name, parts in columns.items()}
-    except (ValueError, KeyError) as error:
-        raise DatasetError(f"{where}: the episodes' arrays differ in shape or in keys ({error}).") from error
 
 
 def _arrays_of(episode: Episode, number: int, where: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from sb3_offline.datasets.checks import build_dataset
 from sb3_offline.datasets.errors import DatasetError
-from sb3_offline.datasets.mapped import FollowingObservations, blocks, check_mapped
+from sb3_offline.datasets.mapped import FollowingObservations, blocks_of, check_mapped
 from sb3_offline.datasets.offline_dataset import ARRAY_NAMES, MASK_NAMES, DatasetInfo, OfflineDataset
 from sb3_offline.datasets.sources.files import file_mode
 from sb3_offline.datasets.sources.folder_checksums import verify_checksums, write_checksums
@@ -267,7 +267,7 @@ def save_mapped(dataset: OfflineDataset, folder: str | Path) -> None:
     :raises OSError: if it cannot be written, naming it and the remedy
     """
     with named_target(folder), MappedWriter(folder, dataset.info) as writer:
-        for rows in blocks(len(dataset)):
+        for rows in blocks_of(dataset):
             writer.append(dataset.arrays(rows))
 
 

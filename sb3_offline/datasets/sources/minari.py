@@ -83,7 +83,7 @@ def open_minari_dataset(dataset: MinariDataset) -> RawSource:
         reference_min_score=score(dataset.id, "ref_min_score", metadata.get("ref_min_score")),
         reference_max_score=score(dataset.id, "ref_max_score", metadata.get("ref_max_score")),
         card={"source": "Minari", "reading": reading, **card},
-        blocks=lambda *_: grouped(_episodes(dataset)),
+        blocks=lambda *_: grouped(_episodes(dataset), str(dataset.id)),
     )
 
 
@@ -101,7 +101,7 @@ _CARD_KEYS = (
 
 
 def _read_episodes(dataset: MinariDataset) -> dict[str, Any]:
-    return joined(_episodes(dataset))
+    return joined(list(_episodes(dataset)), str(dataset.id))
 
 
 def _episodes(dataset: MinariDataset) -> Iterator[dict[str, Any]]:

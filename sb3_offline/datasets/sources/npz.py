@@ -12,6 +12,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from sb3_offline.datasets.checks.ends import may_be_rlds_steps
 from sb3_offline.datasets.checks.keys import UnreadArray, keys_to_read
 from sb3_offline.datasets.errors import DatasetError
 from sb3_offline.datasets.mapped import row_blocks
@@ -26,8 +27,9 @@ _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.r
 def open_npz(path: Path, dataset_id: str) -> RawSource:
     """An npz file: the arrays by name, and optionally ``metadata`` (JSON text) or ``env_id``."""
     with _npz(path) as file:
-        keys = [key for key in file.files if key in ("env_id", "metadata") or key.startswith("metadata/")]
-        metadata = collect_metadata(dataset_id, {key: _npz_member(path, file, key) for key in keys})
+        keys = list(file.files)
+        described = [key for key in keys if key in ("env_id", "metadata") or key.startswith("metadata/")]
+        metadata = collect_metadata(dataset_id, {key: _npz_member(path, file, key) for key in described})
 
     def read() -> Arrays:
         with _npz(path) as file:
@@ -37,11 +39,14 @@ def open_npz(path: Path, dataset_id: str) -> RawSource:
     def read_blocks(*_: Any) -> Iterator[Arrays]:
         with _npz(path) as file, ExitStack() as opened:
             members = {key: _Member(path, file, key, opened) for key in keys_to_read(file.files)}
+            unread = {key: _unread(file, key) for key in file.files if key not in members}
             members = {key: member for key, member in members.items() if member.shape}
-            for rows in row_blocks({member.shape[0] for member in members.values()}):
-                yield by_key({key: member.rows(rows) for key, member in members.items()})
+            lengths = {member.shape[0] for member in members.values()}
+            for rows in row_blocks(members.values()):
+                others = {key: array.block(rows, lengths) for key, array in unread.items()}
+                yield by_key(others | {key: member.rows(rows) for key, member in members.items()})
 
-    return raw_from_metadata(dataset_id, read, metadata, blocks=read_blocks)
+    return raw_from_metadata(dataset_id, read, metadata, blocks=None if may_be_rlds_steps(keys) else read_blocks)
 
 
 class _Member:

@@ -17,7 +17,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from sb3_offline.datasets.checks import build_dataset
 from sb3_offline.datasets.checks.keys import meaning_of
 from sb3_offline.datasets.errors import DatasetError, DatasetWarning, NoRowsLeft
-from sb3_offline.datasets.mapped import blocks as row_blocks
+from sb3_offline.datasets.mapped import blocks_of
 from sb3_offline.datasets.offline_dataset import DatasetInfo, OfflineDataset
 from sb3_offline.datasets.sources.describing import info_of, joint_task, same_space
 from sb3_offline.datasets.sources.formats import open_one
@@ -59,7 +59,7 @@ class DatasetSource:
             yield from self.read_blocks(scratch)
             return
         data = self.load()
-        for rows in row_blocks(len(data)):
+        for rows in blocks_of(data):
             yield replace(data, **data.arrays(rows))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,11 @@ class Columns:
         parts = [part for role in _LISTS for part in groups_of(getattr(self, role)).values()]
         single = [getattr(self, role) for role in _SINGLE]
         return list(dict.fromkeys([name for part in parts for name in part] + [n for n in single if isinstance(n, str)]))
+
+    def optional(self) -> set[str]:
+        """Columns of next observations alone, which the last row of an episode may be without."""
+        following = {name for part in groups_of(self.next_observations).values() for name in part}
+        return following - set(replace(self, next_observations=None).used())
 
     def functions(self) -> list[str]:
         """The arrays that are functions of the frame."""

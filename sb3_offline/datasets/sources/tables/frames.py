@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from sb3_offline.datasets.errors import DatasetError
 from sb3_offline.datasets.mapped import blocks as row_blocks
+from sb3_offline.datasets.mapped import rows_at_once
 from sb3_offline.datasets.sources.files import TABLE_SUFFIXES, is_data_file, is_directory
 from sb3_offline.datasets.sources.tables.delimited import open_delimited, refuse_twice
 from sb3_offline.datasets.sources.tables.sizes import are_kept, check_table_size
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 METADATA_KEY = b"sb3_offline"
 
 _IMAGE_ROWS = 256  # of videos, decoded at once
+_BATCH_ROWS = 2**17  # pyarrow's own default, of rows that are not large
 
 _FORMATS = {".parquet": "parquet", ".pq": "parquet", ".csv": "csv", ".csv.gz": "csv", ".tsv": "csv", ".tsv.gz": "csv"}
 _FRAMES = {("pandas", "DataFrame"), ("polars", "DataFrame"), ("polars", "LazyFrame"), ("pyarrow", "Table")}
@@ -117,7 +119,9 @@ class Frame:
         self.path = str(source) if self.own is None else self.name  # what messages name
         import_pyarrow(self.path)
         with readable(self.path):
-            self._dataset, self.said = _from_path(Path(source)) if self.own is None else (_from_memory(source), [])
+            self._dataset, self.said, self._row_bytes = (
+                _from_path(Path(source)) if self.own is None else (_from_memory(source), [], 0)
+            )
             self.facts = _facts_of(self._dataset.schema.metadata)
             self.schema: pa.Schema = _flat(self._dataset.schema.empty_table()).schema
         refuse_twice(self.schema.names, self.path)
@@ -149,7 +153,8 @@ class Frame:
                 return
             import pyarrow as pa
 
-            for batch in self._dataset.to_batches(columns=roots, batch_readahead=2, fragment_readahead=1):
+            size = min(_BATCH_ROWS, rows_at_once(self._row_bytes))
+            for batch in self._dataset.to_batches(columns=roots, batch_size=size, batch_readahead=2, fragment_readahead=1):
                 yield _flat(sound(pa.Table.from_batches([batch]))).select(list(columns))
 
     def table(self, columns: Sequence[str]) -> pa.Table:
@@ -239,7 +244,8 @@ def _from_memory(source: Any) -> Any:
     return ds.dataset(source)
 
 
-def _from_path(path: Path) -> tuple[Any, list[str]]:
+def _from_path(path: Path) -> tuple[Any, list[str], int]:
+    """pyarrow's data set, how it was read in words, and the bytes of a row in memory, 0 where that is not known."""
     import pyarrow.dataset as ds
 
     files = list(_files_in(path)) if path.is_dir() else [path]
@@ -248,7 +254,7 @@ def _from_path(path: Path) -> tuple[Any, list[str]]:
         raise DatasetError(f"{path} holds tables of several formats, {', '.join(sorted(kinds))}: give one of them.")
     (kind,) = kinds
     if kind == "csv":
-        return open_delimited(path, files)
+        return *open_delimited(path, files), 0
     options = {"partitioning": "hive", "partition_base_dir": str(path)} if path.is_dir() else {}
     # without the buffer a file is not read ahead as a whole
     checked = ds.ParquetFragmentScanOptions(page_checksum_verification=True, pre_buffer=False, use_buffered_stream=True)
@@ -259,8 +265,7 @@ def _from_path(path: Path) -> tuple[Any, list[str]]:
         lacking = first ^ set(fragment.physical_schema.names)  # would be read as missing values
         if lacking:
             raise DatasetError(f"{path}: {file.name} and {files[0].name} differ in the columns {sorted(lacking)}.")
-    check_table_size(str(path), files, dataset)
-    return dataset, []
+    return dataset, [], check_table_size(str(path), files, dataset)
 
 
 def _format_of(file: Path) -> str:

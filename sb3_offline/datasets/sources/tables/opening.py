@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from sb3_offline.datasets.sources.raw import RawSource, collect_metadata, raw_fr
 from sb3_offline.datasets.sources.tables.columns import Columns, advice, parse_columns
 from sb3_offline.datasets.sources.tables.deriving import derive_action_space, derive_observation_space
 from sb3_offline.datasets.sources.tables.frames import Camera, Frame, is_frame, is_table_file, is_table_folder
+from sb3_offline.datasets.sources.tables.functions import call_functions
 from sb3_offline.datasets.sources.tables.guessing import guess_columns
 from sb3_offline.datasets.sources.tables.order import Order, order_rows
 from sb3_offline.datasets.sources.tables.reading import mark_ends, read_block, survey
@@ -61,9 +62,7 @@ def open_table(source: Any, task: Task, cameras: Sequence[Camera] = ()) -> RawSo
         {**metadata, **facts},
         build=lambda info: _build(frame, columns, surveys, order, info),
         derive=lambda kind: _derive(kind, columns, surveys, frame.path),
-        blocks=None
-        if columns.functions()
-        else lambda info, scratch: table_blocks(frame, columns, surveys, order, info, scratch),
+        blocks=lambda info, scratch: table_blocks(frame, columns, surveys, order, info, scratch),
     )
 
 
@@ -123,9 +122,8 @@ def _read(frame: Frame, columns: Columns, surveys: dict[str, Survey], order: Ord
         start += len(block)
     if order.rows is not None:
         arrays = _sorted(arrays, order.rows)
-    for role in columns.functions():
-        arrays[role] = _call(getattr(columns, role), role, frame, order)
-    mark_ends(arrays, columns, order, slice(0, n_rows), frame.path)
+    arrays |= call_functions(frame, columns, order)
+    mark_ends(arrays, columns, surveys, order, slice(0, n_rows), frame.path)
     frame.forget()
     return arrays
 
@@ -142,27 +140,3 @@ def _put(arrays: dict[str, Any], part: dict[str, Any], start: int, n_rows: int) 
 
 def _sorted(arrays: dict[str, Any], rows: np.ndarray) -> dict[str, Any]:
     return {name: _sorted(part, rows) if isinstance(part, dict) else part[rows] for name, part in arrays.items()}
-
-
-def _call(function: Callable[[Any], Any], role: str, frame: Frame, order: Order) -> np.ndarray:
-    """A function of the frame: of the user's own kind where it is one, else NumPy arrays by column; in the order of time."""
-    library = "" if frame.own is None else type(frame.own).__module__.partition(".")[0]
-    if library == "pandas":
-        own = frame.own if order.rows is None else frame.own.iloc[order.rows]
-    elif library == "polars":
-        own = frame.own.collect() if type(frame.own).__name__ == "LazyFrame" else frame.own
-        own = own if order.rows is None else own[order.rows]
-    else:
-        table = frame.table(frame.schema.names)
-        table = table if order.rows is None else table.take(order.rows)
-        own = {name: table[name].to_numpy() for name in table.schema.names}
-    try:
-        values = np.asarray(function(own))
-    except Exception as error:  # the user's code raises any kind
-        raise DatasetError(f"{frame.path}: the function for {role} failed: {type(error).__name__}: {error}") from error
-    if values.shape != order.ends.shape:
-        raise DatasetError(
-            f"{frame.path}: the function for {role} gave an array of shape {values.shape}; one value a row is needed, "
-            f"({len(order.ends)},)."
-        )
-    return values

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from sb3_offline.datasets.offline_dataset import MASK_NAMES, DatasetInfo
 from sb3_offline.datasets.sources.tables.columns import Columns, Names, groups_of
 from sb3_offline.datasets.sources.tables.frames import Frame
 from sb3_offline.datasets.sources.tables.order import Order
-from sb3_offline.datasets.sources.tables.values import Survey, codes, image_survey, numbers, survey_column
+from sb3_offline.datasets.sources.tables.values import Survey, codes, image_survey, joint_categories, numbers, survey_column
 from sb3_offline.networks.choices import CHOICE_SPACES
 
 if TYPE_CHECKING:
@@ -33,12 +34,13 @@ def survey(frame: Frame, columns: Columns) -> tuple[int, dict[str, Survey]]:
     found = {name: image_survey(camera.shape) for name, camera in frame.cameras.items()}
     used = [name for name in columns.used() if name not in found]
     values = [name for name in used if name not in keys or name in _value_names(columns)]
+    optional = columns.optional()
     n_rows = 0
     for block in frame.blocks(used):
         if len(block) == 0:
             continue
         for name in values:
-            one = survey_column(block[name], name, frame.path, n_rows)
+            one = survey_column(block[name], name, frame.path, n_rows, name in optional)
             found[name] = found[name].merged(one, name, frame.path, n_rows) if name in found else one
         n_rows += len(block)
     if n_rows == 0:
@@ -51,7 +53,23 @@ def survey(frame: Frame, columns: Columns) -> tuple[int, dict[str, Survey]]:
                 f"{frame.path}: column {name!r} holds {categories[0]!r} and the like, which are no {role}. Give a function of "
                 "the frame, which turns them into numbers."
             )
-    return n_rows, found
+    for name in optional:
+        if found[name].empty:
+            raise DatasetError(f"{frame.path}: column {name!r}, of next_observations, is empty in every row. Leave it out.")
+    return n_rows, found | _shared_categories(columns, found, frame.path)
+
+
+def _shared_categories(columns: Columns, found: Mapping[str, Survey], where: str) -> dict[str, Survey]:
+    """The surveys of observations and next observations that are categorical: one code must mean the same in both."""
+    shared: dict[str, Survey] = {}
+    following = groups_of(columns.next_observations)
+    for key, names in groups_of(columns.observations).items():
+        for name, other in zip(names, following.get(key, ()), strict=False):  # unequal ones are refused by their shape
+            one, two = found[name], found[other]
+            if one.categories is not None and two.categories is not None:
+                both = joint_categories(one, two, name, where)
+                shared |= {name: replace(one, categories=both), other: replace(two, categories=both)}
+    return shared
 
 
 def _value_names(columns: Columns) -> set[Any]:
@@ -93,20 +111,31 @@ def _is_whole(space: spaces.Space | None) -> bool:
 
 
 def _side_by_side(block: pa.Table, names: Names, surveys: Mapping[str, Survey]) -> np.ndarray:
-    """(n, d) float32; a single column of more axes keeps its shape."""
+    """(n, d) float32; a single column of more axes keeps its shape. What is missing is NaN."""
     found = [surveys[name] for name in names]
     if len(names) == 1 and len(found[0].shape) > 1:
-        return numbers(block[names[0]], names[0], "").astype(np.float32)
+        return _numbers(block, names[0], found[0]).astype(np.float32)
     widths = [int(np.prod(one.shape)) if one.categories is None else len(one.categories) for one in found]
     joined = np.zeros((len(block), sum(widths)), np.float32)
     start = 0
     for name, one, width in zip(names, found, widths, strict=True):
         if one.categories is None:
-            joined[:, start : start + width] = numbers(block[name], name, "").reshape(len(block), width)
+            joined[:, start : start + width] = _numbers(block, name, one).reshape(len(block), width)
         else:
-            joined[np.arange(len(block)), start + codes(block[name], one.categories)] = 1.0
+            chosen = codes(block[name], one.categories)
+            missing = np.isnan(chosen)
+            joined[np.arange(len(block)), start + np.where(missing, 0, chosen).astype(np.int64)] = 1.0
+            joined[missing, start : start + width] = np.nan
         start += width
     return joined
+
+
+def _numbers(block: pa.Table, name: str, survey: Survey) -> np.ndarray:
+    """(n, \\*shape) as the survey of all rows found them."""
+    values = numbers(block[name], name, "", optional=len(survey.missing) > 0)
+    if values.shape[1:] == survey.shape:
+        return values
+    return np.full((len(block), *survey.shape), np.nan)  # no row here has any
 
 
 def _actions(block: pa.Table, names: Names, surveys: Mapping[str, Survey], space: spaces.Space) -> np.ndarray:
@@ -116,25 +145,35 @@ def _actions(block: pa.Table, names: Names, surveys: Mapping[str, Survey], space
 
 
 def _whole(block: pa.Table, names: Names, surveys: Mapping[str, Survey]) -> np.ndarray:
-    """Whole numbers as they are, of categories their codes: (n, d), or as a single column has them."""
+    """
+    Whole numbers as they are, of categories their codes: (n, d), or as a single column has them. A column of which a row is
+    missing is float64 in all blocks.
+
+    :raises DatasetError: for fractions
+    """
     parts = []
     for name in names:
-        categories = surveys[name].categories
-        if categories is not None:
-            parts.append(codes(block[name], categories))
+        one = surveys[name]
+        values = _numbers(block, name, one) if one.categories is None else codes(block[name], one.categories)
+        if len(one.missing):
+            parts.append(values.astype(np.float64))
             continue
-        values = numbers(block[name], name, "")
-        rounded = values.dtype.kind == "f" and (values == np.rint(values)).all()  # a CSV may have 1.0
-        parts.append(values.astype(np.int64) if rounded or values.dtype == bool else values)
+        if values.dtype.kind == "f" and not (values == np.rint(values)).all():  # a CSV may have 1.0
+            fraction = values[values != np.rint(values)][0]
+            raise DatasetError(f"column {name!r} holds {fraction:g}, where its space is of whole numbers.")
+        parts.append(values.astype(np.int64) if values.dtype.kind in "fb" else values)
     return parts[0] if len(parts) == 1 else np.column_stack([values.reshape(len(block), -1) for values in parts])
 
 
-def mark_ends(arrays: dict[str, Any], columns: Columns, order: Order, rows: slice, where: str) -> None:
+def mark_ends(
+    arrays: dict[str, Any], columns: Columns, surveys: Mapping[str, Survey], order: Order, rows: slice, where: str
+) -> None:
     """
     Set the terminations and truncations of sorted rows.
 
     :param rows: which of all sorted rows these are
-    :raises DatasetError: for a termination that another row of its episode follows
+    :raises DatasetError: for a termination that another row of its episode follows, or a row of which a next observation is
+        missing although it ends no episode
     """
     ends, gaps = order.ends[rows], order.gaps[rows]
     if isinstance(columns.terminations, bool):
@@ -151,5 +190,24 @@ def mark_ends(arrays: dict[str, Any], columns: Columns, order: Order, rows: slic
     cuts = (ends | gaps) & ~terminal
     if "truncations" in arrays:
         cuts |= np.asarray(arrays["truncations"]).reshape(len(ends), -1)[:, 0] != 0
+    _refuse_missing_inside(columns, surveys, order, rows, terminal | cuts, where)
     if columns.episode is not None or columns.time is not None or "truncations" in arrays:
         arrays["truncations"] = cuts
+
+
+def _refuse_missing_inside(
+    columns: Columns, surveys: Mapping[str, Survey], order: Order, rows: slice, ends: np.ndarray, where: str
+) -> None:
+    missing = {name: surveys[name].missing for name in columns.optional() if len(surveys[name].missing)}
+    if not missing:
+        return
+    inside = rows.start + np.flatnonzero(~ends)
+    inside = inside if order.rows is None else order.rows[inside]
+    for name, found in missing.items():
+        bad = np.intersect1d(found, inside)
+        if len(bad):
+            raise DatasetError(
+                f"{where}: column {name!r} holds no next observation in row {bad[0]} ({len(bad)} rows), counted from 0 in the "
+                "table's own order, which ends no episode and is followed by no cut. Fill it, mark the row in truncations, or "
+                "leave next_observations out of columns=: they are then those of the following rows."
+            )

@@ -27,11 +27,12 @@ def are_kept(files: Sequence[str | Path]) -> bool:
     return sum(Path(file).stat().st_size for file in files) <= KEPT_BYTES
 
 
-def check_table_size(name: str, files: Sequence[Path], dataset: Any) -> None:
+def check_table_size(name: str, files: Sequence[Path], dataset: Any) -> int:
     """
     A column of equal values costs nothing on disk, however its format says so: its rows are counted, too.
 
     :param dataset: pyarrow's, of these files, which are Parquet or Arrow
+    :return: the bytes of a row
     :raises DatasetError: for a bomb, or a union: pyarrow ends the process where a damaged file takes another type for one
     """
     union = next((field for field in dataset.schema if _holds_union(field.type)), None)
@@ -39,11 +40,13 @@ def check_table_size(name: str, files: Sequence[Path], dataset: Any) -> None:
         raise DatasetError(
             f"{name}: column {union.name!r} is of type {union.type}: the file is damaged, or leave the column out."
         )
-    unpacked = 0
+    unpacked = n_rows = 0
     for fragment, file in zip(dataset.get_fragments(), files, strict=True):
         packed = _parquet_bytes(fragment, file) if hasattr(fragment, "row_groups") else unpacked_bytes(file)
         unpacked += max(fragment.count_rows() * _width(dataset.schema), packed)
+        n_rows += fragment.count_rows()
     _compare(name, unpacked, sum(map(bytes_on_disk, files)))
+    return unpacked // max(n_rows, 1)
 
 
 def _holds_union(kind: pa.DataType) -> bool:

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from sb3_offline.datasets.mapped import BLOCK_ROWS, blocks
+from sb3_offline.datasets.mapped import blocks, row_bytes_of, rows_at_once
 from sb3_offline.datasets.offline_dataset import DatasetInfo
 from sb3_offline.datasets.sources.tables.columns import Columns
 from sb3_offline.datasets.sources.tables.frames import Frame
+from sb3_offline.datasets.sources.tables.functions import call_functions
 from sb3_offline.datasets.sources.tables.order import Order
 from sb3_offline.datasets.sources.tables.reading import mark_ends, read_block
 from sb3_offline.datasets.sources.tables.values import Survey
@@ -24,13 +25,15 @@ def table_blocks(
     """
     :param scratch: where the rows lie while they are sorted
     """
+    given = call_functions(frame, columns, order)
     parts = (read_block(part, columns, surveys, info) for part in _small(frame, columns))
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         ordered = parts if order.rows is None else _sorted_on_disk(parts, order.rows, Path(folder))
         start = 0
         for arrays in ordered:
             rows = slice(start, start + len(arrays["actions"]))
-            mark_ends(arrays, columns, order, rows, frame.path)
+            arrays |= {role: values[rows] for role, values in given.items()}
+            mark_ends(arrays, columns, surveys, order, rows, frame.path)
             start = rows.stop
             yield arrays
     frame.forget()
@@ -38,7 +41,7 @@ def table_blocks(
 
 def _small(frame: Frame, columns: Columns) -> Iterator[Any]:
     for block in frame.blocks(columns.used()):
-        for rows in blocks(len(block)):
+        for rows in blocks(len(block), rows_at_once(block.nbytes // len(block))):
             yield block.slice(rows.start, rows.stop - rows.start)
 
 
@@ -52,7 +55,7 @@ def _sorted_on_disk(parts: Iterator[dict[str, Any]], order: np.ndarray, folder: 
         n = len(part["actions"])
         _scatter(part, place[start : start + n], len(order), files, folder)
         start += n
-    for rows in blocks(len(order), BLOCK_ROWS):
+    for rows in blocks(len(order), rows_at_once(row_bytes_of(_parts_of(files)))):
         yield _taken(files, rows)
 
 
@@ -66,6 +69,10 @@ def _scatter(part: Mapping[str, Any], places: np.ndarray, n_rows: int, files: di
             shape = (n_rows, *values.shape[1:])
             files[name] = np.lib.format.open_memmap(folder / f"{number}.npy", "w+", values.dtype, shape)
         files[name][places] = values
+
+
+def _parts_of(files: Mapping[str, Any]) -> list[Any]:
+    return [array for part in files.values() for array in (_parts_of(part) if isinstance(part, dict) else [part])]
 
 
 def _taken(files: Mapping[str, Any], rows: slice) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,6 +28,8 @@ class Survey:
     :param dtype: of the values as they lie in the table; bool and whole numbers stay what they are
     :param low: (\\*shape) the least value
     :param high: (\\*shape) the greatest
+    :param missing: rows that hold none, where that may be
+    :param declared: whether the categories' order is the column's own; texts are sorted
     """
 
     categories: tuple[Any, ...] | None
@@ -35,19 +37,34 @@ class Survey:
     dtype: np.dtype
     low: np.ndarray
     high: np.ndarray
+    missing: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    declared: bool = False
+
+    @property
+    def empty(self) -> bool:
+        """Whether no row holds anything, so that neither shape nor categories are known."""
+        return self.categories is None and self.dtype.kind == "f" and bool(np.isnan(self.low).all())
 
     def merged(self, other: Survey, name: str, where: str, start: int) -> Survey:
         """With the rows of the next block, of which the first is row ``start``."""
+        missing = np.concatenate([self.missing, other.missing])
+        if self.empty or other.empty:
+            return replace(other if self.empty else self, missing=missing)
         if self.categories is not None and other.categories is not None:
-            both = dict.fromkeys([*self.categories, *other.categories])
-            return replace(self, categories=_within_limit(tuple(both), name, where))
+            return replace(self, categories=joint_categories(self, other, name, where), missing=missing)
         if self.shape != other.shape:
             raise DatasetError(
                 f"{where}: the lists of column {name!r} differ in length: {self.shape} before row {start}, {other.shape} "
                 "from there on. Each row needs as many numbers."
             )
-        low, high = np.minimum(self.low, other.low), np.maximum(self.high, other.high)
-        return replace(self, low=low, high=high, dtype=np.result_type(self.dtype, other.dtype))
+        low, high = np.fmin(self.low, other.low), np.fmax(self.high, other.high)
+        return replace(self, low=low, high=high, dtype=np.result_type(self.dtype, other.dtype), missing=missing)
+
+
+def joint_categories(one: Survey, other: Survey, name: str, where: str) -> tuple[Any, ...]:
+    """Those of both, in the order of the first where that is the column's own."""
+    both = dict.fromkeys([*(one.categories or ()), *(other.categories or ())])
+    return _within_limit(tuple(both) if one.declared or other.declared else tuple(sorted(both)), name, where)
 
 
 def image_survey(shape: tuple[int, ...]) -> Survey:
@@ -55,40 +72,50 @@ def image_survey(shape: tuple[int, ...]) -> Survey:
     return Survey(None, shape, np.dtype(np.uint8), np.zeros(shape, np.uint8), np.full(shape, 255, np.uint8))
 
 
-def survey_column(column: pa.ChunkedArray, name: str, where: str, start: int = 0) -> Survey:
+def survey_column(column: pa.ChunkedArray, name: str, where: str, start: int = 0, optional: bool = False) -> Survey:
     """
     :param start: number of the column's first row, for messages
+    :param optional: whether values may be missing, or NaN
     :raises DatasetError: for a missing value, one that is not finite, lists of unequal length, or a type that is no number
     """
-    categories = categories_of(column, name, where, start)
-    if categories is not None:
-        none = np.zeros(())
-        return Survey(categories, (), np.dtype(np.int64), none, none)
-    values = numbers(column, name, where, start)
-    low, high = values.min(axis=0), values.max(axis=0)
-    if values.dtype.kind == "f" and not np.isfinite(low + high).all():
-        rows = np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(axis=1))
-        if len(rows):
-            raise DatasetError(_missing(name, where, start + int(rows[0]), len(rows), len(values), "NaN or inf"))
-    return Survey(None, values.shape[1:], values.dtype, low, high)
+    import pyarrow as pa
+
+    if is_categorical(column):
+        missing = _missing_rows(column)
+        if not optional:
+            _refuse(missing, name, where, start, "a missing value")
+        found, none = categories_of(column, name, where, start), np.zeros(())
+        rows, declared = start + np.flatnonzero(missing), pa.types.is_dictionary(column.type)
+        return Survey(found, (), np.dtype(np.int64), none, none, rows, declared)
+    values = numbers(column, name, where, start, optional)
+    survey = Survey(None, values.shape[1:], values.dtype, values.min(axis=0), values.max(axis=0))
+    if values.dtype.kind != "f" or np.isfinite(survey.low + survey.high).all():
+        return survey
+    flat = values.reshape(len(values), -1)
+    missing = np.isnan(flat).any(axis=1) & ~np.isinf(flat).any(axis=1) & optional
+    _refuse(~np.isfinite(flat).all(axis=1) & ~missing, name, where, start, "NaN or inf")
+    low, high = np.fmin.reduce(values, axis=0), np.fmax.reduce(values, axis=0)
+    return replace(survey, low=low, high=high, missing=start + np.flatnonzero(missing))
 
 
-def categories_of(column: pa.ChunkedArray, name: str, where: str, start: int = 0) -> tuple[Any, ...] | None:
-    """The distinct values of a text column, sorted, or those that a categorical column declares; None of any other."""
+def is_categorical(column: pa.ChunkedArray) -> bool:
+    """Whether a column holds texts or categories."""
+    import pyarrow as pa
+
+    return any(is_one(column.type) for is_one in (pa.types.is_dictionary, pa.types.is_string, pa.types.is_large_string))
+
+
+def categories_of(column: pa.ChunkedArray, name: str, where: str, start: int = 0) -> tuple[Any, ...]:
+    """The distinct values of a text column, sorted, or those that a categorical column declares."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    kind = column.type
-    if pa.types.is_dictionary(kind):
-        _refuse_nulls(column, name, where, start)
+    if pa.types.is_dictionary(column.type):
         chunks = column.unify_dictionaries().chunks
         return _within_limit(tuple(chunks[0].dictionary.to_pylist()) if chunks else (), name, where)
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        _refuse_nulls(column, name, where, start)
-        found = tuple(sorted(pc.unique(column).to_pylist()))
-        _refuse_quantities(column, found, name, where, start)
-        return _within_limit(found, name, where)
-    return None
+    found = tuple(sorted(pc.unique(column.drop_null()).to_pylist()))
+    _refuse_quantities(column, found, name, where, start)
+    return _within_limit(found, name, where)
 
 
 def _refuse_quantities(column: pa.ChunkedArray, found: Sequence[str], name: str, where: str, start: int) -> None:
@@ -116,26 +143,37 @@ def _within_limit(categories: tuple[Any, ...], name: str, where: str) -> tuple[A
 
 
 def codes(column: pa.ChunkedArray, categories: tuple[Any, ...]) -> np.ndarray:
-    """(n,) int64: the place of each value among its categories."""
+    """(n,) the place of each value among its categories: int64, or float64 with NaN where it is missing."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    if not pa.types.is_dictionary(column.type):
-        return pc.index_in(column, value_set=pa.array(categories, column.type)).to_numpy().astype(np.int64)
-    places = [  # of the distinct values: written out, long ones that repeat would take any memory
-        pc.index_in(chunk.dictionary, value_set=pa.array(categories, column.type.value_type)).take(chunk.indices)
-        for chunk in column.chunks
-    ]
-    return pa.chunked_array(places, pa.int32()).to_numpy().astype(np.int64)
+    if pa.types.is_dictionary(column.type):
+        places = pa.chunked_array(
+            [  # of the distinct values: written out, long ones that repeat would take any memory
+                pc.index_in(chunk.dictionary, value_set=pa.array(categories, column.type.value_type)).take(chunk.indices)
+                for chunk in column.chunks
+            ],
+            pa.int32(),
+        )
+    else:
+        places = pc.index_in(column, value_set=pa.array(categories, column.type))
+    return places.to_numpy().astype(np.float64 if places.null_count else np.int64)
 
 
-def numbers(column: pa.ChunkedArray, name: str, where: str, start: int = 0) -> np.ndarray:
-    """(n, ...) a column of numbers, bools, durations (in seconds) or lists of them, in its own type."""
+def numbers(column: pa.ChunkedArray, name: str, where: str, start: int = 0, optional: bool = False) -> np.ndarray:
+    """
+    (n, ...) a column of numbers, bools, durations (in seconds) or lists of them, in its own type.
+
+    :param optional: whether values may be missing; such ones are NaN, and (n,) where no row has any
+    """
     import pyarrow as pa
 
-    kind = column.type
-    _refuse_nulls(column, name, where, start)
-    if pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind):
+    kind, missing = column.type, _missing_rows(column)
+    if not optional or isinstance(kind, pa.FixedShapeTensorType):
+        _refuse(missing, name, where, start, "a missing value")
+    if pa.types.is_boolean(kind):
+        return column.cast(pa.uint8()).to_numpy() if missing.any() else column.to_numpy()
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind):
         return column.to_numpy()
     if pa.types.is_decimal(kind):
         return column.cast(pa.float64()).to_numpy()
@@ -143,42 +181,58 @@ def numbers(column: pa.ChunkedArray, name: str, where: str, start: int = 0) -> n
         return column.cast(pa.duration("ns")).cast(pa.int64()).to_numpy() / 1e9
     if isinstance(kind, pa.FixedShapeTensorType):
         return np.concatenate([chunk.to_numpy_ndarray() for chunk in column.chunks])
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
-        return _lists(column, name, where, start)
+    if is_list(kind):
+        return _lists(column, name, where, start, optional)
     what = f"of type {kind}, no numbers" if not pa.types.is_null(kind) else "empty in every row"
     raise DatasetError(f"{where}: column {name!r} is {what}. Turn it into numbers first, or leave it out.")
 
 
-def _lists(column: pa.ChunkedArray, name: str, where: str, start: int) -> np.ndarray:
+def is_list(kind: pa.DataType) -> bool:
+    """Whether each row of a column holds several values."""
+    import pyarrow as pa
+
+    return any(is_one(kind) for is_one in (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list))
+
+
+def _lists(column: pa.ChunkedArray, name: str, where: str, start: int, optional: bool) -> np.ndarray:
     import pyarrow.compute as pc
 
+    there = ~_missing_rows(column)
+    if not there.any():
+        return np.full(len(column), np.nan)
     lengths = pc.list_value_length(column).to_numpy()
-    other = np.flatnonzero(lengths != lengths[0])
+    first = int(there.argmax())
+    size = int(lengths[first])
+    other = np.flatnonzero(there & (lengths != size))
     if len(other):
         raise DatasetError(
-            f"{where}: the lists of column {name!r} differ in length: {lengths[0]} in row {start}, {lengths[other[0]]} in row "
-            f"{start + other[0]}. Each row needs as many numbers."
+            f"{where}: the lists of column {name!r} differ in length: {size} in row {start + first}, {int(lengths[other[0]])} "
+            f"in row {start + other[0]}. Each row needs as many numbers."
         )
-    inner = pc.list_flatten(column)
-    if inner.null_count and lengths[0]:
-        row = int(np.flatnonzero(pc.is_null(inner).to_numpy())[0]) // int(lengths[0])
-        raise DatasetError(_missing(name, where, start + row, None, len(column), "a missing value"))
-    values = numbers(inner, name, where, start * int(lengths[0]))
-    return values.reshape(len(column), int(lengths[0]), *values.shape[1:])
+    inner = pc.list_flatten(column)  # of the rows that are there
+    if not optional and size:
+        _refuse(np.any(_missing_rows(inner).reshape(-1, size), axis=1), name, where, start, "a missing value")
+    found = numbers(inner, name, where, start * size, optional)
+    found = found.reshape(int(there.sum()), size, *found.shape[1:])
+    if there.all():
+        return found
+    values = np.full((len(column), *found.shape[1:]), np.nan)
+    values[there] = found
+    return values
 
 
-def _refuse_nulls(column: pa.ChunkedArray, name: str, where: str, start: int) -> None:
+def _missing_rows(column: pa.ChunkedArray) -> np.ndarray:
+    """(n,) bool"""
     import pyarrow.compute as pc
 
-    missing = column.null_count
-    if missing:
-        row = start + int(np.flatnonzero(pc.is_null(column).to_numpy())[0])
-        raise DatasetError(_missing(name, where, row, missing, len(column), "a missing value"))
+    return pc.is_null(column).to_numpy() if column.null_count else np.zeros(len(column), bool)
 
 
-def _missing(name: str, where: str, row: int, count: int | None, total: int, what: str) -> str:
-    much = "" if count is None else f" ({count} of {total} rows)"
-    return (
-        f"{where}: column {name!r} holds {what} in row {row}{much}, counted from 0 in the table's own order. "
-        "Fill such values, or drop the rows: where time is a column, the gap is then a cut."
-    )
+def _refuse(bad: np.ndarray, name: str, where: str, start: int, what: str) -> None:
+    """:raises DatasetError: if any row is bad"""
+    rows = np.flatnonzero(bad)
+    if len(rows):
+        raise DatasetError(
+            f"{where}: column {name!r} holds {what} in row {start + rows[0]} ({len(rows)} of {len(bad)} rows), counted from 0 "
+            "in the table's own order. Fill such values, or drop the rows: where time is a column, the gap is then a cut."
+        )

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from sb3_offline.datasets.mapped import blocks
+from sb3_offline.datasets.mapped import blocks_of
 from sb3_offline.datasets.offline_dataset import OfflineDataset
 from sb3_offline.datasets.sources.tables.frames import METADATA_KEY, import_pyarrow
 
@@ -23,7 +23,7 @@ def write_parquet(dataset: OfflineDataset, path: Path) -> None:
     import pyarrow.parquet as pq
 
     writer: Any = None
-    for rows in blocks(len(dataset)):
+    for rows in blocks_of(dataset):
         columns: dict[str, Any] = {}
         for name in dataset.array_names:
             columns |= _columns_of(name, np.asarray(getattr(dataset, name)[rows]))
