@@ -124,7 +124,7 @@ def test_auto_keeps_on_the_device_what_fits(dataset: OfflineDataset, folder: Pat
 
 def test_statistics_of_vec_normalize_come_from_the_files(dataset: OfflineDataset, folder: Path, monkeypatch: Any) -> None:
     env = VecNormalize(DummyVecEnv([lambda: gym.make("Pendulum-v1")]), norm_reward=False)
-    monkeypatch.setattr("sb3_offline.buffers.statistics.blocks", lambda n: [slice(0, 300), slice(300, n)])
+    monkeypatch.setattr("sb3_offline.datasets.mapped.BLOCK_ROWS", 300)
     CQL("MlpPolicy", env, dataset=folder, storage="mmap", **FAST).learn(1)
     assert env.obs_rms.mean == pytest.approx(dataset.observations.mean(axis=0, dtype=np.float64), rel=1e-6)
     assert env.obs_rms.var == pytest.approx(dataset.observations.var(axis=0, dtype=np.float64), rel=1e-6)

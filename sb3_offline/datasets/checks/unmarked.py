@@ -61,8 +61,8 @@ def check_unmarked_ends(
             "interleaved",
             marked,
             inside & (np.arange(len(inside)) < _ROWS),
-            f"continued not by the following row but by the one {(n_envs - 1) * length + 1} rows on, as if fragments of {length} "
-            f"steps of {n_envs} environments took turns",
+            f"continued not by the following row but by the one {(n_envs - 1) * length + 1} rows on, as if fragments of "
+            f"{length} steps of {n_envs} environments took turns",
             f"Put one environment after the other: x.reshape(-1, {n_envs}, {length}, *x.shape[1:]).swapaxes(0, 1)"
             ".reshape(x.shape) of every array, and mark the last row of each environment as truncated.",
         )
