@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch as th
 
@@ -26,6 +27,7 @@ from benchmarks.run import RESULTS, machine
 from benchmarks.speed_updates import BATCH_SIZE, count_flops, random_data
 from sb3_offline.common.model_based import ModelBasedAlgorithm
 from sb3_offline.datasets import OfflineDataset, SpacesOnlyEnv
+from sb3_offline.execution import critics
 from sb3_offline.execution.precision import precision_scope
 from sb3_offline.registry import find_algorithm, names
 from sb3_offline.seeds.together import Together
@@ -76,10 +78,14 @@ def measure(name: str, data: OfflineDataset, arguments: argparse.Namespace) -> d
     for _ in range(2):  # each kind of step
         together.update()
         one.update()
-    raw: dict[str, list[float]] = {"one": [], "seeds": [], "rollout": []}
+    raw: dict[str, list[float]] = {"one": [], "seeds": [], "by_vmap": [], "rollout": []}
+    n_updates = max(arguments.updates // 4, 2)
     for _ in range(arguments.repeats):
         raw["one"].append(timed(one.update, arguments.updates, clock, device))
-        raw["seeds"].append(timed(together.update, max(arguments.updates // 4, 2), clock, device))
+        raw["seeds"].append(timed(together.update, n_updates, clock, device))
+        if arguments.beside_vmap:
+            with mock.patch.object(critics, "LARGE", 2**62):
+                raw["by_vmap"].append(timed(together.update, n_updates, clock, device))
         if isinstance(one, ModelBasedAlgorithm):
             raw["rollout"].append(timed(one.rollout_model, 1, clock, device))
     rollout = statistics.median(raw["rollout"]) / one.rollout_freq if raw["rollout"] else 0.0
@@ -90,6 +96,7 @@ def measure(name: str, data: OfflineDataset, arguments: argparse.Namespace) -> d
         "one_seconds": alone,
         "seeds_seconds": all_seeds,
         "ratio": all_seeds / alone,
+        "by_vmap_ratio": (statistics.median(raw["by_vmap"]) + n * rollout) / alone if raw["by_vmap"] else None,
         "in_sequence": n,
         "floor_ratio": (products_floor(flops, n, device, clock) + n * rollout) / alone,
         "flops": flops,
@@ -105,6 +112,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--clock", choices=[*CLOCKS], default="cpu")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--beside-vmap", action="store_true", help="also with networks whose layers vmap runs, in turns")
+    parser.add_argument("--name", default="", help="put after each file's own")
     parser.add_argument("--out", type=Path, default=RESULTS / "scale")
     arguments = parser.parse_args(argv)
     data = random_data()
@@ -112,7 +121,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name in arguments.algos:
         figures = measure(name, data, arguments)
         record = {**figures, "clock": arguments.clock, "device": arguments.device, "machine": machine()}
-        (arguments.out / f"seeds_{name}_{arguments.device}.json").write_text(json.dumps(record, indent=1) + "\n")
+        (arguments.out / f"seeds_{name}_{arguments.device}{arguments.name}.json").write_text(
+            json.dumps(record, indent=1) + "\n"
+        )
         print(
             f"{name}: one {1e3 * figures['one_seconds']:.2f} ms, {arguments.seeds} seeds "
             f"{1e3 * figures['seeds_seconds']:.2f} ms: {figures['ratio']:.2f} times one (in sequence {arguments.seeds}, floor "

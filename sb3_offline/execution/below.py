@@ -1,5 +1,6 @@
 """
-What happens beneath ``torch.vmap`` while an update runs for several members at once: steps that change tensors in place.
+What happens beneath ``torch.vmap`` while an update runs for several members at once: steps that change tensors in place, and
+networks that are evaluated in another way than ``vmap`` would.
 
 Inside, a tensor stands for one member's; beneath, it holds all of them, along its first dimension.
 """
@@ -83,3 +84,30 @@ class _Beneath(th.autograd.Function):
             raise NotStackable("members share a tensor that a step changes in place")
         work(*(tensor.movedim(dim, 0) for tensor, dim in zip(tensors, in_dims[1:], strict=True)))
         return tensors[0].new_zeros(info.batch_size), 0
+
+
+def of_all(work: Callable[..., th.Tensor], *tensors: th.Tensor) -> th.Tensor:
+    """
+    One member's part of what ``work`` makes of all members' tensors, (members, ...) each; gradients reach them. Only while
+    members are stacked.
+
+    :param work: differentiable; all members' tensors -> (members, ...)
+    """
+    value: th.Tensor = _OfAll.apply(work, *tensors)
+    return value
+
+
+class _OfAll(th.autograd.Function):
+    """``vmap``'s rule for work that knows of the members; it is autograd's own beneath."""
+
+    @staticmethod
+    def forward(work: Callable[..., th.Tensor], *tensors: th.Tensor) -> th.Tensor:
+        return work(*(tensor.unsqueeze(0) for tensor in tensors)).squeeze(0)  # nothing is of one member alone
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None: ...
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, work: Callable[..., th.Tensor], *tensors: th.Tensor) -> Any:
+        each = zip(tensors, in_dims[1:], strict=True)
+        return work(*(t.expand(info.batch_size, *t.shape) if dim is None else t.movedim(dim, 0) for t, dim in each)), 0

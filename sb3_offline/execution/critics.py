@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 import torch as th
 import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call
 
+from sb3_offline.execution.below import is_stacked, of_all
 from sb3_offline.execution.relu_pass import Workspace, is_relu_network, relu_pass
 
 FEW_ROWS = 1024  # on a CPU; the activations of more rows would no longer stay in its cache
+LARGE = 2**15  # activations of a layer, beyond which a call costs less than to move those of all members through memory
 
 _ELEMENTWISE = (nn.ReLU, nn.Tanh, nn.ELU, nn.SiLU, nn.GELU, nn.LeakyReLU, nn.Identity)
 
@@ -25,7 +29,7 @@ def evaluate(
 
     On a GPU equal networks of linear layers, elementwise activations and LayerNorms are one batched product a layer. So are
     equal ReLU networks on a CPU, if there are few rows; with many they take turns, each in the workspace's buffers. Whatever
-    else there is runs as it is.
+    else there is runs as it is; stacked members' large networks take turns, too.
 
     :param frozen: Gradients reach the inputs only, and nothing is spent on those of the weights.
     :param twice: The gradients can be differentiated again; the buffers cannot serve that.
@@ -38,6 +42,9 @@ def evaluate(
     plain = [workspace.once(is_relu_network, [network]) for network in networks]
     if all(plain) and len(networks) > 1 and len(inputs) <= FEW_ROWS and are_alike(networks, workspace):
         return relu_pass(networks, inputs, workspace, frozen)
+    if is_stacked() and not any(plain) and are_alike(networks, workspace) and _are_large(networks[0], len(inputs)):
+        own = [p.detach() if frozen else p for network in networks for p in network.parameters()]
+        return of_all(partial(_in_turn, list(networks[0].children()), len(networks)), inputs, *own)
     values = [
         relu_pass([network], inputs, workspace, frozen) if is_plain else _as_it_is(network, inputs, frozen).unsqueeze(0)
         for network, is_plain in zip(networks, plain, strict=True)
@@ -64,6 +71,41 @@ def _apply(module: nn.Module, inputs: th.Tensor, frozen: bool) -> th.Tensor:
         return module(inputs)
     weights = {name: parameter.detach() for name, parameter in module.named_parameters()}
     return functional_call(module, weights, (inputs,))
+
+
+# --- of several members ---
+
+
+def _are_large(network: Any, n_rows: int) -> bool:
+    return n_rows * network[0].out_features >= LARGE
+
+
+def _in_turn(layers: Sequence[Any], n_networks: int, inputs: th.Tensor, *parameters: th.Tensor) -> th.Tensor:
+    """
+    Each network of each member has its turn, in which its activations stay in the cache: (members, n_networks, rows).
+
+    :param inputs: (members, rows, features)
+    :param parameters: of each network, (members, ...) each
+    """
+    n = len(parameters) // n_networks
+    members = zip(inputs.unbind(), *(parameter.unbind() for parameter in parameters), strict=True)
+    values = [_one(layers, rows, own[i : i + n]) for rows, *own in members for i in range(0, len(own), n)]
+    return th.stack(values).view(len(inputs), n_networks, -1)
+
+
+def _one(layers: Sequence[Any], inputs: th.Tensor, parameters: Sequence[th.Tensor]) -> th.Tensor:
+    """(rows,) of layers that are known (:func:`are_alike`), with these weights and biases."""
+    *own, last_weight, last_bias = parameters
+    given, hidden = iter(own), inputs
+    for layer in layers[:-1]:
+        if isinstance(layer, nn.Linear):
+            hidden = F.linear(hidden, next(given), next(given))
+        elif isinstance(layer, nn.LayerNorm):
+            hidden = F.layer_norm(hidden, layer.normalized_shape, next(given), next(given), layer.eps)
+        else:
+            hidden = layer(hidden)
+    with th.autocast(inputs.device.type, enabled=False):  # Q itself is not rounded
+        return F.linear(hidden.to(inputs.dtype), last_weight, last_bias).squeeze(-1)
 
 
 # --- batched ---

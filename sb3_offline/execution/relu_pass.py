@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch as th
 from torch import nn
 from torch.autograd.function import once_differentiable
 
-from sb3_offline.execution.below import NotStackable, is_stacked
+from sb3_offline.execution.below import is_stacked, of_all
 
 Layers = list[tuple[th.Tensor, th.Tensor]]
 """Weight (out, in) and bias (out,) of each layer; of n networks (n, out, in) and (n, 1, out)."""
@@ -67,7 +68,7 @@ def relu_pass(networks: Sequence[Any], inputs: th.Tensor, workspace: Workspace, 
     each = [[p for layer in list(network.children())[::2] for p in (layer.weight, layer.bias)] for network in networks]
     if is_stacked():
         parameters = [parameter for own in each for parameter in own]
-        return cast(th.Tensor, _OfMembers.apply(workspace, len(each), frozen, inputs, *parameters))
+        return of_all(partial(_of_members, workspace, len(each), frozen), inputs, *parameters)
     if len(each) == 1:
         values = each[0]
     else:
@@ -85,27 +86,12 @@ def _run(workspace: Workspace, values: Sequence[th.Tensor], inputs: th.Tensor, w
     return q.view(-1, *inputs.shape[:-1])
 
 
-class _OfMembers(th.autograd.Function):
-    """The pass under ``vmap``, for several members at once: beneath, it is one pass of all their networks."""
-
-    @staticmethod
-    def forward(*_: Any) -> Any:
-        raise NotStackable("networks that all members share are asked")
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None: ...
-
-    @staticmethod
-    def vmap(
-        info: Any, in_dims: Any, workspace: Workspace, n_networks: int, frozen: bool, inputs: th.Tensor, *parameters: th.Tensor
-    ) -> Any:
-        if any(dim != 0 for dim in in_dims[4:]):
-            raise NotStackable("members share a network's weights")
-        inputs = inputs.expand(info.batch_size, *inputs.shape) if in_dims[3] is None else inputs.movedim(in_dims[3], 0)
-        each = [parameters[i :: len(parameters) // n_networks] for i in range(len(parameters) // n_networks)]
-        values = [side_by_side(same, movable=False).flatten(0, 1) for same in each]  # (n_networks * members, ...)
-        values[1::2] = [bias.unsqueeze(1) for bias in values[1::2]]
-        return _run(workspace, values, inputs, [] if frozen else parameters), 1
+def _of_members(workspace: Workspace, n_networks: int, frozen: bool, inputs: th.Tensor, *parameters: th.Tensor) -> th.Tensor:
+    """The pass of several members, (members, n_networks, rows): one of all their networks."""
+    each = [parameters[i :: len(parameters) // n_networks] for i in range(len(parameters) // n_networks)]
+    values = [side_by_side(same, movable=False).flatten(0, 1) for same in each]  # (n_networks * members, ...)
+    values[1::2] = [bias.unsqueeze(1) for bias in values[1::2]]
+    return _run(workspace, values, inputs, [] if frozen else parameters).transpose(0, 1)
 
 
 @th.no_grad()

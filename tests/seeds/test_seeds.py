@@ -14,6 +14,7 @@ from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback,
 
 from benchmarks.kill_and_resume import digest
 from sb3_offline import COMBO, CQL, DROMO, IQL, MOPO, TD3BC, OfflineSAC, registry
+from sb3_offline.execution import critics
 from sb3_offline.seeds import learn_seeds, resume_seeds, together, train_seeds
 from sb3_offline.training.health import TrainingDivergedError
 from tests.contract.subjects import Subject, assert_equal_parameters, same
@@ -95,6 +96,19 @@ def test_ten_updates_of_members_are_those_of_runs_alone(cls: Any) -> None:
 def test_options_that_have_state_of_their_own(cls: Any, options: dict[str, Any], tolerance: float) -> None:
     for seed, member in zip(SEEDS, seeds_of(cls, **options), strict=True):
         assert distance(member, alone(cls, seed, **options)) < tolerance
+
+
+@pytest.mark.parametrize("cls", [COMBO, DROMO])
+@pytest.mark.usefixtures("as_one", "float64")
+def test_large_networks_with_layer_norm_take_turns_within_a_step(cls: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    in_turn = critics._in_turn
+    monkeypatch.setattr(critics, "LARGE", 0)
+    monkeypatch.setattr(critics, "_in_turn", lambda *args: (calls.append(len(args[2])), in_turn(*args))[1])
+    options = {"policy_kwargs": {"net_arch": [8, 8], "layer_norm": True}}
+    for seed, member in zip(SEEDS, seeds_of(cls, **options), strict=True):
+        assert distance(member, alone(cls, seed, **options)) < 1e-10
+    assert {*calls} == {len(SEEDS)}
 
 
 @pytest.mark.usefixtures("as_one")
