@@ -56,6 +56,10 @@ class ModelFile:
         """What the file says of itself, of which ``class`` is its algorithm's name; None if it has only pickles."""
         return self._json(HEADER) if HEADER in self.members else None
 
+    def data(self) -> dict[str, Any]:
+        """Every hyperparameter as the file writes it."""
+        return self._json("data")
+
     def check(self, header: Mapping[str, Any], expected: str) -> None:
         """
         :raises FileRefused: if the file is of another format or class than ``expected``, or is not complete
@@ -82,7 +86,7 @@ class ModelFile:
         """
         values: dict[str, Any] = {}
         needed: dict[str, Any] = {}
-        for key, item in self._json("data").items():
+        for key, item in self.data().items():
             if not trust and (key == "env" or isinstance(inspect.getattr_static(cls, key, None), _ATTRIBUTES)):
                 raise FileRefused(f"{self.name} has a hyperparameter {key!r}, which is none of {cls.__name__}.")
             if key in given:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,7 +85,8 @@ def detect_algorithm(path: Path) -> str:
 
     :raises ValueError: if the file is no model, or could be of several algorithms
     """
-    header = ModelFile(path).header()
+    file = ModelFile(path)
+    header = file.header()
     if header is not None:
         held, known = str(header.get("class")), class_names()
         if held not in known:
@@ -96,7 +95,7 @@ def detect_algorithm(path: Path) -> str:
                 "calls sb3_offline.register_algorithm by --import."
             )
         return known[held]
-    data = _read_data(path)
+    data = file.data()
     if "dataset_info" in data:  # ours: the class whose arguments fit best
         fits = {name: _fit(data, set(inspect.signature(cls).parameters)) for name, cls in algorithms().items()}
         return max(fits, key=lambda name: fits[name])
@@ -112,15 +111,6 @@ def detect_algorithm(path: Path) -> str:
 
 def _fit(data: Mapping[str, Any], arguments: set[str]) -> int:
     return len(arguments & data.keys()) - len(arguments - data.keys())
-
-
-def _read_data(path: Path) -> dict[str, Any]:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            data = json.loads(archive.read("data"))
-    except (zipfile.BadZipFile, KeyError, ValueError) as error:
-        raise ValueError(f"{path} is not a model that SB3 saved ({error}).") from error
-    return data
 
 
 class RandomPolicy:

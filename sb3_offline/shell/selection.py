@@ -8,9 +8,11 @@ from datetime import datetime
 from pathlib import Path
 from warnings import warn
 
+from rich.markup import escape
 from rich.table import Table
 
 from sb3_offline.datasets import OfflineDataset, SpacesOnlyEnv
+from sb3_offline.files.refusal import printable
 from sb3_offline.ope import DirectMean, Estimator, Ranked, behavior_value, rank
 from sb3_offline.shell.consoles import narrow_table
 from sb3_offline.shell.models import SavedModel, load_model
@@ -105,9 +107,9 @@ def select(folder: Path, dataset: OfflineDataset, estimator: Estimator, trust: b
     for path in find_models(folder):
         try:
             saved = load_model(path, None, trust)
-            ranked = rank({str(path.relative_to(root)): judged(saved, dataset)}, dataset, [estimator])[0]
+            ranked = rank({printable(str(path.relative_to(root))): judged(saved, dataset)}, dataset, [estimator])[0]
         except (ValueError, OSError) as error:
-            warn(f"{path} is passed over: {error}", stacklevel=2)
+            warn(printable(f"{path} is passed over: {error}"), stacklevel=2)
             continue
         candidates.append(
             Candidate(path, type(saved.model).__name__, ranked, _own_q(saved, dataset), saved.model.num_timesteps)
@@ -164,5 +166,5 @@ def table(selection: Selection) -> Table:
     title = f"Judged by {selection.dataset_id}; the log itself: {selection.behavior:.4g}"
     result = narrow_table(*HEAD, words=("policy", "algorithm"), title=title)
     for row in rows(selection):
-        result.add_row(*row)
+        result.add_row(*map(escape, row))
     return result

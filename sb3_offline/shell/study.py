@@ -11,6 +11,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 
 from sb3_offline.shell.own_code import import_own
@@ -87,7 +88,8 @@ def group_of(cell: Cell, study: Study) -> Group:
 def _table(study: Study, estimate: Estimate) -> Table:
     """How far each group is. What is finished is read once, what runs at every look."""
     left = estimate.seconds_left
-    title = study.name if left is None else f"{study.name}: about {left / 60:.0f} min left"
+    name = escape(study.name)
+    title = name if left is None else f"{name}: about {left / 60:.0f} min left"
     table = Table("algorithm", "options", "data", "finished", "running", "mean score", title=title)
     finished: Counter[Group] = Counter()
     running: defaultdict[Group, list[str]] = defaultdict(list)
@@ -103,7 +105,7 @@ def _table(study: Study, estimate: Estimate) -> Table:
             running[group].append(f"{cell.run.seed}: {(points or [0])[-1]:,}")
     for group, n in total.items():
         mean = f"{sum(scores[group]) / len(scores[group]):.1f}" if scores[group] else ""
-        table.add_row(*group, f"{finished[group]}/{n}", ", ".join(running[group][:4]), mean)
+        table.add_row(*map(escape, group), f"{finished[group]}/{n}", ", ".join(running[group][:4]), mean)
     return table
 
 
@@ -117,13 +119,14 @@ def print_plan(study: Study, n_workers: int) -> None:
     groups: defaultdict[Group, list[Cell]] = defaultdict(list)
     for cell in study.cells:
         groups[group_of(cell, study)].append(cell)
-    table = Table("algorithm", "options", "data", "runs", "finished", "minutes a run", title=f"{study.name}: {study.folder}")
+    title = escape(f"{study.name}: {study.folder}")
+    table = Table("algorithm", "options", "data", "runs", "finished", "minutes a run", title=title)
     rest = 0.0
     for group, cells in groups.items():
         ended = [cell for cell in cells if is_finished(cell.path)]
         seconds = seconds_of(cells[0], ended)
         rest += seconds * (len(cells) - len(ended))
-        table.add_row(*group, str(len(cells)), str(len(ended)), f"{seconds / 60:.1f}")
+        table.add_row(*map(escape, group), str(len(cells)), str(len(ended)), f"{seconds / 60:.1f}")
     console = Console()
     console.print(table)
     console.print(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +53,31 @@ def test_certify_says_no_and_why(capsys: pytest.CaptureFixture[str]) -> None:
     said = capsys.readouterr().out
     assert said.startswith("NOT CERTIFIED")
     assert "required" in said.splitlines()[1]
+
+
+def test_select_shows_names_as_they_are(models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither as rich's markup, nor as what a terminal obeys; a damaged model is passed over by name."""
+    good = models / "runs" / "run <0>" / "cql.zip"
+    for name in ("a[/b].zip", "[red]c.zip", "\x1b[31md.zip"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(good, tmp_path / name)
+    (tmp_path / "\x1b[31me.zip").write_text("no model")
+    assert main(["select", str(tmp_path), "--data", "log.npz", "--fit-steps", "5"]) == 0
+    said = capsys.readouterr()
+    assert all(name in said.out for name in ("a[/b].zip", "[red]c.zip", "\\x1b[31md.zip"))
+    assert "\\x1b[31me.zip is passed over" in said.err
+    assert "\x1b[31m" not in said.out + said.err
+
+
+@pytest.mark.parametrize("data", [b"[1]", b'"a"', b"[" * 100_000, b'{"a":' * 100_000 + b"1" + b"}" * 100_000, b"\xff", b"{"])
+def test_models_that_do_not_tell_what_they_are(data: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without the header, in whose place the hyperparameters would say it."""
+    with zipfile.ZipFile(tmp_path / "m.zip", "w") as archive:
+        archive.writestr("data", data)
+    assert main(["certify", str(tmp_path / "m.zip"), "--data", "log.npz"]) == 2
+    assert "m.zip is damaged: its hyperparameters" in capsys.readouterr().err
+    assert main(["select", str(tmp_path), "--data", "log.npz"]) == 2
+    assert "None of the models" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
