@@ -19,8 +19,9 @@ class COMBO(ModelBasedSAC):
     current policy, D the real rows.
 
     The defaults are the recipe that was found on hopper and halfcheetah medium-replay (see the benchmarks' page): rollouts
-    long enough that the policy meets the states that it leads to, quick targets, rewards of unit size, a soft maximum over all
-    states, critics with LayerNorm, rates falling to 0 in the second half of ``learn``, and an average of the actor's weights.
+    long enough that the policy meets the states that it leads to, a far horizon, quick targets, rewards of unit size, a soft
+    maximum over all states, critics with LayerNorm, rates falling to 0 in the second half of ``learn``, and an average of the
+    actor's weights.
 
     :param conservative_weight: beta, 0.5 if neither it nor ``target_gap`` is given; half of a published weight.
     :param target_gap: Learn beta, within [1e-6, 1e3], by dual descent so that E_rho Q - E_D Q stays below this, or "auto":
@@ -33,6 +34,7 @@ class COMBO(ModelBasedSAC):
     recipe: ClassVar = {
         "learning_rate": HoldThenDecay(2e-4),
         "qf_learning_rate": HoldThenDecay(3e-4),
+        "gamma": 0.995,
         "tau": 0.02,
         "averaging_rate": 0.001,
         "ent_coef": 0.007,
