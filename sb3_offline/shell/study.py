@@ -14,6 +14,7 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
+from sb3_offline.shell.consoles import narrow_table, print_whole
 from sb3_offline.shell.own_code import import_own
 from sb3_offline.studies.engine import Estimate, Outcome, has_ray, run_by_ray, run_in_pool, work
 from sb3_offline.studies.estimate import seconds_of
@@ -88,9 +89,10 @@ def group_of(cell: Cell, study: Study) -> Group:
 def _table(study: Study, estimate: Estimate) -> Table:
     """How far each group is. What is finished is read once, what runs at every look."""
     left = estimate.seconds_left
-    name = escape(study.name)
-    title = name if left is None else f"{name}: about {left / 60:.0f} min left"
-    table = Table("algorithm", "options", "data", "finished", "running", "mean score", title=title)
+    title = study.name if left is None else f"{study.name}: about {left / 60:.0f} min left"
+    columns = ("algorithm", "options", "data", "finished", "running", "mean score")
+    table = narrow_table(*columns, words=("algorithm", "options", "data", "running"), title=title)
+    table.columns[2].no_wrap, table.columns[2].overflow = False, "fold"  # the ends of names tell data sets apart
     finished: Counter[Group] = Counter()
     running: defaultdict[Group, list[str]] = defaultdict(list)
     scores: defaultdict[Group, list[float]] = defaultdict(list)
@@ -119,16 +121,15 @@ def print_plan(study: Study, n_workers: int) -> None:
     groups: defaultdict[Group, list[Cell]] = defaultdict(list)
     for cell in study.cells:
         groups[group_of(cell, study)].append(cell)
-    title = escape(f"{study.name}: {study.folder}")
-    table = Table("algorithm", "options", "data", "runs", "finished", "minutes a run", title=title)
+    columns = ("algorithm", "options", "data", "runs", "finished", "minutes a run")
+    table = narrow_table(*columns, words=("algorithm", "options", "data"), title=f"{study.name}: {study.folder}")
     rest = 0.0
     for group, cells in groups.items():
         ended = [cell for cell in cells if is_finished(cell.path)]
         seconds = seconds_of(cells[0], ended)
         rest += seconds * (len(cells) - len(ended))
         table.add_row(*map(escape, group), str(len(cells)), str(len(ended)), f"{seconds / 60:.1f}")
-    console = Console()
-    console.print(table)
+    console = print_whole(table)
     console.print(
         f"{len(study.cells)} runs of {study.cells[0].protocol.steps:,} steps, about {_duration(rest / n_workers)} with "
         f"{n_workers} at once. Nothing was run.",

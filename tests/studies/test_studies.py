@@ -192,6 +192,7 @@ def test_the_shell_plans_runs_and_reports(tmp_path: Path, capsys: pytest.Capture
     assert main(["study", str(path), "--dry-run", "--workers", "2"]) == 0
     said = capsys.readouterr().out
     assert "4 runs of 8 steps, about 00 h" in said
+    assert "sb3_offline/Pendulum-medium-v0" in said  # whole: the ends of names tell data sets apart
     assert not (tmp_path / "pendulum").exists()
     assert main(["study", str(path), "--workers", "1"]) == 0
     assert "4/4" in capsys.readouterr().out
