@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ class Task:
     :param steps: gradient steps at which a checkpoint of each run is kept
     :param horizon: steps after which a simulated episode is left: what follows weighs less than 1%
     :param episodes: simulated for the truth; more where first states differ much, and cost little
+    :param steps_of: of some algorithms, in place of ``steps``
     """
 
     dataset: str
@@ -46,6 +47,7 @@ class Task:
     steps: tuple[int, ...]
     horizon: int = 460
     episodes: int = 20
+    steps_of: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 _CONTINUOUS = (
@@ -63,13 +65,16 @@ _DISCRETE = (
     ("discrete_cql", 2, {**_SMALL, "conservative_weight": 0.0}),
 )
 _LONG = (300, 1000, 3000, 6000)
+_SHORT = (100, 300, 700, 1000)
 
 TASKS = {
     "pendulum": Task("sb3_offline/Pendulum-medium-replay-v0", _CONTINUOUS, (250, 1000, 3000, 6000), episodes=100),
     "cartpole": Task("sb3_offline/CartPole-medium-replay-v0", _DISCRETE, (100, 500, 2000, 5000), episodes=100),
     "hopper-medium-replay": Task("offline/hopper/medium-replay-v0", _CONTINUOUS, _LONG),
     "hopper-medium": Task("offline/hopper/medium-v0", _CONTINUOUS, _LONG),
-    "halfcheetah-medium-replay": Task("halfcheetah_medium-replay-v0.hdf5", _CONTINUOUS, _LONG),
+    "halfcheetah-medium-replay": Task(
+        "halfcheetah_medium-replay-v0.hdf5", _CONTINUOUS, _LONG, steps_of=dict.fromkeys(("iql", "awac", "offline_sac"), _SHORT)
+    ),
 }
 
 
@@ -91,11 +96,12 @@ def train(task: Task, dataset: OfflineDataset, folder: Path) -> list[Path]:
     paths = []
     for algo, seed, options in task.runs:
         prefix = folder / f"{algo}_{seed}"
-        files = [Path(f"{prefix}_{step}.zip") for step in task.steps]
+        steps = task.steps_of.get(algo, task.steps)
+        files = [Path(f"{prefix}_{step}.zip") for step in steps]
         if not all(file.exists() for file in files):
             folder.mkdir(parents=True, exist_ok=True)
             model = find_algorithm(algo)("MlpPolicy", dataset=dataset, seed=seed, **options)
-            model.learn(task.steps[-1], callback=_Keep(task.steps, prefix), log_interval=None)
+            model.learn(steps[-1], callback=_Keep(steps, prefix), log_interval=None)
         paths += files
     return paths
 

@@ -235,7 +235,9 @@ def _text(interval: Interval, digits: int = 2) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, nargs="?", default=FOLDER)
-    folder = parser.parse_args(argv).folder
+    parser.add_argument("--repeats", type=int, default=REPEATS, help="of the bootstrap; the plan's number if not given")
+    arguments = parser.parse_args(argv)
+    folder, repeats = arguments.folder, arguments.repeats
     field = field_runs()
     runs = {name: read_runs(folder / name) if (folder / name).is_dir() else [] for name in PARTS}
     runs["locomotion"] += locomotion_of(field)
@@ -244,8 +246,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name in present:
         write_report(results[name], folder / name)
     answers: dict[str, list[str]] = {
-        "1. Does the robust term help?": helps([results[name] for name in present if name != "size"]),
-        "2. Where does it?": where(results["small"]) if "small" in results else [],
+        "1. Does the robust term help?": helps([results[name] for name in present if name != "size"], repeats),
+        "2. Where does it?": where(results["small"], repeats) if "small" in results else [],
     }
     if (folder / "inside.jsonl").exists():
         looked = read_lines(folder / "inside.jsonl")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from pathlib import Path
 from typing import Any
@@ -172,9 +171,6 @@ def made(folder: Path, algo: str, share: float, seed: int, score: float, of: str
 
 def test_answers_of_made_up_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """DROMO's gap to the best falls as 1/n and COMBO's as n^-1/2, and its scores are better throughout: yes."""
-    monkeypatch.setattr(figures, "REPEATS", 200)
-    monkeypatch.setattr(figures, "where", functools.partial(figures.where, repeats=200))
-    monkeypatch.setattr(figures, "helps", functools.partial(figures.helps, repeats=200))
     for seed in range(5):
         for share in (0.02, 0.1, 0.5):
             made(tmp_path / "size", "dromo", share, seed, 100 - 0.4 / share + 1e-3 * seed)
@@ -192,7 +188,7 @@ def test_answers_of_made_up_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     found = rates(sizes_of(read_runs(tmp_path / "size")), "trap", repeats=50)
     assert found["dromo"].value == pytest.approx(-1.0, abs=0.01)
     assert found["combo"].value == pytest.approx(-0.5, abs=0.01)
-    figures.main([str(tmp_path)])
+    figures.main([str(tmp_path), "--repeats", "200"])
     said = (tmp_path / "answers.md").read_text()
     assert "dromo std_0.1 against combo on 1 tasks: 1.00 (1.00 to 1.00), 5 seeds: yes." in said
     assert "dromo std_1 against combo on 1 tasks: 0.00 (0.00 to 0.00), 5 seeds: no." in said
@@ -251,3 +247,25 @@ def test_the_fields_table_shows_gaps() -> None:
     assert len(rows) == 1 + 2 * len(field.ALGORITHMS)
     assert field.shared_names([*runs, {**runs[0], "dataset": "halfcheetah medium-replay"}]) == ["bc"]
     assert field.shared_names(runs) == []
+
+
+@pytest.mark.slow
+def test_looking_into_kept_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """COMBO beside itself has the ratio 1 everywhere; a run without its rival, and one that has not ended, are passed over."""
+    monkeypatch.setattr(inside, "N_EPISODES", 2)
+    text = SMALL.format(file=trap.FILE) + "  robust_weight: 0.1\nkeep_models: true\n"
+    for algorithm, folder in (("combo", tmp_path / "small"), ("dromo", tmp_path / "small" / "std_0.1")):
+        path = tmp_path / f"{algorithm}.yaml"
+        path.write_text(text.replace("[dromo, td3bc]", f"[{algorithm}]"))
+        (cell,) = read_study(path, folder).cells
+        work_with(cell, 1, own=("benchmarks.study.trap",))
+    (tmp_path / "small" / "std_0.1" / "dromo_trap_seed1.zip").touch()
+    inside.main([str(tmp_path)])
+    rival, own = read_lines(tmp_path / "inside.jsonl")
+    assert (rival["name"], own["name"], own["seed"]) == ("combo", "dromo std_0.1", 0)
+    assert rival["median_ratio"] == 1.0
+    assert own["median_ratio"] != 1.0
+    assert "radius" in own["deciles"][0]
+    assert own["deciles"][0]["n"] < own["deciles"][9]["n"]
+    assert math.isfinite(own["value"])
+    assert -trap.LOSS * trap.HORIZON < own["truth"] < trap.PRIZE
