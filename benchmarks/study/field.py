@@ -36,6 +36,7 @@ from sb3_offline.studies.results import results_of
 SOURCES = ("recipes", "peers")
 ALGORITHMS = ("bc", "td3bc", "rebrac", "iql", "awac", "edac", "sacn", "fql", "cql", "mopo", "combo", "dromo", "mobile")
 DATA = {"hopper medium-replay": ("hopper", "medium-replay"), "halfcheetah medium-replay": ("halfcheetah", "medium-replay")}
+FORMER = ("combo", "dromo")  # whose runs below recipes/defaults are of gamma = .99, before the default was .995
 LEAST_STEPS = 20_000
 _COLUMNS = ("runs", "last", "least", "greatest", "best on the way", "minutes", "reached 80%", "minutes to 80%")
 
@@ -51,7 +52,8 @@ def is_default(run: Record) -> bool:
         return False
     options = run.get("options") or {}
     if not options:
-        return "library" in run or run["source"] == "peers" or "defaults" in run["set"].split("/")
+        in_recipes = "defaults" in run["set"].split("/") and run["algo"] not in FORMER
+        return "library" in run or run["source"] == "peers" or in_recipes
     if run["algo"] not in registered():
         return False
     parameters = inspect.signature(find_algorithm(run["algo"])).parameters

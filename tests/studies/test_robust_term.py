@@ -231,6 +231,8 @@ def test_the_field_counts_defaults_alone() -> None:
     assert not field.is_default({**plain, "source": "recipes"})
     assert field.is_default({**plain, "source": "recipes", "set": "defaults"})
     assert field.is_default({**plain, "options": {"alpha": 2.5}, "source": "recipes"})
+    assert not field.is_default({**plain, "algo": "combo", "source": "recipes", "set": "defaults"})  # of another gamma
+    assert field.is_default({**plain, "algo": "combo", "options": {"gamma": 0.995}, "source": "recipes"})
     assert not field.is_default({**plain, "options": {"alpha": 1.0}})
     assert not field.is_default({**plain, "options": {"alhpa": 2.5}})
     assert not field.is_default({**plain, "steps": 10_000})
