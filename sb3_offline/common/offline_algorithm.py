@@ -17,7 +17,7 @@ from sb3_offline.arguments import POSITIVE, Interval, check_count, check_flag, c
 from sb3_offline.buffers.buffers import OfflineDatasetBuffer
 from sb3_offline.buffers.returns import unit_scale
 from sb3_offline.buffers.storage import Storage, check_storage, make_dataset_buffer
-from sb3_offline.common import data_backed, loop, parts, replay_files, saving, signature
+from sb3_offline.common import copies, data_backed, loop, parts, replay_files, saving, signature
 from sb3_offline.common.signature import check_policy_kwargs, follow_recipe, merge_signature, named_policy_kwargs
 from sb3_offline.common.validation import HeldOutValues, Validation
 from sb3_offline.datasets import DatasetInfo, OfflineDataset
@@ -191,7 +191,8 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
 
     save = saving.save
     check_loaded = saving.check_loaded
-    __getstate__ = saving.without_run
+    __getstate__ = copies.state_of
+    __setstate__ = copies.set_state
     save_replay_buffer = replay_files.save_replay_buffer
     load_replay_buffer = replay_files.load_replay_buffer
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import gymnasium as gym
 import torch as th
-from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.save_util import open_path
 from stable_baselines3.common.type_aliases import GymEnv, TensorDict
@@ -21,7 +20,7 @@ from sb3_offline._version import __version__
 from sb3_offline.arguments import OptionError, check_count
 from sb3_offline.buffers.statistics import check_statistics
 from sb3_offline.common.data_backed import carries_data, keep_statistics, match_normalization, open_id
-from sb3_offline.common.signature import NO_OPTIONS, check_policy_kwargs
+from sb3_offline.common.signature import NO_OPTIONS, arguments_of_sb3, check_policy_kwargs
 from sb3_offline.common.sizes import check_rows
 from sb3_offline.datasets.bounds import with_bounds
 from sb3_offline.execution import ranks
@@ -121,7 +120,8 @@ def load(
             given = cls.upgraded(given)
         except ValueError as error:
             raise FileRefused(f"{name}: {error}") from error
-        cls.check_arguments({key: value for key, value in kwargs.items() if key not in given})
+        sb3s = arguments_of_sb3(cls)  # which a file holds for SB3's own load
+        cls.check_arguments({key: value for key, value in kwargs.items() if key not in given or key in sb3s})
     elif not is_trusted(trust):
         raise FileRefused(
             f"{name} is pickled: it was saved by an older sb3_offline, or is another library's. Loading it can run any "
@@ -174,12 +174,6 @@ def check_loaded(model: Any) -> None:
         check_statistics(model.observation_statistics, model.observation_space.shape or ())
     if model.env is not None:
         match_normalization(model, model._vec_normalize_env)
-
-
-def without_run(model: Any) -> dict[str, Any]:
-    """For ``copy.deepcopy`` and ``pickle``: without the run that is under way, its graphs, and open log files."""
-    gone = {"_run": None, "_runner": None, "_logger": Logger(None, [])}
-    return vars(model) | {name: value for name, value in gone.items() if name in vars(model)}
 
 
 def _check_same_policy(cls: type, name: str, given: dict[str, Any], saved: dict[str, Any]) -> None:

@@ -66,6 +66,12 @@ def merge_signature(cls: type) -> inspect.Signature:
     return inspect.Signature(ordered)
 
 
+def arguments_of_sb3(cls: type) -> set[str]:
+    """What the constructors of a class's parents in Stable-Baselines3 take."""
+    parents = [base for base in cls.__mro__ if base.__module__.startswith("stable_baselines3") and "__init__" in vars(base)]
+    return {name for base in parents for name in inspect.signature(vars(base)["__init__"]).parameters}
+
+
 def follow_recipe(cls: Any) -> None:
     """
     Let the constructor hand its parents what the class's own ``recipe`` says, where nothing is given.

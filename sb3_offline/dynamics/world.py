@@ -203,6 +203,8 @@ def split_episodes(dataset: OfflineDataset, every: int) -> tuple[np.ndarray, np.
     """
     valid = dataset.valid_next
     if valid.sum() < 2:
+        if valid.all():
+            raise ValueError(f"{dataset.info.dataset_id}: one row is too few for a dynamics model. Bring more data.")
         raise ValueError(
             f"{dataset.info.dataset_id}: a dynamics model learns from next observations, and of {len(dataset)} rows "
             f"{int(valid.sum())} have one that was logged. Log next_observations also where an episode terminates, or take a "

@@ -77,6 +77,15 @@ def test_wrong_options_are_refused_at_every_door(name: str, value: Any, saved: P
         model.learn(1)
 
 
+@pytest.mark.parametrize("name", ["buffer_size", "learning_starts", "target_update_interval", "train_freq"])
+def test_load_takes_no_more_of_sb3s_arguments_than_the_constructor(name: str, saved: Path) -> None:
+    """The file holds them, for SB3's own load."""
+    with pytest.raises(TypeError, match=f"CQL takes no .*'{name}'"):
+        CQL("MlpPolicy", DATA, **SMALL | {name: 5})
+    with pytest.raises(TypeError, match=f"CQL takes no .*'{name}'"):
+        CQL.load(saved, **{name: 5})
+
+
 @pytest.mark.parametrize(("name", "value"), [("num_timesteps", -5), ("_n_updates", 1.5)])
 def test_counts_of_a_file_are_counts(name: str, value: Any, saved: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=rf"forged\.zip: {name} must be"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import multiprocessing
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import gymnasium as gym
 import h5py
 import numpy as np
 import pytest
+import torch
 from gymnasium import spaces
 from stable_baselines3 import SAC, HerReplayBuffer
 from stable_baselines3.common.buffers import ReplayBuffer, RolloutBuffer
@@ -324,3 +326,55 @@ def test_kinds_of_steps_are_said_to_tell_where_episodes_end() -> None:
     )
     assert read.n_episodes == load_dataset(arrays | {"truncations": ends}, **SPACES).n_episodes
     assert read.terminations.sum() == len(np.flatnonzero(ends)[::2])
+
+
+DISCRETE: dict[str, Any] = {"observation_space": spaces.Box(-1, 1, (2,)), "action_space": spaces.Discrete(3)}
+
+
+@pytest.mark.parametrize(
+    ("change", "said", "mend"),
+    [
+        (
+            {"actions": np.eye(3)[np.arange(9) % 3]},
+            "These are one-hot: give actions as numbers, x.argmax",
+            {"actions": np.arange(9) % 3},
+        ),
+        ({"actions": np.arange(9) % 3 + 1}, "They are 1 to 3: give x - 1", {"actions": np.arange(9) % 3}),
+        ({"actions": np.arange(9) % 3 * 1.0}, "These are whole: give actions as whole numbers", {"actions": np.arange(9) % 3}),
+        ({"actions": np.arange(9) % 3 + 0.01}, "If they are rounded ones, give actions", {"actions": np.arange(9) % 3}),
+        ({"terminations": ["no"] * 8 + ["yes"]}, "'no', 'yes': give bools, x == 'yes'", {"terminations": np.arange(9) == 8}),
+    ],
+)
+def test_the_way_on_from_other_codes(change: dict[str, Any], said: str, mend: dict[str, Any]) -> None:
+    rows = {"observations": np.zeros((9, 2)), "actions": np.arange(9) % 3, "rewards": np.zeros(9)}
+    rows |= {"terminations": np.arange(9) == 8, "truncations": np.zeros(9, bool)}
+    with pytest.raises(DatasetError, match=re.escape(said)):
+        load_dataset({**rows, **change}, **DISCRETE)
+    assert load_dataset({**rows, **change, **mend}, **DISCRETE).fingerprint() == load_dataset(rows, **DISCRETE).fingerprint()
+
+
+def test_one_row_is_too_few_for_a_dynamics_model() -> None:
+    rows = {key: value[:1] for key, value in linear().items()}
+    with pytest.raises(ValueError, match="one row is too few for a dynamics model"):
+        split_episodes(load_dataset(rows, **SPACES), 0)
+
+
+def test_tensors_of_bfloat16() -> None:
+    rows: dict[str, Any] = {"actions": np.arange(9) % 3, "rewards": torch.arange(9, dtype=torch.bfloat16)}
+    rows |= {"observations": np.zeros((9, 2)), "terminations": np.arange(9) == 8, "truncations": np.zeros(9, bool)}
+    assert load_dataset(rows, **DISCRETE).rewards.tolist() == list(range(9))
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("log.jsonl", "pandas.read_json"),
+        ("log.mat", "scipy.io.loadmat"),
+        ("log.npz.gz", "Unpack it"),
+        ("log.xlsx", "read_excel"),
+    ],
+)
+def test_the_way_on_from_other_formats(name: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b'{"a": 1}')
+    with pytest.raises(DatasetError, match=f"is not a known format.*{re.escape(said)}"):
+        load_dataset(tmp_path / name)

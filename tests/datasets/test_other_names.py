@@ -186,3 +186,27 @@ def test_groups_of_another_name(task_spaces: Spaces, tmp_path: Path) -> None:
     )
     assert (joint.observations["eye"] == 1).all()
     assert joint.n_episodes == 2
+
+
+@pytest.mark.parametrize("nested", [True, False])
+def test_torchrls_next_level(log: Arrays, task_spaces: Spaces, nested: bool) -> None:
+    """The outer flags tell of the time before the step, and are none of it."""
+    expected = load_dataset(log, **task_spaces)
+    inner = {
+        "observation": log["next_observations"],
+        "reward": log["rewards"][:, None],
+        "terminated": log["terminations"][:, None],
+        "truncated": log["truncations"][:, None],
+        "done": (log["terminations"] | log["truncations"])[:, None],
+    }
+    before = np.zeros((len(log["rewards"]), 1), bool)
+    outer = {"observation": log["observations"], "action": log["actions"], "done": before, "terminated": before}
+    rows = outer | ({"next": inner} if nested else {f"next/{key}": value for key, value in inner.items()})
+    assert load_dataset(rows, **task_spaces).fingerprint() == expected.fingerprint()
+
+
+def test_d3rlpys_episode_terminals(log: Arrays, task_spaces: Spaces) -> None:
+    """Version 1: of terminals, and of whatever else ended an episode."""
+    rows: dict[str, Any] = dict(log)
+    rows["episode_terminals"] = (rows.pop("truncations") | rows["terminations"]).astype(np.float32)
+    assert load_dataset(rows, **task_spaces).fingerprint() == load_dataset(log, **task_spaces).fingerprint()

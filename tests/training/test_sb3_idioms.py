@@ -229,6 +229,19 @@ def test_a_copy_in_a_callback_is_the_model_of_that_step_and_trains_on(copied: An
     assert np.array_equal(first.predict(OBSERVATION, deterministic=True)[0], later)
 
 
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_a_copy_of_a_model_with_normalised_observations_trains_on(copied: Any) -> None:
+    """VecNormalize forgets the env in it when it is copied."""
+    env = VecNormalize(DummyVecEnv([lambda: gym.make(DATA)]), norm_reward=False)
+    model = CQL("MlpPolicy", env, **SMALL | {"seed": 0}).learn(2)
+    other = copied(model)
+    assert other.get_vec_normalize_env() is other.env
+    assert other.env.venv is not env.venv
+    actions = [one.learn(1, reset_num_timesteps=False).predict(OBSERVATION, deterministic=True)[0] for one in (model, other)]
+    assert np.array_equal(*actions)
+    assert np.array_equal(other.env.obs_rms.mean, env.obs_rms.mean)
+
+
 def test_a_loaded_model_of_every_kind_travels_to_another_process() -> None:
     """By pickle, as multiprocessing's spawn sends it; imagined episodes end in the copy as in the original."""
     model = MOPO("MlpPolicy", DATA, **FAST_MODEL_BASED).learn(2)

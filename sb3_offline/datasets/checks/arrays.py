@@ -12,7 +12,7 @@ from gymnasium import spaces
 
 from sb3_offline.datasets.checks.columns import as_column, check_rows, finite_float32, flags, to_space, vector, within_bounds
 from sb3_offline.datasets.checks.ends import are_rlds_steps, episode_flags, transitions_of_steps
-from sb3_offline.datasets.checks.keys import find_keys, said_of_keys
+from sb3_offline.datasets.checks.keys import find_keys, on_one_level, said_of_keys
 from sb3_offline.datasets.checks.masks import masks_of
 from sb3_offline.datasets.errors import DatasetError, DatasetWarning, NoRowsLeft
 from sb3_offline.datasets.offline_dataset import INFERRED, DatasetInfo, OfflineDataset
@@ -32,6 +32,7 @@ def build_dataset(arrays: Mapping[str, Any], info: DatasetInfo) -> OfflineDatase
     :raises DatasetError: naming the key, the row and the remedy
     """
     where = info.dataset_id
+    arrays = on_one_level(arrays)
     keys = find_keys(arrays, where)
     columns: dict[str, Any] = {name: as_column(name, arrays[key], where) for name, key in keys.items()}
     n_given = len(columns["rewards"])

@@ -70,8 +70,27 @@ def _shaped(name: str, array: np.ndarray, space: spaces.Space, where: str) -> np
     if {array.shape[1:], shape} == {(), (1,)}:  # (n,) and (n, 1) say the same
         return array.reshape(len(array), *shape)
     wanted = ", ".join(["n", *map(str, shape)])
-    hint = several_envs(array) if array.shape[2:] == shape else ""
+    hint = _one_hot(name, array, space) or (several_envs(array) if array.shape[2:] == shape else "")
     raise DatasetError(f"{where}: {name} have shape {array.shape}, but the space {space} asks for ({wanted}).{hint}")
+
+
+def _one_hot(name: str, array: np.ndarray, space: spaces.Space) -> str:
+    if not isinstance(space, spaces.Discrete) or array.ndim != 2 or array.shape[1] != space.n:
+        return ""
+    if not ((array == 0) | (array == 1)).all() or not (array.sum(axis=1) == 1).all():
+        return ""
+    first = f" + {space.start}" if space.start else ""
+    return f" These are one-hot: give {name} as numbers, x.argmax(axis=1){first}."
+
+
+def _counted_from_elsewhere(array: np.ndarray, low: Any, high: Any) -> str:
+    """Values that fit, but for where they are counted from."""
+    if np.ndim(low) or array.size == 0:
+        return ""
+    least, greatest = int(array.min()), int(array.max())
+    if least == low or greatest - least != high - low:
+        return ""
+    return f". They are {least} to {greatest}: give x - {least - low}, or a space that starts at {least}"
 
 
 def several_envs(array: np.ndarray) -> str:
@@ -84,7 +103,11 @@ def several_envs(array: np.ndarray) -> str:
 
 def _whole_numbers(name: str, array: np.ndarray, space: spaces.Space, dtype: type[np.integer], where: str) -> np.ndarray:
     if array.dtype.kind == "f":
-        raise DatasetError(f"{where}: {name} are {array.dtype}, but the space {space} holds whole numbers.")
+        whole = bool((array == np.rint(array)).all())
+        how = (
+            f"{'These are whole: give' if whole else 'If they are rounded ones, give'} {name} as whole numbers, x.astype(int)."
+        )
+        raise DatasetError(f"{where}: {name} are {array.dtype}, but the space {space} holds whole numbers. {how}")
     low: Any
     high: Any
     if is_image_space(space) and array.dtype == np.uint8:  # any byte will do; larger whole numbers are not made of it
@@ -98,7 +121,7 @@ def _whole_numbers(name: str, array: np.ndarray, space: spaces.Space, dtype: typ
     else:
         low, high = 0, 1
     outside = (array < low) | (array > high)
-    check_rows(outside, f"{where}: {name} leave the space {space}", "")
+    check_rows(outside, f"{where}: {name} leave the space {space}", _counted_from_elsewhere(array, low, high))
     return array.astype(dtype, copy=False)
 
 

@@ -8,9 +8,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch as th
 
 from sb3_offline.datasets.errors import DatasetError
 
+_TRUE, _FALSE = ("true", "t", "yes", "y"), ("false", "f", "no", "n")
 _RECTANGULAR = "give one rectangular array of floats, whole numbers or bools"
 _KINDS = {
     "M": "are dates: give seconds since the first one, as floats",
@@ -36,6 +38,8 @@ def as_array(name: str, value: Any, where: str) -> np.ndarray:
         return np.column_stack(columns) if columns else np.empty((len(value), 0))
     if type(value).__module__.startswith("scipy.sparse"):
         value = value.toarray()
+    if isinstance(value, th.Tensor) and value.dtype == th.bfloat16:  # of which NumPy knows nothing
+        value = value.float()
     missing = _missing_in(value)
     if missing is not None and missing.any():
         return _with_gaps(name, value, missing, where)
@@ -46,7 +50,7 @@ def as_array(name: str, value: Any, where: str) -> np.ndarray:
     except Exception as error:  # whatever an object that is no array raises when it is asked for one
         raise DatasetError(f"{where}: {name} is not one rectangular array of numbers ({_why_not(value, error)}).") from error
     if array.dtype.kind not in "biuf":
-        reason = _KINDS.get(array.dtype.kind) or _why_objects(array)
+        reason = _why_text(array) or _KINDS.get(array.dtype.kind) or _why_objects(array)
         raise DatasetError(f"{where}: {name} has dtype {array.dtype}, not numbers. They {reason}.")
     if array.ndim == 0:
         raise DatasetError(f"{where}: {name} is a single value; one entry a row is needed.")
@@ -89,6 +93,17 @@ def _numbers_of(array: np.ndarray) -> np.ndarray:
 
 def _is_number(entry: Any) -> bool:
     return isinstance(entry, (numbers.Real, decimal.Decimal, np.bool_))
+
+
+def _why_text(array: np.ndarray) -> str | None:
+    """What to do about words for true and false; None for anything else."""
+    if array.dtype.kind not in "UST" or array.size == 0:
+        return None
+    words = {text.decode(errors="replace") if isinstance(text, bytes) else str(text) for text in np.unique(array)[:3]}
+    true = sorted(word for word in words if word.strip().lower() in _TRUE)
+    if not words <= {*true, *(word for word in words if word.strip().lower() in _FALSE)}:
+        return None
+    return f"are words for true and false, {', '.join(map(repr, sorted(words)))}: give bools, x == {(true or ['True'])[0]!r}"
 
 
 def _why_objects(array: np.ndarray) -> str:

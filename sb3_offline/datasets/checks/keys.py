@@ -89,6 +89,22 @@ def _name_of(key: str) -> str | None:
     return name if not part or name in BY_KEY else None
 
 
+def on_one_level(arrays: Mapping[str, Any]) -> Mapping[str, Any]:
+    """
+    TorchRL's layout on one level: what a step led to lies under ``next``, a mapping or names such as ``next/reward``. Of
+    arrays that are there twice, such as ``done``, the outer ones tell of the time before the step, and are left out.
+    """
+    inner = arrays.get("next")
+    if not isinstance(inner, Mapping):
+        inner = {key[5:]: value for key, value in arrays.items() if isinstance(key, str) and key.startswith("next/")}
+    if meaning_of("reward") not in {meaning_of(str(key)) for key in inner}:
+        return arrays
+    moved = {"observations": "next_observations", "action_masks": "next_action_masks"}
+    led_to = {moved.get(str(meaning_of(str(key))), str(key)): value for key, value in inner.items()}
+    kept = {key: value for key, value in arrays.items() if key != "next" and not str(key).startswith("next/")}
+    return {**{key: value for key, value in kept.items() if key not in led_to}, **led_to}
+
+
 def find_keys(arrays: Mapping[str, Any], where: str) -> dict[str, str]:
     """
     The keys of the known arrays by our names, those of :data:`END_NAMES` among them. A name of another library counts where

@@ -46,6 +46,24 @@ def is_data_file(*suffixes: str) -> Callable[[Path], bool]:
     return is_one
 
 
+_BY_PANDAS = " Read it by pandas.read_{} and give the frame, with columns=."
+_UNPACK = " Unpack it, and give what is in it."
+#: What to do with files of other formats.
+_WAYS_ON = {
+    ".json": _BY_PANDAS.format("json"),
+    ".jsonl": _BY_PANDAS.format("json(..., lines=True)"),
+    ".xlsx": _BY_PANDAS.format("excel"),
+    ".xls": _BY_PANDAS.format("excel"),
+    ".orc": _BY_PANDAS.format("orc"),
+    ".db": _BY_PANDAS.format("sql"),
+    ".sqlite": _BY_PANDAS.format("sql"),
+    ".mat": " Read it by scipy.io.loadmat (or h5py, from version 7.3 on) and give a dict of its arrays.",
+    ".safetensors": " Read it by safetensors.numpy.load_file and give the dict.",
+    ".tfrecord": " Read it by tensorflow_datasets, as NumPy arrays, and give a dict of these for each episode.",
+    **dict.fromkeys((".zip", ".gz", ".tar", ".tgz", ".bz2", ".xz", ".zst", ".7z"), _UNPACK),
+}
+
+
 def refuse_file(path: Path) -> NoReturn:
     """
     Say why no format opens a path.
@@ -76,6 +94,7 @@ def refuse_file(path: Path) -> NoReturn:
         raise DatasetError(f"{path} cannot be read as data: {why}.")
     raise DatasetError(
         f"{path}: {suffix or 'no suffix'} is not a known format; {', '.join((*HDF5_SUFFIXES, '.npz', *TABLE_SUFFIXES))} are."
+        f"{_WAYS_ON.get(suffix, '')}"
     )
 
 
