@@ -111,41 +111,77 @@ def test_members_of_the_dynamics_are_spread_over_the_ranks(two: Threads, monkeyp
     """Three members by two ranks: each is fitted once, and the world is that of one process."""
     options = {"dynamics_kwargs": {"hidden_sizes": (8,), "n_members": 3, "n_elites": 2, "max_epochs": 2, "batch_size": 64}}
     alone, first, second = (Subject("mopo").make(**options) for _ in range(3))
-    trained: list[list[int]] = []
-    networks = EnsembleDynamics.networks
-
-    def noted(self: Any, inputs: th.Tensor, members: Any = None) -> Any:
-        if th.is_grad_enabled():
-            trained.append([] if members is None else members.tolist())
-        return networks(self, inputs, members)
-
-    monkeypatch.setattr(EnsembleDynamics, "networks", noted)
+    monkeypatch.setattr(EnsembleDynamics, "networks", EnsembleDynamics.networks)  # restored afterwards
+    fitted = two_ranks.note_fits()
     two.run(lambda: (first, second)[ranks.rank()].fit_dynamics())
-    assert {*map(tuple, trained)} == {(0,), (1, 2)}
+    assert {*fitted} == {(0,), (1, 2)}
     alone.fit_dynamics()
     for one in (first, second):
         assert furthest(one.dynamics.state_dict(), alone.dynamics.state_dict()) < 1e-5
     assert furthest(first.dynamics.state_dict(), second.dynamics.state_dict()) == 0.0
 
 
-def torchrun(*words: str, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", *words]
-    usual = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **(env or {})}
-    return subprocess.Popen(command, cwd=ROOT, env=usual, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+def torchrun(*words: str, n: int = 2) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(n), *words]
+    usual = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    pipes: Any = {"text": True, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "start_new_session": True}
+    return subprocess.Popen(command, cwd=ROOT, env=usual, **pipes)
+
+
+def ended_well(*words: str, n: int = 2) -> None:
+    process = torchrun("-m", "tests.training.two_ranks", *words, n=n)
+    said, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, said
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 def test_two_processes_of_gloo_are_one_with_twice_the_batch(tmp_path: Path) -> None:
-    process = torchrun("-m", "tests.training.two_ranks", str(tmp_path), *NAMES)
-    said, _ = process.communicate(timeout=600)
-    assert process.returncode == 0, said
+    ended_well("train", str(tmp_path), *NAMES)
     for name in NAMES:
         found = [th.load(tmp_path / f"{name}_{rank}.pt", weights_only=False) for rank in range(2)]
         (drawn, first), (others, second) = found
         assert furthest(first, second) == 0.0
         whole = two_ranks.alone(name, [drawn, others])
         assert furthest(first, whole.policy.state_dict()) < 1e-12
+
+
+@pytest.mark.slow
+def test_two_processes_of_gloo_share_the_fit_of_the_dynamics(tmp_path: Path) -> None:
+    """COMBO: each fits one member of two, both hold both, imagine from their own states, and step as one."""
+    ended_well("imagine", str(tmp_path))
+    (one, rows, first, world), (other, others, second, same_world) = (
+        th.load(tmp_path / f"combo_{rank}.pt", weights_only=False) for rank in range(2)
+    )
+    assert one == {(0,)}
+    assert other == {(1,)}
+    assert furthest(first, second) == furthest(world, same_world) == 0.0
+    assert all(value.isfinite().all() for value in first.values())
+    for mine, yours in zip(rows, others, strict=True):
+        assert not th.equal(mine.imagined().observations, yours.imagined().observations)
+
+
+@pytest.mark.slow
+def test_ctrl_c_of_torchrun_saves_and_the_run_goes_on_with_more_processes_and_with_fewer(tmp_path: Path) -> None:
+    options = ["--save-freq", "200", "--eval-freq", "-1", "-f", str(tmp_path), "-params", "batch_size:32"]
+    process = torchrun(*TRAIN, *options, "-n", "200000")
+    folder = tmp_path / "td3bc" / "sb3_offline-Pendulum-medium-v0_1"
+    wait_for(lambda: len(list(folder.glob("*.resume"))) > 0, process)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert "stopped at step" in said
+    assert "is saved" in said
+    before = None
+    for n, out in ((3, tmp_path / "more"), (2, tmp_path / "fewer")):
+        out.mkdir()
+        ended_well("resume", str(folder), str(out), n=n)
+        found = [th.load(out / f"{rank}.pt", weights_only=False) for rank in range(n)]
+        began = found[0][1]
+        assert [each[:3] for each in found] == [(n, began, began + 10)] * n
+        assert before in (None, began)
+        assert all(furthest(found[0][3], other) == 0.0 for *_, other in found[1:])
+        folder, before = out, began + 10
 
 
 TRAIN = ["-m", "sb3_offline", "train", "--algo", "td3bc", "--env", "sb3_offline/Pendulum-medium-v0", "--seed", "1"]

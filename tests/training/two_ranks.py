@@ -1,4 +1,4 @@
-"""Two processes that train one model, which torchrun starts: what each drew, and what came of it, in a folder."""
+"""Processes that train one model, which torchrun starts: what each drew, and what came of it, in a folder."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch as th
+from stable_baselines3.common.callbacks import CheckpointCallback
 
+from sb3_offline import TD3BC
+from sb3_offline.dynamics import EnsembleDynamics
 from sb3_offline.execution import ranks
 from sb3_offline.execution.trees import rebuilt, tensors_in
 from tests.contract.subjects import Subject
@@ -55,12 +58,49 @@ def alone(name: str, drawn: list[list[Any]]) -> Any:
     return model.learn(len(steps))
 
 
-def main(folder: Path, names: list[str]) -> None:
+def note_fits() -> list[tuple[int, ...]]:
+    """From here on: the members of an ensemble that are fitted at each step."""
+    fitted: list[tuple[int, ...]] = []
+    networks = EnsembleDynamics.networks
+
+    def noted(self: Any, inputs: th.Tensor, members: Any = None) -> Any:
+        if th.is_grad_enabled():
+            fitted.append(() if members is None else tuple(members.tolist()))
+        return networks(self, inputs, members)
+
+    EnsembleDynamics.networks = noted  # type: ignore[method-assign]
+    return fitted
+
+
+def train(folder: Path, names: list[str]) -> None:
     in_float64()
     for name in names:
         model: Any = Subject(name).make()
         th.save((recorded(model), model.policy.state_dict()), folder / f"{name}_{ranks.rank()}.pt")
 
 
+def imagine(folder: Path) -> None:
+    """COMBO, whose dynamics are fitted, too."""
+    fitted = note_fits()
+    model: Any = Subject("combo").make(dynamics_cache=False)
+    drawn = recorded(model)
+    states = model.policy.state_dict(), model.dynamics.state_dict()
+    th.save(({*fitted}, [batch for batch, _ in drawn], *states), folder / f"combo_{ranks.rank()}.pt")
+
+
+def resume(folder: Path, out: Path) -> None:
+    """Ten more steps of TD3BC, saved at the last."""
+    model = TD3BC.resume(folder, dataset="sb3_offline/Pendulum-medium-v0")
+    began, to = model.num_timesteps, model.num_timesteps + 10
+    model.learn(to, CheckpointCallback(to, str(out)))
+    th.save((ranks.size(), began, model.num_timesteps, model.policy.state_dict()), out / f"{ranks.rank()}.pt")
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2:])
+    what, first, *rest = sys.argv[1:]
+    if what == "train":
+        train(Path(first), rest)
+    elif what == "imagine":
+        imagine(Path(first))
+    else:
+        resume(Path(first), Path(rest[0]))
