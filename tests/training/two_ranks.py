@@ -89,10 +89,10 @@ def imagine(folder: Path) -> None:
 
 
 def resume(folder: Path, out: Path) -> None:
-    """Ten more steps of TD3BC, saved at the last."""
+    """Ten more steps of TD3BC, each saved."""
     model = TD3BC.resume(folder, dataset="sb3_offline/Pendulum-medium-v0")
     began, to = model.num_timesteps, model.num_timesteps + 10
-    model.learn(to, CheckpointCallback(to, str(out)))
+    model.learn(to, CheckpointCallback(1, str(out)))
     th.save((ranks.size(), began, model.num_timesteps, model.policy.state_dict()), out / f"{ranks.rank()}.pt")
 
 
