@@ -20,7 +20,7 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +62,12 @@ def gaps(runs: Sequence[dict[str, Any]]) -> list[float]:
     return [after["began"] - before["ended"] for before, after in pairs if before["worker"] == after["worker"]]
 
 
-def measure(n_runs: int, by_ray: bool) -> dict[str, Any]:
-    """Run them all in a folder that is removed afterwards."""
+def measure(n_runs: int, by_ray: bool, keep: Callable[[dict[str, Any]], None]) -> None:
+    """
+    Run them all in a folder that is removed afterwards.
+
+    :param keep: called with the figures so far, every ``EVERY`` runs and at the end: whoever is cut off keeps those
+    """
     folder = Path(tempfile.mkdtemp())
     try:
         (folder / "tiny.yaml").write_text(STUDY.format(last=n_runs - 1))
@@ -75,23 +79,30 @@ def measure(n_runs: int, by_ray: bool) -> dict[str, Any]:
             if outcome.summary is None:
                 raise RuntimeError(outcome.error)
             runs.append(outcome.summary)
-            if len(runs) % EVERY == 0:
+            if len(runs) % EVERY == 0 or len(runs) == n_runs:
                 own_mb.append(resident_mb())
-        seconds = time.time() - start
+                keep(
+                    {"by": "ray" if by_ray else "pool", **figures_of(runs, start), "study_mb": [round(mb, 1) for mb in own_mb]}
+                )
     finally:
         shutil.rmtree(folder)
+
+
+def figures_of(runs: Sequence[dict[str, Any]], start: float) -> dict[str, Any]:
+    """
+    :param runs: that have ended, in the order in which they did
+    :param start: of the study
+    """
     between = gaps(runs)
     return {
-        "runs": n_runs,
-        "by": "ray" if by_ray else "pool",
+        "runs": len(runs),
         "workers_used": len({run["worker"] for run in runs}),
-        "seconds": seconds,
+        "seconds": max(run["ended"] for run in runs) - start,
         "first_run_after_seconds": min(run["began"] for run in runs) - start,
         "run_seconds_median": statistics.median(run["ended"] - run["began"] for run in runs),
         "between_runs_ms_median": 1e3 * statistics.median(between),
         "between_runs_ms_mean": 1e3 * statistics.fmean(between),
         "worker_mb": [round(run["mb"], 1) for run in runs[EVERY - 1 :: EVERY]],
-        "study_mb": [round(mb, 1) for mb in own_mb],
     }
 
 
@@ -101,12 +112,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--ray", action="store_true")
     parser.add_argument("--out", type=Path, default=RESULTS / "scale")
     arguments = parser.parse_args(argv)
-    figures = measure(arguments.runs, arguments.ray)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    path = arguments.out / f"studies_{figures['by']}.json"
-    path.write_text(json.dumps({**figures, "machine": machine()}, indent=1) + "\n")
-    print({name: value for name, value in figures.items() if not isinstance(value, list)})
-    print("worker MB", figures["worker_mb"], "study MB", figures["study_mb"])
+
+    def keep(figures: dict[str, Any]) -> None:
+        path = arguments.out / f"studies_{figures['by']}.json"
+        path.write_text(json.dumps({"asked": arguments.runs, **figures, "machine": machine()}, indent=1) + "\n")
+        print({name: value for name, value in figures.items() if not isinstance(value, list)}, flush=True)
+
+    measure(arguments.runs, arguments.ray, keep)
 
 
 if __name__ == "__main__":
