@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 METADATA_KEY = b"sb3_offline"
 
 _IMAGE_ROWS = 256  # of videos, decoded at once
-_BATCH_ROWS = 2**17  # pyarrow's own default, of rows that are not large
 
 _FORMATS = {".parquet": "parquet", ".pq": "parquet", ".csv": "csv", ".csv.gz": "csv", ".tsv": "csv", ".tsv.gz": "csv"}
 _FRAMES = {("pandas", "DataFrame"), ("polars", "DataFrame"), ("polars", "LazyFrame"), ("pyarrow", "Table")}
@@ -153,7 +152,7 @@ class Frame:
                 return
             import pyarrow as pa
 
-            size = min(_BATCH_ROWS, rows_at_once(self._row_bytes))
+            size = rows_at_once(self._row_bytes)
             for batch in self._dataset.to_batches(columns=roots, batch_size=size, batch_readahead=2, fragment_readahead=1):
                 yield _flat(sound(pa.Table.from_batches([batch]))).select(list(columns))
 
