@@ -115,8 +115,9 @@ class Run:
             self.model.save(path)
             self._write_siblings()
             name, file = type(self.model).__name__, sibling(path)
+            how = "with any number of processes" if ranks.size() > 1 else "exactly there"  # others' streams begin anew
             self.interrupt.stop(
-                f"{name} stopped at step {self.model.num_timesteps:,} and is saved: {path}. To go on exactly there: "
+                f"{name} stopped at step {self.model.num_timesteps:,} and is saved: {path}. To go on {how}: "
                 f'{name}.resume("{file}").learn(), with env= or dataset= where you gave objects instead of ids or paths.'
             )
         self._write_siblings()

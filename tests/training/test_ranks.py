@@ -171,7 +171,7 @@ def test_ctrl_c_of_torchrun_saves_and_the_run_goes_on_with_more_processes_and_wi
     said, _ = process.communicate(timeout=120)
     assert process.returncode != 0
     assert "stopped at step" in said
-    assert "is saved" in said
+    assert "To go on with any number of processes" in said
     before = None
     for n, out in ((3, tmp_path / "more"), (2, tmp_path / "fewer")):
         out.mkdir()
