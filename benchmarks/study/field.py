@@ -56,10 +56,10 @@ def is_default(run: Record) -> bool:
         return "library" in run or run["source"] == "peers" or in_recipes
     if run["algo"] not in registered():
         return False
-    parameters = inspect.signature(find_algorithm(run["algo"])).parameters
-    return all(
-        name in parameters and to_json({"": parameters[name].default}) == to_json({"": options[name]}) for name in options
-    )
+    algorithm = find_algorithm(run["algo"])
+    defaults = {name: parameter.default for name, parameter in inspect.signature(algorithm).parameters.items()}
+    defaults["policy_kwargs"] = algorithm.default_policy_kwargs
+    return all(name in defaults and to_json({"": defaults[name]}) == to_json({"": options[name]}) for name in options)
 
 
 def field_runs(results: Path = RESULTS) -> list[Record]:

@@ -233,6 +233,9 @@ def test_the_field_counts_defaults_alone() -> None:
     assert field.is_default({**plain, "options": {"alpha": 2.5}, "source": "recipes"})
     assert not field.is_default({**plain, "algo": "combo", "source": "recipes", "set": "defaults"})  # of another gamma
     assert field.is_default({**plain, "algo": "combo", "options": {"gamma": 0.995}, "source": "recipes"})
+    layer_norm = {"policy_kwargs": {"layer_norm": True}}
+    assert field.is_default({**plain, "algo": "mopo", "options": layer_norm, "source": "recipes"})
+    assert not field.is_default({**plain, "options": layer_norm})
     assert not field.is_default({**plain, "options": {"alpha": 1.0}})
     assert not field.is_default({**plain, "options": {"alhpa": 2.5}})
     assert not field.is_default({**plain, "steps": 10_000})
