@@ -91,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--final-episodes", type=int, default=50, help="of the final model's score")
     parser.add_argument("--keep-models", action="store_true", help="leave the last checkpoint beside the run's file")
     parser.add_argument("--option", type=parse_option, action="append", default=[], metavar="NAME=JSON")
-    parser.add_argument("--demo-options", action="store_true", help="start from the options of `sb3-offline demo`")
+    parser.add_argument("--demo-options", action="store_true", help="start from Eq 8 and Eq 13 with small networks")
     parser.add_argument("--tag", default="", help="sub-folder of the results, one a set of options")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--progress", action="store_true", help="show progress bars")

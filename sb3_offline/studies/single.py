@@ -17,7 +17,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_offline.common.offline_algorithm import OfflineAlgorithm
 from sb3_offline.datasets import OfflineDataset, open_dataset
-from sb3_offline.evaluation.demo import DEMO_OPTIONS, EQUATIONS
+from sb3_offline.evaluation.demo import EQUATIONS, PENDULUM_OPTIONS
 from sb3_offline.registry import find_algorithm
 from sb3_offline.studies.records import (
     append,
@@ -131,9 +131,9 @@ class CurveCallback(BaseCallback):
 
 
 def demo_options(algorithm: type) -> dict[str, Any]:
-    """The demo's options, as far as the algorithm takes them."""
+    """Eq 8 and Eq 13 with small networks, once the demo's, as far as the algorithm takes them."""
     known = inspect.signature(algorithm).parameters
-    options = (EQUATIONS if "penalty_states" in known else {}) | DEMO_OPTIONS
+    options = (EQUATIONS if "penalty_states" in known else {}) | PENDULUM_OPTIONS
     return {name: value for name, value in options.items() if name in known}
 
 
