@@ -132,12 +132,10 @@ def _successors(
     rest = np.flatnonzero(rows & ~repeats & ~filled)
     if cuts and not model.counted and len(rest) >= _FEW and len(model.usual_errors) and model.are_jumps(rest):
         cause = "what env.reset() returned" if _look_like_starts(dataset, rest) else "another row's"
-        marked = np.zeros(len(rows), dtype=bool)
-        marked[rest] = True
         yield succession_warning(
             dataset,
             "jumps_at_ends",
-            marked,
+            rest,
             rows,
             f"far from where the task's steps lead, in {kind} rows: perhaps {cause}",
             f"Log what the env returned last, {unknown}, {_LEAVE_OUT}.",

@@ -72,7 +72,7 @@ def succession_error(
     key: str = "next_observations",
 ) -> Finding:
     """
-    :param rows: (n,) bool, those that are meant
+    :param rows: those that are meant, (n,) bool or their numbers in order
     :param among: (n,) bool, those that were looked at
     """
     found = succession_warning(dataset, check, rows, among, what, f"{advice} {_BYPASS}", key)
@@ -89,5 +89,5 @@ def succession_warning(
     key: str = "next_observations",
 ) -> Finding:
     """As :func:`succession_error`, of what may be right."""
-    where = name_rows(dataset, np.flatnonzero(rows))
-    return Finding("warning", check, key, where, int(rows.sum()), int(among.sum()), "rows", what, advice)
+    meant = np.flatnonzero(rows) if rows.dtype == bool else rows
+    return Finding("warning", check, key, name_rows(dataset, meant), len(meant), int(among.sum()), "rows", what, advice)

@@ -51,15 +51,14 @@ def check_unmarked_ends(
     if len(rows) < _FEWEST:
         return
     errors = model.errors(rows)
-    far, apart = (rows[errors > factor * max(np.quantile(errors, 0.9), 1e-12)] for factor in (_FAR, _APART))
-    n_envs, length = _fragments(dataset, model, apart, float(np.quantile(errors, 0.9)))
+    usual = float(np.quantile(errors, 0.9))
+    far, apart = (rows[errors > factor * max(usual, 1e-12)] for factor in (_FAR, _APART))
+    n_envs, length = _fragments(dataset, model, apart, usual)
     if n_envs:
-        marked = np.zeros(len(inside), dtype=bool)
-        marked[apart] = True
         yield succession_error(
             dataset,
             "interleaved",
-            marked,
+            apart,
             inside & (np.arange(len(inside)) < _ROWS),
             f"continued not by the following row but by the one {(n_envs - 1) * length + 1} rows on, as if fragments of "
             f"{length} steps of {n_envs} environments took turns",
@@ -71,13 +70,11 @@ def check_unmarked_ends(
     length = 0 if narrow or dataset.truncations[:-1].any() else _common_distance(apart)
     jumps = far if narrow else apart
     if (narrow or length) and not _chosen(dataset, jumps):
-        marked = np.zeros(len(inside), dtype=bool)
-        marked[jumps] = True
         where = "to where episodes begin" if narrow else f"{length} rows or a multiple of that apart"
         yield succession_warning(
             dataset,
             "unmarked_ends",
-            marked,
+            jumps,
             inside & (np.arange(len(inside)) < _ROWS),
             f"far from where the task's steps lead, {where}, inside what is marked as one episode",
             "Mark these rows as truncated (or terminated), or log next_observations.",
