@@ -29,8 +29,11 @@ def rows_at_once(row_bytes: int) -> int:
 
 
 def row_bytes_of(arrays: Iterable[Any]) -> int:
-    """What a row of all these arrays takes."""
-    return sum(array.dtype.itemsize * math.prod(array.shape[1:]) for array in arrays)
+    """What a row of all these arrays, or dicts of them, takes."""
+    return sum(
+        row_bytes_of(array.values()) if isinstance(array, dict) else array.dtype.itemsize * math.prod(array.shape[1:])
+        for array in arrays
+    )
 
 
 def blocks_of(dataset: OfflineDataset) -> Iterator[slice]:

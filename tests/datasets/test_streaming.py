@@ -100,6 +100,18 @@ def test_a_table_streams_into_a_folder(tmp_path: Path, shuffled: bool, capsys: p
     assert sorted(path.name for path in tmp_path.iterdir()) == ["columns.yaml", "log.mmap", "log.parquet"]
 
 
+@pytest.mark.usefixtures("small_blocks")
+def test_a_file_without_rows_streams_beside_others(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    folder, frame = tmp_path / "log", plant()
+    folder.mkdir()
+    for name, part in (("a", frame[:40]), ("b", frame[:0]), ("c", frame[40:])):
+        part.to_parquet(folder / f"{name}.parquet")
+    (tmp_path / "columns.yaml").write_text(MAPPING)
+    assert main(["convert", str(folder), str(tmp_path / "log.mmap"), "--columns", str(tmp_path / "columns.yaml")]) == 0
+    assert_equal(load_dataset(tmp_path / "log.mmap"), load_dataset(folder, columns=tmp_path / "columns.yaml"))
+
+
 @pytest.mark.parametrize("with_next", [False, True])
 @pytest.mark.usefixtures("small_blocks")
 def test_hdf5_streams_into_a_folder(tmp_path: Path, with_next: bool) -> None:

@@ -83,8 +83,7 @@ def grouped(episodes: Iterable[dict[str, Any]], where: str) -> Iterator[dict[str
     waiting: list[dict[str, Any]] = []
     for arrays in episodes:
         waiting.append(arrays)
-        row_bytes = row_bytes_of(part for values in arrays.values() for part in _parts(values))
-        if sum(len(one["actions"]) for one in waiting) >= rows_at_once(row_bytes):
+        if sum(len(one["actions"]) for one in waiting) >= rows_at_once(row_bytes_of(arrays.values())):
             yield joined(waiting, where)
             waiting = []
     if waiting:

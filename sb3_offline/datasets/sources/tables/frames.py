@@ -137,7 +137,10 @@ class Frame:
         return are_kept([file for part in parts for file in getattr(part, "files", [])])
 
     def blocks(self, columns: Sequence[str]) -> Iterator[pa.Table]:
-        """Some columns of all rows, in the order of the files; in one block if that is kept and without images of videos."""
+        """
+        Some columns of all rows, in the order of the files; in one block if that is kept and without images of videos. No
+        block is empty.
+        """
         cameras = [self.cameras[name] for name in columns if name in self.cameras]
         if cameras:
             own = [name for name in columns if name not in self.cameras]
@@ -148,13 +151,15 @@ class Frame:
         roots = [name for name in self._dataset.schema.names if any(c == name or c.startswith(f"{name}.") for c in columns)]
         with readable(self.path):
             if self.kept:
-                yield self._kept_table(tuple(roots)).select(list(columns))
+                kept = self._kept_table(tuple(roots))
+                yield from [kept.select(list(columns))] if len(kept) else []
                 return
             import pyarrow as pa
 
             size = rows_at_once(self._row_bytes)
             for batch in self._dataset.to_batches(columns=roots, batch_size=size, batch_readahead=2, fragment_readahead=1):
-                yield _flat(sound(pa.Table.from_batches([batch]))).select(list(columns))
+                if len(batch):
+                    yield _flat(sound(pa.Table.from_batches([batch]))).select(list(columns))
 
     def table(self, columns: Sequence[str]) -> pa.Table:
         """Some columns of all rows at once."""

@@ -37,8 +37,6 @@ def survey(frame: Frame, columns: Columns) -> tuple[int, dict[str, Survey]]:
     optional = columns.optional()
     n_rows = 0
     for block in frame.blocks(used):
-        if len(block) == 0:
-            continue
         for name in values:
             one = survey_column(block[name], name, frame.path, n_rows, name in optional)
             found[name] = found[name].merged(one, name, frame.path, n_rows) if name in found else one

@@ -55,7 +55,7 @@ def _sorted_on_disk(parts: Iterator[dict[str, Any]], order: np.ndarray, folder: 
         n = len(part["actions"])
         _scatter(part, place[start : start + n], len(order), files, folder)
         start += n
-    for rows in blocks(len(order), rows_at_once(row_bytes_of(_parts_of(files)))):
+    for rows in blocks(len(order), rows_at_once(row_bytes_of(files.values()))):
         yield _taken(files, rows)
 
 
@@ -69,10 +69,6 @@ def _scatter(part: Mapping[str, Any], places: np.ndarray, n_rows: int, files: di
             shape = (n_rows, *values.shape[1:])
             files[name] = np.lib.format.open_memmap(folder / f"{number}.npy", "w+", values.dtype, shape)
         files[name][places] = values
-
-
-def _parts_of(files: Mapping[str, Any]) -> list[Any]:
-    return [array for part in files.values() for array in (_parts_of(part) if isinstance(part, dict) else [part])]
 
 
 def _taken(files: Mapping[str, Any], rows: slice) -> dict[str, Any]:
