@@ -18,7 +18,8 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 
-from benchmarks.run import RESULTS, append, demo_options, machine, parse_option, parse_seeds
+from benchmarks.equations import demo_options
+from benchmarks.run import RESULTS, append, machine, parse_option, parse_seeds
 from sb3_offline import MOPO
 
 PENDULUM = "sb3_offline/Pendulum-medium-replay-v0"

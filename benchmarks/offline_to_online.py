@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.run import RESULTS, CurveCallback, append, begin, demo_options, finish, is_finished, parse_option, parse_seeds
+from benchmarks.equations import demo_options
+from benchmarks.run import RESULTS, CurveCallback, append, begin, finish, is_finished, parse_option, parse_seeds
 from sb3_offline import CQL
 
 FIRST_ONLINE_STEPS = 2000

@@ -20,11 +20,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.equations import demo_options
 from sb3_offline.arguments import parse_seeds
 from sb3_offline.registry import find_algorithm, names
 from sb3_offline.studies import records
 from sb3_offline.studies.records import append, finish, is_finished, machine, partial_of, to_json
-from sb3_offline.studies.single import CurveCallback, Protocol, Run, demo_options, run_one
+from sb3_offline.studies.single import CurveCallback, Protocol, Run, run_one
 from sb3_offline.training.schedules import parse_schedule
 
 __all__ = [
@@ -33,7 +34,6 @@ __all__ = [
     "Run",
     "append",
     "begin",
-    "demo_options",
     "finish",
     "is_finished",
     "machine",

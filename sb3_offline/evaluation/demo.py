@@ -20,41 +20,9 @@ from sb3_offline.arguments import check_count
 from sb3_offline.datasets import DatasetInfo
 from sb3_offline.dromo import DROMO
 from sb3_offline.evaluation.callbacks import OfflineEvalCallback
-from sb3_offline.training.schedules import HoldThenDecay
 
 DEMO_STEPS = 5_000
 DEMO_OPTIONS: dict[str, Any] = {"policy_kwargs": {"net_arch": [64, 64]}}  # enough for packaged data; the rest is the recipe
-
-#: Beside :data:`EQUATIONS`, what older figures on Pendulum were made with, of 15,000 steps.
-PENDULUM_OPTIONS: dict[str, Any] = {
-    "policy_kwargs": {"net_arch": [64, 64], "layer_norm": False},
-    "averaging_rate": 0.0,
-    "reward_scale": 1.0,
-    "learning_rate": HoldThenDecay(1e-3, 1e-4),
-    "qf_learning_rate": HoldThenDecay(1e-3, 1e-4),
-    "tau": 0.01,
-    "gamma": 0.98,
-    "ent_coef": "auto_0.1",
-    "conservative_weight": 0.1,
-    "dynamics_kwargs": {
-        "hidden_sizes": (64, 64),
-        "n_members": 5,
-        "n_elites": 3,
-        "weight_decay": 1e-5,
-        "max_epochs": 30,
-    },
-    "behavior_kwargs": {"hidden_sizes": (64, 64), "n_steps": 2000},
-}
-
-#: Eq 8 and Eq 13 as they stand, of the algorithms that have ``penalty_states``.
-EQUATIONS: dict[str, Any] = {
-    "conservative": "expectation",
-    "penalty_states": "model",
-    "n_action_samples": 10,
-    "rollout_length": 5,
-    "rollout_freq": 1000,
-    "rollout_batch_size": 10_000,
-}
 
 
 class BehaviorClone:

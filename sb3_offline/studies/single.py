@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import time
 from dataclasses import asdict, dataclass, field
@@ -17,7 +16,6 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_offline.common.offline_algorithm import OfflineAlgorithm
 from sb3_offline.datasets import OfflineDataset, open_dataset
-from sb3_offline.evaluation.demo import EQUATIONS, PENDULUM_OPTIONS
 from sb3_offline.registry import find_algorithm
 from sb3_offline.studies.records import (
     append,
@@ -128,13 +126,6 @@ class CurveCallback(BaseCallback):
             if self.checkpoint is not None:
                 self.model.save(self.checkpoint)
         return True
-
-
-def demo_options(algorithm: type) -> dict[str, Any]:
-    """Eq 8 and Eq 13 with small networks, once the demo's, as far as the algorithm takes them."""
-    known = inspect.signature(algorithm).parameters
-    options = (EQUATIONS if "penalty_states" in known else {}) | PENDULUM_OPTIONS
-    return {name: value for name, value in options.items() if name in known}
 
 
 @dataclass(frozen=True)

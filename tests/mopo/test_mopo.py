@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,9 @@ import torch as th
 from stable_baselines3 import SAC
 from stable_baselines3.common.callbacks import BaseCallback
 
+from benchmarks.equations import demo_options
 from sb3_offline import COMBO, MOPO
 from sb3_offline.dynamics.world import held_out_rows
-from sb3_offline.evaluation.demo import PENDULUM_OPTIONS
 from sb3_offline.mopo.mopo import DualStep
 from sb3_offline.tabular import FiniteMDP, policy_evaluation
 from tests.conftest import FAST_MODEL_BASED, PUBLISHED_MOPO, Arrays, maker
@@ -252,7 +251,7 @@ def test_defaults_are_the_recipe() -> None:
 @pytest.mark.slow
 def test_learned_weight_meets_the_constraint_on_pendulum() -> None:
     """E[u] of the rollouts of the last 5,000 of 10,000 steps lies within 10% of delta, with a weight that is at work."""
-    options = {name: value for name, value in PENDULUM_OPTIONS.items() if name in inspect.signature(MOPO).parameters}
+    options = demo_options(MOPO)
     model = MOPO("MlpPolicy", dataset="sb3_offline/Pendulum-medium-replay-v0", seed=0, device="cpu", **options)
     ratios: list[float] = []
 

@@ -1,0 +1,45 @@
+"""Eq 8 and Eq 13 as they stand, with small networks: what figures on packaged data were made with before the recipe."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from sb3_offline.training.schedules import HoldThenDecay
+
+PENDULUM_OPTIONS: dict[str, Any] = {
+    "policy_kwargs": {"net_arch": [64, 64], "layer_norm": False},
+    "averaging_rate": 0.0,
+    "reward_scale": 1.0,
+    "learning_rate": HoldThenDecay(1e-3, 1e-4),
+    "qf_learning_rate": HoldThenDecay(1e-3, 1e-4),
+    "tau": 0.01,
+    "gamma": 0.98,
+    "ent_coef": "auto_0.1",
+    "conservative_weight": 0.1,
+    "dynamics_kwargs": {
+        "hidden_sizes": (64, 64),
+        "n_members": 5,
+        "n_elites": 3,
+        "weight_decay": 1e-5,
+        "max_epochs": 30,
+    },
+    "behavior_kwargs": {"hidden_sizes": (64, 64), "n_steps": 2000},
+}
+
+#: Eq 8 and Eq 13 as they stand, of the algorithms that have ``penalty_states``.
+EQUATIONS: dict[str, Any] = {
+    "conservative": "expectation",
+    "penalty_states": "model",
+    "n_action_samples": 10,
+    "rollout_length": 5,
+    "rollout_freq": 1000,
+    "rollout_batch_size": 10_000,
+}
+
+
+def demo_options(algorithm: type) -> dict[str, Any]:
+    """What ``--demo-options`` stands for, as far as the algorithm takes it."""
+    known = inspect.signature(algorithm).parameters
+    options = (EQUATIONS if "penalty_states" in known else {}) | PENDULUM_OPTIONS
+    return {name: value for name, value in options.items() if name in known}
