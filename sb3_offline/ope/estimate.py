@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from statistics import NormalDist
 from typing import Any, ClassVar
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -123,10 +124,19 @@ def first_rows(dataset: OfflineDataset) -> np.ndarray:
     return dataset.episode_ends - dataset.episode_lengths() + 1
 
 
+_returns: WeakKeyDictionary[OfflineDataset, dict[float, np.ndarray]] = WeakKeyDictionary()
+
+
 def behavior_returns(dataset: OfflineDataset, gamma: float) -> np.ndarray:
-    """(n_episodes,) discounted return of each logged episode; one that was cut counts as if it had gone on as it was."""
-    rewards, terminations = np.asarray(dataset.rewards, dtype=np.float64), np.asarray(dataset.terminations)
-    return returns_to_go(rewards, terminations, dataset.episode_ends, gamma)[first_rows(dataset)]
+    """
+    (n_episodes,) discounted return of each logged episode; one that was cut counts as if it had gone on as it was. Remembered
+    while the data set lives: every estimate asks for them.
+    """
+    known = _returns.setdefault(dataset, {})
+    if gamma not in known:
+        rewards, terminations = np.asarray(dataset.rewards, dtype=np.float64), np.asarray(dataset.terminations)
+        known[gamma] = returns_to_go(rewards, terminations, dataset.episode_ends, gamma)[first_rows(dataset)]
+    return known[gamma]
 
 
 def holds_all(estimate: Estimate, returns: np.ndarray) -> bool:
