@@ -7,7 +7,8 @@ Line 1 of a file is the configuration, then one line an evaluation (deterministi
 summary: the final model over 50 episodes, beside the mean of the last five evaluations and the best. A file with a summary
 is not run again; an interrupted run goes on exactly from its last evaluation, at which it was saved.
 ``python -m benchmarks.table`` prints the means. ``--fractions 0.1 0.3 1`` trains on these shares of the data: whole
-episodes, drawn by the run's seed.
+episodes, drawn by the run's seed. ``--together`` trains a cell's seeds in one process, their networks stacked; the seconds in
+each of their files are then those of all, as the command in it says.
 """
 
 from __future__ import annotations
@@ -20,11 +21,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch as th
+
 from benchmarks.equations import demo_options
+from benchmarks.study.together import grouped, run_group
 from sb3_offline.arguments import parse_seeds
 from sb3_offline.registry import find_algorithm, names
 from sb3_offline.studies import records
-from sb3_offline.studies.records import append, finish, is_finished, machine, partial_of, to_json
+from sb3_offline.studies.plan import Cell
+from sb3_offline.studies.records import append, finish, is_finished, machine, partial_of, read_lines, to_json
 from sb3_offline.studies.single import CurveCallback, Protocol, Run, run_one
 from sb3_offline.training.schedules import parse_schedule
 
@@ -79,6 +84,28 @@ def grid(arguments: argparse.Namespace) -> Iterator[Run]:
     return itertools.starmap(Run, cells)
 
 
+def cell_of(run: Run, arguments: argparse.Namespace) -> Cell:
+    """A run with how it is done and where its file lies."""
+    options = (demo_options(find_algorithm(run.algo)) if arguments.demo_options else {}) | dict(arguments.option)
+    protocol = Protocol(
+        steps=arguments.steps,
+        eval_every=arguments.eval_every,
+        episodes=arguments.episodes,
+        final_episodes=arguments.final_episodes,
+        options=options,
+        keep_models=arguments.keep_models,
+        command=command("run", arguments.out),
+        progress=arguments.progress,
+    )
+    return Cell(run, protocol, arguments.out / arguments.tag / run.file_name)
+
+
+def report(path: Path, summary: dict[str, Any]) -> None:
+    """A line about a finished run."""
+    scores = f"final {summary['final']:.1f}, mean of the last five {summary['mean_last_5']:.1f}"
+    print(f"{path.name}: {scores}, {summary['seconds']} s", flush=True)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--algos", nargs="+", required=True, choices=names())
@@ -92,33 +119,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--keep-models", action="store_true", help="leave the last checkpoint beside the run's file")
     parser.add_argument("--option", type=parse_option, action="append", default=[], metavar="NAME=JSON")
     parser.add_argument("--demo-options", action="store_true", help="start from Eq 8 and Eq 13 with small networks")
+    parser.add_argument("--together", action="store_true", help="a cell's seeds in one process")
     parser.add_argument("--tag", default="", help="sub-folder of the results, one a set of options")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--progress", action="store_true", help="show progress bars")
     arguments = parser.parse_args(argv)
-    folder = arguments.out / arguments.tag if arguments.tag else arguments.out
-    for run in grid(arguments):
-        path = folder / run.file_name
-        if is_finished(path):
-            print(f"done already: {path.name}", flush=True)
-            continue
-        options = (demo_options(find_algorithm(run.algo)) if arguments.demo_options else {}) | dict(arguments.option)
-        protocol = Protocol(
-            steps=arguments.steps,
-            eval_every=arguments.eval_every,
-            episodes=arguments.episodes,
-            final_episodes=arguments.final_episodes,
-            options=options,
-            keep_models=arguments.keep_models,
-            command=command("run", arguments.out),
-            progress=arguments.progress,
-        )
-        summary = run_one(run, protocol, path)
-        print(
-            f"{path.name}: final {summary['final']:.1f}, mean of the last five {summary['mean_last_5']:.1f}, "
-            f"{summary['seconds']} s",
-            flush=True,
-        )
+    cells = [cell_of(run, arguments) for run in grid(arguments)]
+    for cell in cells:
+        if is_finished(cell.path):
+            print(f"done already: {cell.path.name}", flush=True)
+    left = [cell for cell in cells if not is_finished(cell.path)]
+    if not arguments.together:
+        for cell in left:
+            report(cell.path, run_one(cell.run, cell.protocol, cell.path))
+        return
+    for group in grouped(left, at_once=max(arguments.seeds) + 1):
+        run_group(group[0], th.get_num_threads(), {group[0].path: group})
+        for cell in group:
+            report(cell.path, read_lines(cell.path)[-1]["summary"])
 
 
 if __name__ == "__main__":

@@ -63,6 +63,20 @@ def test_fractions_of_the_data(tmp_path: Path) -> None:
     assert first.read_text() == before  # finished: not run again, or its timings would differ
 
 
+def test_seeds_together_have_the_figures_that_they_have_alone(tmp_path: Path) -> None:
+    """A file a seed either way, and the evaluations agree to rounding."""
+    small = ["--option", 'policy_kwargs={"net_arch": [8]}', "--option", "batch_size=8", "--steps", "4", "--eval-every", "2"]
+    words = ["--algos", "td3bc", "--datasets", DATA, "--seeds", "1,3", "--episodes", "1", "--final-episodes", "2", *small]
+    main([*words, "--out", str(tmp_path / "alone")])
+    main([*words, "--together", "--out", str(tmp_path / "together")])
+    alone, together = (sorted(read(tmp_path / name), key=lambda run: run["seed"]) for name in ("alone", "together"))
+    assert [run["seed"] for run in together] == [1, 3]
+    for one, other in zip(alone, together, strict=True):
+        for name in ("final", "mean_last_5", "best"):
+            assert other[name] == pytest.approx(one[name], rel=1e-4)
+    assert alone[0]["final"] != pytest.approx(alone[1]["final"], rel=1e-4)
+
+
 class Stopped(Exception):
     """The process ends here."""
 
