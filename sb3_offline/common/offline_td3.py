@@ -71,7 +71,7 @@ class OfflineTD3(OfflineActorCritic, TD3):
 
     def actor_loss(self, nets: TD3Networks, batch: Batch, noise: TD3Noise) -> tuple[th.Tensor, Logs]:
         """-E Q_1(s, mu(s)) over the batch's states."""
-        loss = -nets.q_frozen(batch.observations, nets.action(batch.observations))[0].mean()
+        loss = -nets.q1_frozen(batch.observations, nets.action(batch.observations)).mean()
         return loss, {"actor_loss": loss}
 
     def next_actions(self, nets: TD3Networks, batch: Batch, noise: TD3Noise) -> th.Tensor:

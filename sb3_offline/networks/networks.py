@@ -113,6 +113,10 @@ class ActorCriticNetworks:
         """As :meth:`q`, with gradients to the actions only: nothing is spent on those of the critics."""
         return self._evaluate(self.policy.critic, observations, actions, frozen=True)
 
+    def q1_frozen(self, observations: Observations, actions: th.Tensor) -> th.Tensor:
+        """As :meth:`q_frozen`, of the first critic alone, which TD3's actor ascends: (B, N)."""
+        return self._evaluate(self.policy.critic, observations, actions, frozen=True, n_critics=1)[0]
+
     def q_slopes(self, observations: Observations, actions: th.Tensor) -> th.Tensor:
         """
         grad_a Q of every critic, to be differentiated again: actions (B, N, action_dim) -> (n_critics, B, N, action_dim).
@@ -135,6 +139,7 @@ class ActorCriticNetworks:
         actions: th.Tensor,
         frozen: bool = False,
         twice: bool = False,
+        n_critics: int | None = None,
     ) -> th.Tensor:
         # features once a state, then repeated beside its N actions, or those of each critic
         with th.set_grad_enabled(th.is_grad_enabled() and not frozen):
@@ -143,7 +148,7 @@ class ActorCriticNetworks:
         inputs = th.cat([features.unsqueeze(1).expand(*actions.shape[:-1], -1), actions], dim=-1).flatten(-3, -2)
         # no loss asks for the states' gradients but to differentiate them again
         twice = twice or any(part.requires_grad for part in tensors_of(observations))
-        values = evaluate(critic.q_networks, inputs, workspace=self.workspace, frozen=frozen, twice=twice)
+        values = evaluate(critic.q_networks[:n_critics], inputs, workspace=self.workspace, frozen=frozen, twice=twice)
         return values.view(-1, n_states, n_actions)
 
 

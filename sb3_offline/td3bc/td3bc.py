@@ -33,7 +33,7 @@ class TD3BC(OfflineTD3):
     def actor_loss(self, nets: TD3Networks, batch: Batch, noise: TD3Noise) -> tuple[th.Tensor, Logs]:
         """-lambda E Q_1(s, mu(s)) + E (mu(s) - a)^2, the square a mean over rows and dimensions; lambda has no gradient."""
         actions = nets.action(batch.observations)  # (B, 1, action_dim)
-        q = nets.q_frozen(batch.observations, actions)[0]
+        q = nets.q1_frozen(batch.observations, actions)
         weight = self.alpha / ranks.batch_mean(q.abs())
         imitation = (actions.squeeze(1) - batch.actions).square().mean()
         loss = -weight * q.mean() + imitation

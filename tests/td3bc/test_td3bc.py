@@ -23,11 +23,24 @@ def test_the_actors_loss_by_hand(pendulum_arrays: Arrays) -> None:
     """Q = (1, -3): mean|Q| = 2, lambda = 2.5 / 2 = 1.25, -lambda mean Q = 1.25; squares .25 and .25, their mean .25."""
     model = make(pendulum_arrays)
     mu = th.tensor([[[0.5]], [[-0.5]]])
-    q = th.tensor([[[1.0], [-3.0]], [[9.0], [9.0]]])  # the second critic is not asked
-    nets: Any = SimpleNamespace(action=lambda _: mu, q_frozen=lambda *_: q)
+    q = th.tensor([[1.0], [-3.0]])
+    nets: Any = SimpleNamespace(action=lambda _: mu, q1_frozen=lambda *_: q)
     batch = Batch(None, th.tensor([[1.0], [0.0]]), None, th.zeros(2), th.zeros(2), 2)
     loss, logs = model.actor_loss(nets, batch, None)
     assert (float(loss), float(logs["q_weight"]), float(logs["imitation_loss"])) == pytest.approx((1.5, 1.25, 0.25))
+
+
+def test_the_first_critic_alone(pendulum_arrays: Arrays) -> None:
+    """What all critics say, first of them: Q and its slope in the actions."""
+    model = make(pendulum_arrays).learn(3)
+    nets, batch = model.networks(), model.sample_batch()
+    found = []
+    for first in (nets.q1_frozen, lambda *args: nets.q_frozen(*args)[0]):
+        actions = batch.actions.unsqueeze(1).clone().requires_grad_()
+        q = first(batch.observations, actions)
+        found.append((q.detach(), *th.autograd.grad(q.sum(), actions)))
+    th.testing.assert_close(*found)
+    assert found[0][0].shape == (len(batch.rewards), 1) and found[0][1].abs().sum() > 0
 
 
 def gradient(model: Any, batch: Batch) -> th.Tensor:
