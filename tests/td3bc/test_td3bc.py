@@ -40,7 +40,8 @@ def test_the_first_critic_alone(pendulum_arrays: Arrays) -> None:
         q = first(batch.observations, actions)
         found.append((q.detach(), *th.autograd.grad(q.sum(), actions)))
     th.testing.assert_close(*found)
-    assert found[0][0].shape == (len(batch.rewards), 1) and found[0][1].abs().sum() > 0
+    assert found[0][0].shape == (len(batch.rewards), 1)
+    assert found[0][1].abs().sum() > 0
 
 
 def gradient(model: Any, batch: Batch) -> th.Tensor:
