@@ -123,7 +123,7 @@ def learning(
     # SB3's callbacks read these names from the loop's locals
     dones, infos = np.zeros(1, dtype=bool), [{}]  # type: ignore[var-annotated]
     self.policy.set_training_mode(True)
-    callback.on_training_start(locals(), globals())
+    callback.on_training_start(_shown(locals()), globals())
     if ranks.size() > 1 and ranks.is_first():
         print(
             f"{type(self).__name__}: {ranks.size()} processes train one model: {self.batch_size} rows of each make a batch of "
@@ -137,7 +137,7 @@ def learning(
             self.policy.set_training_mode(True)  # a callback may have predicted
             yield
             self.num_timesteps += 1
-            callback.update_locals(locals())
+            callback.update_locals(_shown(locals()))
             proceed = run.agreed(callback.on_step())
             if proceed and log_interval is not None and self.num_timesteps % log_interval == 0:
                 self.dump_logs()
@@ -151,6 +151,11 @@ def learning(
         if log_interval is not None and self.log_sums.sums and (self.log_sums.unseen or self.validation is not None):
             self.dump_logs()  # of the steps since the last line; a short run has no other
     callback.on_training_end()
+
+
+def _shown(names: dict[str, Any]) -> dict[str, Any]:
+    """What callbacks see of the loop: not themselves, lest the model waits for a full collection to be freed."""
+    return {name: value for name, value in names.items() if name not in ("callback", "run")}
 
 
 def dump_logs(self: Any) -> None:

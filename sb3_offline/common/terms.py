@@ -6,11 +6,12 @@ from typing import Any, ClassVar
 
 import torch as th
 
+from sb3_offline.common.belonging import Belonging
 from sb3_offline.datasets import OfflineDataset
 from sb3_offline.networks.networks import Batch, Logs
 
 
-class Term:
+class Term(Belonging):
     """
     One term. What it is made of belongs to the model, which saves it (``model.register_state`` in :meth:`setup`), and so do
     the options, which :meth:`loss` reads as they are now.
@@ -19,9 +20,6 @@ class Term:
     """
 
     name: ClassVar[str]
-
-    def __init__(self, model: Any):
-        self.model = model
 
     @property
     def active(self) -> bool:

@@ -11,6 +11,7 @@ import torch as th
 from sb3_offline.arguments import INSIDE_UNIT, check_number
 from sb3_offline.buffers.buffers import scale_actions
 from sb3_offline.buffers.returns import returns_to_go
+from sb3_offline.common.belonging import Belonging
 from sb3_offline.datasets import OfflineDataset, open_dataset
 from sb3_offline.datasets.sources import Source
 from sb3_offline.networks.choices import Choices
@@ -49,7 +50,7 @@ class HeldOutValues(NamedTuple):
     likelihood: th.Tensor
 
 
-class Validation:
+class Validation(Belonging):
     """
     Held-out rows on the model's device.
 
@@ -58,7 +59,7 @@ class Validation:
     """
 
     def __init__(self, model: Any, held_out: OfflineDataset):
-        self.model = model
+        super().__init__(model)
         rows = np.unique(np.linspace(0, len(held_out) - 1, min(MAX_ROWS, len(held_out))).astype(int))
         rewards = model.reward_factor * np.asarray(held_out.rewards, dtype=np.float64) + model.reward_shift
         returns = returns_to_go(rewards, np.asarray(held_out.terminations), held_out.episode_ends, model.gamma)

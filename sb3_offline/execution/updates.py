@@ -8,6 +8,7 @@ generators. All ways draw the same numbers and differ by the rounding of their k
 from __future__ import annotations
 
 import functools
+import weakref
 from collections import Counter
 from collections.abc import Callable, Hashable
 from typing import Any, Literal, NamedTuple, Protocol, get_args
@@ -128,7 +129,7 @@ class UpdateRunner:
     """
 
     def __init__(self, algorithm: Updatable, compile_backend: str = "inductor"):
-        self.algorithm = algorithm
+        self.algorithm: Updatable = weakref.proxy(algorithm)  # which holds its runner, and is freed with its data at once
         self.nets = algorithm.networks()
         self.execution = available_execution(algorithm.execution, algorithm.device, algorithm.capture_obstacle())
         self.compile_backend = compile_backend

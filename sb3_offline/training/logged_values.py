@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
@@ -22,7 +23,7 @@ class LoggedValues(defaultdict[str, Any]):
 
     def __init__(self, logger: Logger, sums: LogSums) -> None:
         super().__init__(float, logger.name_to_value)
-        self.logger, self.sums = logger, sums
+        self.logger, self.sums = weakref.proxy(logger), sums  # which holds these values
 
     def _look(self) -> None:
         for name, mean in self.sums.means().items():

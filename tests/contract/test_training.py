@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import warnings
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +60,20 @@ def test_same_seed_same_weights_and_another_seed_others(subject: Subject) -> Non
     th.rand(5), np.random.rand(3)  # noqa: NPY002  (the global generators must not matter)
     assert same(first, subject.make(seed=3).learn(6))
     assert not same(first, subject.make(seed=4).learn(6))
+
+
+def test_a_model_and_its_data_are_freed_with_the_last_reference(subject: Subject) -> None:
+    """And not by Python's full collections, which come as seldom as they are long: a study's worker grew with each run."""
+    model, callback = subject.make(), Save(Path(), step=-1, stop=99)
+    gc.collect()
+    gc.disable()
+    try:
+        model.learn(5, callback=[callback], validation=0.3 if can_be_validated(subject) else None)
+        held = [weakref.ref(each) for each in (model, model.policy, model.replay_buffer, callback)]
+        del model, callback
+        assert [each() for each in held] == [None] * 4
+    finally:
+        gc.enable()
 
 
 class Save(BaseCallback):
@@ -195,10 +211,14 @@ def test_images_and_dicts(subject: Subject, kind: str, tmp_path: Path) -> None:
     assert same(model, resumed)
 
 
+def can_be_validated(subject: Subject) -> bool:
+    names = ("held_out_values", "held_out_figures")
+    return any(getattr(subject.cls, name) is not getattr(OfflineAlgorithm, name) for name in names)
+
+
 def test_held_out_episodes_are_looked_at_or_refused_at_once(subject: Subject) -> None:
     model = subject.make()
-    names = ("held_out_values", "held_out_figures")
-    if all(getattr(subject.cls, name) is getattr(OfflineAlgorithm, name) for name in names):
+    if not can_be_validated(subject):
         with pytest.raises(ValueError, match=f"{subject.cls.__name__} has no validation: leave it out"):
             model.learn(3, validation=0.3)
         assert model._n_updates == 0
