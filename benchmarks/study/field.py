@@ -36,7 +36,6 @@ from sb3_offline.studies.results import results_of
 SOURCES = ("recipes", "peers")
 ALGORITHMS = ("bc", "td3bc", "rebrac", "iql", "awac", "edac", "sacn", "fql", "cql", "mopo", "combo", "dromo", "mobile")
 DATA = {"hopper medium-replay": ("hopper", "medium-replay"), "halfcheetah medium-replay": ("halfcheetah", "medium-replay")}
-FORMER = ("combo", "dromo")  # whose runs below recipes/defaults are of gamma = .99, before the default was .995
 LEAST_STEPS = 20_000
 _COLUMNS = ("runs", "last", "least", "greatest", "best on the way", "minutes", "reached 80%", "minutes to 80%")
 
@@ -52,8 +51,7 @@ def is_default(run: Record) -> bool:
         return False
     options = run.get("options") or {}
     if not options:
-        in_recipes = "defaults" in run["set"].split("/") and run["algo"] not in FORMER
-        return "library" in run or run["source"] == "peers" or in_recipes
+        return "library" in run or run["source"] == "peers" or "defaults" in run["set"].split("/")
     if run["algo"] not in registered():
         return False
     algorithm = find_algorithm(run["algo"])
