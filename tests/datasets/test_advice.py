@@ -344,3 +344,38 @@ def test_no_check_of_the_gate_is_left_out() -> None:
         "crossing",
         "duplicates",
     }
+
+
+def test_rows_left_out_of_fragments_are_marked_in_their_sources() -> None:
+    """A list of 60 fragments of 100 rows, of which two lack rows in the middle, and none marks a cut of its own."""
+    arrays = linear(length=N)
+    pieces = [slice(start, start + 100) for start in range(0, N, 100)]
+    fragments = [{key: values[rows] for key, values in arrays.items() if key != "truncations"} for rows in pieces]
+    for number, kept in ((2, np.r_[0:40, 45:100]), (7, np.r_[0:10, 30:60, 61:100])):
+        fragments[number] = {key: values[kept] for key, values in fragments[number].items()}
+    named = r"rows 239, 704, 734 \(row 39 of source 3, arrays; rows 9, 39 of source 8, arrays\)"
+    found = check_dataset(load_dataset(fragments, **SPACES))
+    (broken,) = [finding for finding in found if finding.severity == "error"]
+    assert re.search(named, str(broken)), broken
+    assert "as truncated, in its source's truncations" in broken.advice
+    for number, rows in ((2, [39]), (7, [9, 39])):
+        marks = np.zeros(len(fragments[number]["rewards"]), bool)
+        marks[rows] = True
+        fragments[number]["truncations"] = marks
+    data = load_dataset(fragments, **SPACES)
+    assert [finding for finding in check_dataset(data) if finding.severity == "error"] == []
+    assert (len(data), data.n_episodes, bool(data.valid_next.all())) == (N - 26, 63, True)
+
+
+def test_a_long_list_is_named_in_short() -> None:
+    """And where more sources are concerned than are named, how many."""
+    fragments = [linear(20, seed) for seed in range(300)]
+    for fragment in fragments[10:20]:
+        fragment["next_observations"][3] += 50.0
+    data = load_dataset(fragments, **SPACES)
+    assert data.info.dataset_id == "arrays + arrays + arrays + 297 more"
+    (broken,) = [finding for finding in check_dataset(data) if finding.severity == "error"]
+    assert broken.where == (
+        "rows 203, 223, 243, ... (row 3 of source 11, arrays; row 3 of source 12, arrays; row 3 of source 13, arrays; "
+        "10 of 300 sources are concerned)"
+    )

@@ -168,10 +168,10 @@ def test_rows_of_a_list_are_named_by_their_source() -> None:
     broken = replace(data, next_observations=data.next_observations.copy())
     broken.next_observations[7] += 1.0
     joint = load_dataset([data, [data, broken]])
-    assert numbers(joint, "broken")[2] == f"row {2 * N + 7} (the first is row {N + 7} of source 2, data + data)"
+    assert numbers(joint, "broken")[2] == f"row {2 * N + 7} (row {N + 7} of source 2, data + data)"
     finding = found(load_dataset([data, data, broken]), "broken")
     assert finding is not None
-    assert finding.where == f"row {2 * N + 7} (the first is row 7 of source 3, data)"
+    assert finding.where == f"row {2 * N + 7} (row 7 of source 3, data)"
 
 
 # --- warnings: rows ---

@@ -41,16 +41,26 @@ class Finding:
 
 
 def name_rows(dataset: OfflineDataset, rows: np.ndarray) -> str:
-    """The first few rows; in data of several sources the first one also by its source."""
+    """The first few rows; in data of several sources by the source's own number, too, and how many sources are concerned."""
     more = ", ..." if len(rows) > _NAMED_ROWS else ""
     named = ("row " if len(rows) == 1 else "rows ") + ", ".join(map(str, rows[:_NAMED_ROWS])) + more
-    start = 0
-    for number, part in enumerate(dataset.info.card.get("parts", []), start=1):
-        end = start + part.get("rows", 0)
-        if start <= rows[0] < end:
-            return f"{named} (the first is row {rows[0] - start} of source {number}, {part['dataset_id']})"
-        start = end
-    return named
+    card = dataset.info.card
+    parts = card.get("parts", [])
+    left_out = any("dropped_rows" in facts for facts in (card, *parts))
+    counted = ", counted without those that were left out" if left_out else ""
+    if not parts:
+        return named + counted
+    starts = np.cumsum([0, *(part.get("rows", 0) for part in parts)])
+    sources = np.searchsorted(starts, rows, side="right") - 1
+    first = rows[:_NAMED_ROWS], sources[:_NAMED_ROWS]
+    places = []
+    for source in np.unique(first[1]):
+        own = first[0][first[1] == source] - starts[source]
+        numbers = ("row " if len(own) == 1 else "rows ") + ", ".join(map(str, own))
+        places.append(f"{numbers} of source {source + 1}, {parts[source]['dataset_id']}")
+    concerned = len(np.unique(sources))
+    others = f"; {concerned} of {len(parts)} sources are concerned" if concerned > len(places) else ""
+    return f"{named} ({'; '.join(places)}{others}{counted})"
 
 
 def name_dimensions(dimensions: np.ndarray) -> str:

@@ -78,6 +78,7 @@ def _interleaved(dataset: OfflineDataset, stride: int, rows: np.ndarray, among: 
 
 def _broken(dataset: OfflineDataset, broken: np.ndarray, inside: np.ndarray) -> Finding:
     what = "not the observation of the following row"
+    in_its_source = ", in its source's truncations" if dataset.info.card.get("parts") else ""
     if dataset.truncations[:-1].any():
         return succession_error(
             dataset,
@@ -86,7 +87,7 @@ def _broken(dataset: OfflineDataset, broken: np.ndarray, inside: np.ndarray) -> 
             inside,
             f"{what}, inside an episode",
             "Check the order of the rows and their shift. If rows were left out, or these are single transitions, mark each "
-            "row that the next one does not continue as truncated.",
+            f"row that the next one does not continue as truncated{in_its_source}.",
         )
     return succession_warning(
         dataset,

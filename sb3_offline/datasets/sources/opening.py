@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 #: Whatever logged data may come from; a sequence of sources is one data set.
 Source: TypeAlias = Union[str, Path, Mapping[str, Any], ReplayBuffer, OfflineDataset, "MinariDataset", Sequence["Source"]]
 
+_NAMED_PARTS = 4  # of a list, in the name of the whole
+
 
 @dataclass(frozen=True)
 class DatasetSource:
@@ -201,7 +203,10 @@ def _read_all(parts: Sequence[DatasetSource]) -> list[OfflineDataset | None]:
 def _joint_info(infos: Sequence[DatasetInfo]) -> DatasetInfo:
     first = infos[0]
     card: dict[str, Any] = {"parts": [{"dataset_id": info.dataset_id, **info.card} for info in infos]}
-    joint = replace(first, dataset_id=" + ".join(info.dataset_id for info in infos), card=card)
+    names = [info.dataset_id for info in infos]
+    if len(names) > _NAMED_PARTS:
+        names[_NAMED_PARTS - 1 :] = [f"{len(names) - _NAMED_PARTS + 1:,} more"]
+    joint = replace(first, dataset_id=" + ".join(names), card=card)
     if len({info.env_spec.id if info.env_spec else None for info in infos}) > 1:
         card["env_note"] = "the parts name different environments, so none is named for the whole"
         joint = replace(joint, env_spec=None)
