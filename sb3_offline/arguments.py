@@ -89,6 +89,13 @@ def check_flag(name: str, value: object) -> bool:
     return value
 
 
+def check_text(name: str, value: object) -> str:
+    """:raises TypeError: for what is no text"""
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a text, got {value!r}.")
+    return value
+
+
 def check_entropy(ent_coef: str | float, target_entropy: str | float) -> None:
     """:raises ValueError: for a temperature or its target that SAC cannot read"""
     try:

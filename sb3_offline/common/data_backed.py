@@ -12,7 +12,7 @@ from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize, unwrap_vec_normalize
 
 from sb3_offline.buffers.statistics import normalized_env, statistics_of, take_statistics
-from sb3_offline.datasets import DatasetInfo, OfflineDataset, SpacesOnlyEnv, open_dataset
+from sb3_offline.datasets import DatasetInfo, DatasetSource, OfflineDataset, SpacesOnlyEnv, open_dataset
 from sb3_offline.datasets.bounds import bounds_of_data, with_bounds
 from sb3_offline.datasets.checks.spaces import check_space, way_on
 from sb3_offline.datasets.envs import task_of
@@ -52,11 +52,19 @@ def resolve_env(model: Any, env: GymEnv | str | None, dataset: Source | None, lo
     return env
 
 
+def check_env(env: object) -> None:
+    """:raises TypeError: for what is no environment at all"""
+    if not hasattr(env, "action_space"):
+        raise TypeError(f"env must be an environment of gymnasium, a VecEnv or an id; got {env!r:.80}.")
+
+
 def _find_env(model: Any, env: GymEnv | str | None, dataset: Source | None) -> GymEnv:
     if isinstance(env, str) and dataset is None:
         env, dataset = _by_id(env)
     elif isinstance(env, str):
         env = gym.make(env)
+    if env is not None:
+        check_env(env)
     if isinstance(env, VecEnv):
         check_wrappers(model, env)
     model.dataset = dataset
@@ -143,6 +151,7 @@ def set_env(model: Any, env: GymEnv, force_reset: bool = True) -> None:
     :raises ValueError: for an env that the constructor would refuse, or that normalises observations where the one that
         was trained with did not, or the other way round.
     """
+    check_env(env)
     if isinstance(env, VecEnv):
         check_wrappers(model, env)
     match_normalization(model, unwrap_vec_normalize(env) if isinstance(env, VecEnv) else None)
@@ -208,19 +217,23 @@ def load_dataset(model: Any) -> OfflineDataset:
     """
     source = _source_of(model, model.env)
     loaded, model._loaded = model._loaded, None
-    if loaded is not None and loaded[0] is source:
-        dataset = loaded[1]
-    else:
-        task = None if model.env is None else task_of(model.env)
-        if task is None and model.dataset_info is not None:
-            task = model.dataset_info.env_spec
-        dataset = open_dataset(
-            source, observation_space=model.observation_space, action_space=model.action_space, env_spec=task
-        ).load()
+    dataset = loaded[1] if loaded is not None and loaded[0] is source else open_source(model, source).load()
     model.dataset_info = replace(dataset.info, goals=None)
     if model.env is not None:
         warn_of_wrappers(model.env, dataset.info.dataset_id, dataset.env_spec)
     return dataset
+
+
+def open_source(model: Any, source: Source) -> DatasetSource:
+    """
+    Data as this model's, described and not yet read.
+
+    :raises ValueError: if they are none, or of other spaces
+    """
+    task = None if model.env is None else task_of(model.env)
+    if task is None and model.dataset_info is not None:
+        task = model.dataset_info.env_spec
+    return open_dataset(source, observation_space=model.observation_space, action_space=model.action_space, env_spec=task)
 
 
 def _source_of(model: Any, env: GymEnv | None) -> Source:

@@ -14,7 +14,7 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.utils import safe_mean
 
-from sb3_offline.arguments import check_count, check_steps
+from sb3_offline.arguments import check_count, check_flag, check_steps, check_text
 from sb3_offline.buffers.statistics import fill_statistics
 from sb3_offline.common.data_backed import match_normalization, trained_env, with_goals
 from sb3_offline.common.validation import Validation, hold_out
@@ -87,6 +87,10 @@ def learning(
     if log_interval is not None:
         check_count("log_interval", log_interval)
     check_callback(callback)
+    if tb_log_name is not None:
+        check_text("tb_log_name", tb_log_name)
+    check_flag("reset_num_timesteps", reset_num_timesteps)
+    check_flag("progress_bar", progress_bar)
     self.check_options()
     announce = total_timesteps is None or self.verbose > 0
     if not ranks.is_first():  # the first one speaks, looks and saves for all

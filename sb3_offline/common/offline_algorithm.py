@@ -18,7 +18,15 @@ from sb3_offline.buffers.buffers import OfflineDatasetBuffer
 from sb3_offline.buffers.returns import unit_scale
 from sb3_offline.buffers.storage import Storage, check_storage, make_dataset_buffer
 from sb3_offline.common import copies, data_backed, loop, parts, replay_files, saving, signature
-from sb3_offline.common.signature import check_policy_kwargs, follow_recipe, merge_signature, named_policy_kwargs
+from sb3_offline.common.signature import (
+    check_device,
+    check_log_folder,
+    check_policy_kwargs,
+    check_verbose,
+    follow_recipe,
+    merge_signature,
+    named_policy_kwargs,
+)
 from sb3_offline.common.validation import HeldOutValues, Validation
 from sb3_offline.datasets import DatasetInfo, OfflineDataset
 from sb3_offline.datasets.goal_relabelling import Strategy
@@ -162,12 +170,12 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
             learning_rate=check_rate("learning_rate", learning_rate),
             batch_size=check_count("batch_size", batch_size, least=2),
             gamma=check_number("gamma", gamma, Interval(0.0, 1.0, open_high=True)),
-            stats_window_size=stats_window_size,
-            tensorboard_log=tensorboard_log,
+            stats_window_size=check_count("stats_window_size", stats_window_size),
+            tensorboard_log=check_log_folder(tensorboard_log),
             policy_kwargs=policy_kwargs,
-            verbose=verbose,
+            verbose=check_verbose(verbose),
             seed=ranks.common_seed(None if seed is None else check_count("seed", seed, least=0)),
-            device=device,
+            device=check_device(device),
             **of_the_sb3_algorithm,
         )
         if _init_setup_model:
@@ -215,9 +223,10 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
 
     def set_random_seed(self, seed: int | None = None) -> None:
         """As in SB3; every random stream of this package begins anew from the seed, too."""
+        seed = None if seed is None else check_count("seed", seed, least=0)
         super().set_random_seed(seed)
         if seed is not None and hasattr(self, "streams"):  # the constructor seeds before there are any
-            self.streams.reseed(check_count("seed", seed, least=0))
+            self.streams.reseed(seed)
 
     def prepare(self, dataset: OfflineDataset, progress_bar: bool) -> None:
         """Everything that must be ready before the first gradient step. Children fit their models here."""

@@ -17,10 +17,10 @@ from stable_baselines3.common.save_util import open_path
 from stable_baselines3.common.type_aliases import GymEnv, TensorDict
 
 from sb3_offline._version import __version__
-from sb3_offline.arguments import OptionError, check_count
+from sb3_offline.arguments import OptionError, check_count, check_flag
 from sb3_offline.buffers.statistics import check_statistics
-from sb3_offline.common.data_backed import carries_data, keep_statistics, match_normalization, open_id
-from sb3_offline.common.signature import NO_OPTIONS, arguments_of_sb3, check_policy_kwargs
+from sb3_offline.common.data_backed import carries_data, check_env, keep_statistics, match_normalization, open_id, open_source
+from sb3_offline.common.signature import NO_OPTIONS, arguments_of_sb3, check_device, check_policy_kwargs
 from sb3_offline.common.sizes import check_rows
 from sb3_offline.datasets.bounds import with_bounds
 from sb3_offline.execution import ranks
@@ -32,6 +32,9 @@ from sb3_offline.files.parameters import checked_parameters
 from sb3_offline.files.refusal import Misfit, OtherParts
 from sb3_offline.files.trust import is_trusted
 from sb3_offline.training.health import TrainingDivergedError, non_finite_parameter
+
+#: ``custom_objects`` that RL-Zoo gives for any algorithm
+_OF_ZOOS = frozenset({"lr_schedule", "clip_range"})
 
 
 def zip_path(path: str | pathlib.Path) -> pathlib.Path:
@@ -108,8 +111,16 @@ def load(
     kwargs: dict[str, Any],
 ) -> Any:
     """See :meth:`~sb3_offline.common.offline_algorithm.OfflineAlgorithm.load`."""
-    if custom_objects is not None and not isinstance(custom_objects, dict):
+    if custom_objects is not None and not (
+        isinstance(custom_objects, dict) and all(isinstance(key, str) for key in custom_objects)
+    ):
         raise ValueError("custom_objects must be a dict of hyperparameters by name, or None.")
+    check_device(device)
+    check_flag("print_system_info", print_system_info)
+    check_flag("force_reset", force_reset)
+    if env is not None and not isinstance(env, str):
+        check_env(env)
+    check_policy_kwargs((custom_objects or {}).get("policy_kwargs"))
     file, name = ModelFile(path), name_of(path)
     given = {name: value for name, value in kwargs.items() if name != "policy_kwargs"} | (custom_objects or {})
     header = file.header()
@@ -121,7 +132,9 @@ def load(
         except ValueError as error:
             raise FileRefused(f"{name}: {error}") from error
         sb3s = arguments_of_sb3(cls)  # which a file holds for SB3's own load
-        cls.check_arguments({key: value for key, value in kwargs.items() if key not in given or key in sb3s})
+        unnamed = {key: value for key, value in (custom_objects or {}).items() if key not in given and key not in _OF_ZOOS}
+        cls.check_arguments(unnamed | {key: value for key, value in kwargs.items() if key not in given or key in sb3s})
+        kwargs = unnamed | kwargs
     elif not is_trusted(trust):
         raise FileRefused(
             f"{name} is pickled: it was saved by an older sb3_offline, or is another library's. Loading it can run any "
@@ -150,6 +163,8 @@ def load(
             raise FileRefused(f"{name}: {error}") from error
         if not is_trusted(trust):
             check_rows(model, name, own)
+        if own.get("dataset") is not None:
+            open_source(model, own["dataset"])
         return model
     except (OptionError, Misfit) as error:
         raise _does_not_make(cls, name, own, error) from error

@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import functools
 import inspect
+import os
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Set
@@ -13,11 +14,12 @@ from contextlib import contextmanager
 from numbers import Real
 from typing import Any
 
+import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import nn
 from torch.optim import Optimizer
 
-from sb3_offline.arguments import OptionError
+from sb3_offline.arguments import OptionError, check_count
 
 #: Arguments of the constructor that say where a model stands, not how it learns.
 NO_OPTIONS = frozenset({"policy", "env", "dataset", "device", "verbose", "tensorboard_log"})
@@ -125,6 +127,39 @@ def upgraded(cls: Any, attributes: Mapping[str, Any]) -> dict[str, Any]:
     return dict(attributes)
 
 
+def check_device(device: object) -> Any:
+    """
+    :return: as given
+    :raises ValueError: for what names no device of PyTorch's
+    """
+    try:
+        if device != "auto":
+            th.device(device)  # type: ignore[call-overload]
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f'device must be "auto", "cpu", "cuda", "cuda:1" or a torch.device; got {device!r}.') from error
+    return device
+
+
+def check_verbose(verbose: object) -> int:
+    """
+    :return: the number, True as 1
+    :raises TypeError: if it is no whole number
+    :raises ValueError: if it is negative
+    """
+    return check_count("verbose", int(verbose) if isinstance(verbose, bool) else verbose, least=0)
+
+
+def check_log_folder(tensorboard_log: object) -> str | None:
+    """
+    :return: the folder's path
+    :raises TypeError: for what is neither a path nor None
+    """
+    path = os.fspath(tensorboard_log) if isinstance(tensorboard_log, str | os.PathLike) else tensorboard_log
+    if not isinstance(path, str | None):
+        raise TypeError(f"tensorboard_log must be a folder's path, or None; got {tensorboard_log!r}.")
+    return path
+
+
 def check_options(model: Any) -> None:
     """
     The constructor's own checks, of what the options are now: by a file, ``load``'s arguments, or an assignment. What was
@@ -133,6 +168,7 @@ def check_options(model: Any) -> None:
     :raises OptionError: (a ValueError) for an option out of range
     :raises TypeError: for one of another kind
     """
+    model.verbose, model.tensorboard_log = check_verbose(model.verbose), check_log_folder(model.tensorboard_log)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the constructor has given them
         try:
@@ -145,12 +181,14 @@ def check_options(model: Any) -> None:
         written = name in options and isinstance(mine, str | Mapping | Real) and type(mine) is not type(value)
         if dataclasses.is_dataclass(value) or (written and isinstance(value, int | float)):
             setattr(model, name, value)
+    model._stats_window_size = made._stats_window_size  # SB3 keeps it by another name than the option's
 
 
 def given_options(model: Any) -> dict[str, Any]:
     """The constructor's options as they are now."""
     names = inspect.signature(type(model)).parameters.keys() - NO_OPTIONS
     options = {name: value for name, value in vars(model).items() if name in names and not isinstance(value, nn.Module)}
+    options.setdefault("stats_window_size", model._stats_window_size)
     if options.get("execution") == "cuda_graph":  # of a machine that has one: it falls back where there is none
         del options["execution"]
     for name, other in model.superseded.items():

@@ -185,7 +185,7 @@ def _read(path: FilePath) -> bytes:
     if isinstance(path, (str, pathlib.Path)):
         file = pathlib.Path(path)
         named = file.with_name(f"{file.name}.zip")
-        return read_regular(named if not file.exists() else file)
+        return read_regular(named if named.exists() and not file.exists() else file)
     stream: Any = open_path(path, "r", suffix="zip")
     stream.seek(0)
     return stream.read()

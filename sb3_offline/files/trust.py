@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+from sb3_offline.arguments import check_flag
+
 _trusted: ContextVar[bool] = ContextVar("trusted", default=False)
 
 
@@ -20,5 +22,9 @@ def trusting(trust: bool) -> Iterator[None]:
 
 
 def is_trusted(trust: bool = False) -> bool:
-    """Whether a caller, or a :func:`trusting` around it, said that pickles may be read."""
-    return trust or _trusted.get()
+    """
+    Whether a caller, or a :func:`trusting` around it, said that pickles may be read.
+
+    :raises TypeError: for what is neither True nor False
+    """
+    return check_flag("trust", trust) or _trusted.get()

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from sb3_offline import BC, CQL, DROMO, MOPO, SACN, DiscreteCQL
 from sb3_offline.cli import app
+from sb3_offline.datasets import load_dataset
 from sb3_offline.files.refusal import FileRefused
 from tests.conftest import FAST_MODEL_BASED, record
 
@@ -37,6 +38,11 @@ WRONG = [
     ("conservative_weight", -1.0),
     ("averaging_rate", 3.0),
     ("seed", -1),
+    ("stats_window_size", 0),
+    ("stats_window_size", "x"),
+    ("verbose", "x"),
+    ("verbose", -1),
+    ("tensorboard_log", 5),
 ]
 
 
@@ -52,6 +58,7 @@ def with_option(path: Path, target: Path, name: str, value: Any) -> Path:
     with zipfile.ZipFile(path) as archive:
         members = {member: archive.read(member) for member in archive.namelist()}
     data = json.loads(members["data"])
+    name = name if name in data else f"_{name}"  # SB3's attribute of an option
     assert name in data
     data[name] = value
     members["data"] = json.dumps(data).encode()
@@ -75,6 +82,77 @@ def test_wrong_options_are_refused_at_every_door(name: str, value: Any, saved: P
     setattr(model, name, value)
     with pytest.raises((ValueError, TypeError), match=f"(?i){name}"):
         model.learn(1)
+
+
+#: Arguments of calls, not options of the model.
+CALLS: list[tuple[str, Any]] = [
+    ("device", "zzz"),
+    ("device", None),
+    ("env", 5),
+    ("print_system_info", "no"),
+    ("force_reset", "no"),
+    ("trust", "no"),
+    ("dataset", 5),
+    ("dataset", "missing.npz"),
+    ("custom_objects", 5),
+    ("custom_objects", {5: 1}),
+    ("custom_objects", {"gama": 0.9}),
+    ("custom_objects", {"policy_kwargs": 5}),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), CALLS)
+def test_arguments_of_load_are_checked_at_once(name: str, value: Any, saved: Path) -> None:
+    says = {
+        "dataset": r"Data cannot be read from a int|no such file",
+        "custom_objects": "custom_objects|'gamma'|policy_kwargs",
+    }
+    with pytest.raises((ValueError, TypeError), match=says.get(name, name)):
+        CQL.load(saved, **{name: value})
+
+
+@pytest.mark.parametrize(("name", "value"), [("device", "zzz"), ("device", None), ("env", 5)])
+def test_the_constructor_says_the_same(name: str, value: Any, saved: Path) -> None:
+    arguments = {"policy": "MlpPolicy", "env": DATA, **SMALL, name: value}
+    with pytest.raises((ValueError, TypeError), match=f"{name} must be"):
+        CQL(**arguments)
+    if name == "env":
+        with pytest.raises(TypeError, match="env must be"):
+            CQL.load(saved).set_env(value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("progress_bar", "no"), ("reset_num_timesteps", "no"), ("tb_log_name", 5), ("log_interval", "x")]
+)
+def test_arguments_of_learn_are_checked_at_once(name: str, value: Any, saved: Path) -> None:
+    model = CQL.load(saved)
+    with pytest.raises(TypeError, match=f"{name} must be"):
+        model.learn(1, **{name: value})
+    assert model.num_timesteps == 2
+
+
+@pytest.mark.parametrize("name", ["trust", "download"])
+def test_a_no_in_quotes_trusts_and_downloads_nothing(name: str, tmp_path: Path) -> None:
+    """Python takes any text for true."""
+    with pytest.raises(TypeError, match=f"{name} must be True or False, got 'no'"):
+        load_dataset(tmp_path / "buffer.pkl", **{name: "no"})
+    if name == "trust":
+        with pytest.raises(TypeError, match="trust must be True or False"):
+            CQL("MlpPolicy", DATA, **SMALL).load_replay_buffer(tmp_path / "buffer.pkl", trust="no")  # type: ignore[arg-type]
+
+
+def test_custom_objects_that_the_file_does_not_name_count_too(saved: Path, tmp_path: Path) -> None:
+    """The window that SB3 keeps by another name; RL-Zoo gives what only some algorithms have."""
+    model = CQL.load(saved, custom_objects={"stats_window_size": 7, "lr_schedule": None, "clip_range": None})
+    assert model.learn(1).ep_info_buffer.maxlen == 7  # type: ignore[union-attr]
+    model.save(tmp_path / "m")
+    assert CQL.load(tmp_path / "m").learn(1).ep_info_buffer.maxlen == 7  # type: ignore[union-attr]
+    assert CQL.load(tmp_path / "m", verbose=True, tensorboard_log=tmp_path).learn(1).verbose == 1
+
+
+def test_a_missing_file_is_named_as_it_was_written(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"none\.zip'$"):
+        CQL.load(tmp_path / "none.zip")
 
 
 @pytest.mark.parametrize("name", ["buffer_size", "learning_starts", "target_update_interval", "train_freq"])

@@ -8,6 +8,8 @@ from typing import Any
 from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 
+from sb3_offline.arguments import check_flag, check_text
+
 
 @dataclass(frozen=True)
 class Task:
@@ -16,6 +18,7 @@ class Task:
 
     :param columns: which columns of a table are what, as :func:`~sb3_offline.load_dataset` takes it
     :param trust: unpickle files, which runs code from them
+    :raises TypeError: for ``download`` or ``trust`` that are neither True nor False, or an ``env_id`` that is no text
     """
 
     env_id: str | None = None
@@ -25,3 +28,9 @@ class Task:
     env_spec: EnvSpec | None = None
     columns: Any = None
     trust: bool = False
+
+    def __post_init__(self) -> None:
+        check_flag("download", self.download)
+        check_flag("trust", self.trust)
+        if self.env_id is not None:
+            check_text("env_id", self.env_id)
