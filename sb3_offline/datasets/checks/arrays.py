@@ -36,7 +36,7 @@ def build_dataset(arrays: Mapping[str, Any], info: DatasetInfo) -> OfflineDatase
     keys = find_keys(arrays, where)
     columns: dict[str, Any] = {name: as_column(name, arrays[key], where) for name, key in keys.items()}
     n_given = len(columns["rewards"])
-    if are_rlds_steps(arrays, columns):
+    if are_rlds_steps([(arrays, columns)]):
         columns = transitions_of_steps(columns)
     elif "next_observations" not in columns:
         columns = split_last_observation(columns)

@@ -40,18 +40,26 @@ def may_be_rlds_steps(keys: Iterable[str]) -> bool:
     return {"is_last", "is_terminal"} <= set(keys)
 
 
-def are_rlds_steps(arrays: Mapping[str, Any], columns: Mapping[str, Any]) -> bool:
+def are_rlds_steps(blocks: Iterable[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> bool:
     """
     Whether the rows are RLDS's steps: there an episode's last step holds only the observation that it ended with, beside an
     action and a reward that are to be ignored. They are zero, which tells it from a plain flag of that name.
+
+    :param blocks: of rows, by their own names and by ours; no more of them are read than are needed
     """
-    if not may_be_rlds_steps(arrays) or "next_observations" in columns or isinstance(columns["actions"], dict):
-        return False
-    last = np.asarray(columns["ends"]).reshape(-1).astype(bool)
-    if len(last) != len(columns["actions"]) or not last.any() or last.all():
-        return False
-    used = columns["actions"].reshape(len(last), -1).any(axis=1)
-    return not used[last].any() and not np.asarray(columns["rewards"])[last].any() and bool(used[~last].any())
+    seen_last = seen_inner = used_inner = False
+    for arrays, columns in blocks:
+        if not may_be_rlds_steps(arrays) or "next_observations" in columns or isinstance(columns["actions"], dict):
+            return False
+        last = np.asarray(columns["ends"]).reshape(-1).astype(bool)
+        if len(last) != len(columns["actions"]) or len(last) == 0:
+            return False
+        used = columns["actions"].reshape(len(last), -1).any(axis=1)
+        if used[last].any() or np.asarray(columns["rewards"])[last].any():
+            return False
+        seen_last, seen_inner = seen_last or bool(last.any()), seen_inner or not last.all()
+        used_inner = used_inner or bool(used[~last].any())
+    return seen_last and seen_inner and used_inner
 
 
 def transitions_of_steps(columns: Mapping[str, Any]) -> dict[str, Any]:

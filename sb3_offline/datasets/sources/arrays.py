@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -14,8 +15,9 @@ from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from sb3_offline.datasets.checks import ACTION_TOLERANCE, build_dataset
 from sb3_offline.datasets.errors import DatasetError, DatasetWarning
-from sb3_offline.datasets.mapped import blocks, check_mapped, is_mapped
+from sb3_offline.datasets.mapped import blocks, check_mapped, is_mapped, row_bytes_of, rows_at_once
 from sb3_offline.datasets.offline_dataset import DatasetInfo, OfflineDataset
+from sb3_offline.datasets.sources.episodes import steps_of
 from sb3_offline.datasets.sources.raw import Arrays, RawSource, collect_metadata, raw_from_metadata
 
 
@@ -114,10 +116,11 @@ def open_replay_buffer(buffer: ReplayBuffer) -> RawSource:
         )
     return RawSource(
         "ReplayBuffer",
-        lambda: _replay_arrays(buffer),
+        lambda: _rows_in_time(buffer, _order_of(buffer)),
         buffer.observation_space,
         buffer.action_space,
         card={"source": "Stable-Baselines3 ReplayBuffer", "n_envs": buffer.n_envs, "reading": [_said(buffer)]},
+        blocks=lambda *_: _blocks_of_buffer(buffer),
     )
 
 
@@ -126,32 +129,50 @@ def _said(buffer: ReplayBuffer) -> str:
     return f"{buffer.size():,} steps of {buffer.n_envs} environments{oldest}; cut where the next row does not follow"
 
 
-def _replay_arrays(buffer: ReplayBuffer) -> dict[str, Any]:
-    """The buffer's rows in the order of time, one environment's stream after the other."""
-    # A full ring's oldest row is the one that would be overwritten next.
-    order = np.roll(np.arange(buffer.buffer_size), -buffer.pos) if buffer.full else np.arange(buffer.pos)
+def _order_of(buffer: ReplayBuffer) -> np.ndarray:
+    """(steps,) int64: the ring's places in the order of time; of a full one the oldest would be overwritten next."""
+    return np.roll(np.arange(buffer.buffer_size), -buffer.pos) if buffer.full else np.arange(buffer.pos)
 
-    def streams(values: Any) -> Any:  # (size, n_envs, ...) -> (n_envs * rows, ...)
-        if isinstance(values, dict):
-            return {key: streams(part) for key, part in values.items()}
-        return np.concatenate([values[order, index] for index in range(buffer.n_envs)])
 
-    observations, next_observations = streams(buffer.observations), streams(buffer.next_observations)
-    dones, timeouts = streams(buffer.dones) > 0.5, streams(buffer.timeouts) > 0.5
+def _rows_in_time(buffer: ReplayBuffer, order: np.ndarray, rows: slice = slice(None)) -> dict[str, Any]:
+    """The buffer's rows in the order of time, one environment's stream after the other: all of them, or some."""
+    total = buffer.n_envs * len(order)
+    start, stop, _ = rows.indices(total)
+    envs, steps = np.divmod(np.arange(start, min(stop + 1, total)), max(len(order), 1))
+    followed = _picked(buffer.observations, order[steps], envs)  # by the row after these, where there is one
+    n = stop - start
+    at = order[steps[:n]], envs[:n]
+    next_observations = _picked(buffer.next_observations, *at)
+    dones, timeouts = buffer.dones[at] > 0.5, buffer.timeouts[at] > 0.5
     terminations, truncations = dones & ~timeouts, dones & timeouts
-    if len(order) > 0:
-        last = np.arange(1, buffer.n_envs + 1) * len(order) - 1  # where one stream ends and the next begins
-        truncations[last] |= ~terminations[last]
+    if n > 0:
+        last = steps[:n] == len(order) - 1  # where one stream ends and the next begins
         # Every call of learn resets the environment, without a trace in the buffer but that the next row does not follow.
-        truncations[:-1] |= ~terminations[:-1] & ~_follow(observations, next_observations)
+        follow = _follow(followed, next_observations)
+        last[: len(follow)] |= ~follow
+        truncations |= last & ~terminations
     return {
-        "observations": observations,
-        "actions": _unscale_actions(streams(buffer.actions), buffer.action_space),
-        "rewards": streams(buffer.rewards),
+        "observations": steps_of(followed, slice(n)),
+        "actions": _unscale_actions(buffer.actions[at], buffer.action_space),
+        "rewards": buffer.rewards[at],
         "next_observations": next_observations,
         "terminations": terminations,
         "truncations": truncations,
     }
+
+
+def _picked(values: Any, places: np.ndarray, envs: np.ndarray) -> Any:
+    """(size, n_envs, ...) -> (rows, ...), of a mapping of arrays too."""
+    if isinstance(values, dict):
+        return {key: part[places, envs] for key, part in values.items()}
+    return values[places, envs]
+
+
+def _blocks_of_buffer(buffer: ReplayBuffer) -> Iterator[dict[str, Any]]:
+    order = _order_of(buffer)
+    row_bytes = 2 * row_bytes_of([_rows_in_time(buffer, order, slice(1))["observations"]])
+    for rows in blocks(buffer.n_envs * len(order), rows_at_once(row_bytes)):
+        yield _rows_in_time(buffer, order, rows)
 
 
 def _follow(observations: Any, next_observations: Any) -> np.ndarray:

@@ -40,17 +40,32 @@ def episodic_source(
     dataset_id: str, where: str, episodes: Callable[[], Iterator[Episode]], metadata: Mapping[str, Any]
 ) -> RawSource:
     """
-    A source of episodes; what is read for its spaces is kept until its arrays are asked for, if it is not large.
+    A source of episodes.
 
     :param where: what messages name
     :param episodes: reads them, from the first one on
     :param metadata: as in :func:`~sb3_offline.datasets.sources.raw.raw_from_metadata`
     """
+
+    def blocks() -> Iterator[dict[str, Any]]:
+        return grouped((_arrays_of(one, number, where) for number, one in enumerate(episodes())), where)
+
+    return source_of_blocks(dataset_id, where, blocks, metadata)
+
+
+def source_of_blocks(
+    dataset_id: str, where: str, blocks: Callable[[], Iterator[dict[str, Any]]], metadata: Mapping[str, Any]
+) -> RawSource:
+    """
+    A source of rows in blocks, by our names; what is read for its spaces is kept until its arrays are asked for, if it is not
+    large.
+
+    :param where: what messages name
+    :param blocks: reads them, from the first one on
+    :param metadata: as in :func:`~sb3_offline.datasets.sources.raw.raw_from_metadata`
+    """
     kept: list[dict[str, Any]] = []
     surveys: dict[str, dict[str, Survey]] = {}
-
-    def blocks(*_: Any) -> Iterator[dict[str, Any]]:
-        return grouped((_arrays_of(one, number, where) for number, one in enumerate(episodes())), where)
 
     def read() -> dict[str, Any]:
         found = kept or list(blocks())
@@ -75,7 +90,7 @@ def episodic_source(
             raise DatasetError(f"{where}: there are no episodes.")
         return _space_of(kind, surveys[f"{kind}s"], where)
 
-    return raw_from_metadata(dataset_id, read, metadata, derive=derive, blocks=blocks)
+    return raw_from_metadata(dataset_id, read, metadata, derive=derive, blocks=lambda *_: blocks())
 
 
 def grouped(episodes: Iterable[dict[str, Any]], where: str) -> Iterator[dict[str, Any]]:
@@ -105,16 +120,6 @@ def joined(episodes: Sequence[dict[str, Any]], where: str) -> dict[str, Any]:
         return {name: _concatenated([one[name] for one in episodes]) for name in episodes[0]}
     except (ValueError, KeyError) as error:
         raise DatasetError(f"{where}: the episodes' arrays differ in shape or in keys ({error}).") from error
-
-
-def derive_space(kind: str, arrays: Mapping[str, Any], where: str) -> spaces.Space:
-    """
-    :param kind: "observation" or "action"
-    :raises DatasetError: if bounds cannot follow from the arrays
-    """
-    surveys: dict[str, dict[str, Survey]] = {}
-    _survey_block(arrays, surveys, where, 0)
-    return _space_of(kind, surveys[f"{kind}s"], where)
 
 
 def _survey_block(block: Mapping[str, Any], surveys: dict[str, dict[str, Survey]], where: str, start: int) -> None:

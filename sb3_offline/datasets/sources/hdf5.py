@@ -11,7 +11,6 @@ from typing import Any
 
 import h5py
 
-from sb3_offline.datasets.checks.ends import may_be_rlds_steps
 from sb3_offline.datasets.checks.keys import BY_KEY, UnreadArray, keys_to_read, meaning_of
 from sb3_offline.datasets.errors import DatasetError
 from sb3_offline.datasets.mapped import row_blocks
@@ -31,7 +30,7 @@ def open_hdf5(path: Path) -> RawSource:
     """An HDF5 file: the arrays by name, and optionally ``metadata`` (a group, or JSON text) and attributes."""
     with opened_hdf5(path) as file:
         metadata = collect_metadata(path.name, _hdf5_metadata(file))
-        inferred, steps = _task_in_name(path.name, file), may_be_rlds_steps(file)
+        inferred = _task_in_name(path.name, file)
 
     def read() -> Arrays:
         with opened_hdf5(path) as file:
@@ -49,7 +48,7 @@ def open_hdf5(path: Path) -> RawSource:
                 others = {key: array.block(rows, lengths) for key, array in unread.items()}
                 yield by_key(others | {key: array[rows] for key, array in arrays.items()})
 
-    raw = raw_from_metadata(path.name, read, metadata, blocks=None if steps else read_blocks)
+    raw = raw_from_metadata(path.name, read, metadata, blocks=read_blocks)
     if raw.env_id is None and inferred is not None:
         return replace(raw, env_id=inferred, env_id_from=f"the file's name, {path.name}: the file itself names no task")
     return raw

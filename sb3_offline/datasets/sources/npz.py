@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
-from sb3_offline.datasets.checks.ends import may_be_rlds_steps
 from sb3_offline.datasets.checks.keys import UnreadArray, keys_to_read
 from sb3_offline.datasets.errors import DatasetError
 from sb3_offline.datasets.mapped import row_blocks
@@ -37,16 +36,27 @@ def open_npz(path: Path, dataset_id: str) -> RawSource:
             return by_key({key: _npz_member(path, file, key) if key in known else _unread(file, key) for key in file.files})
 
     def read_blocks(*_: Any) -> Iterator[Arrays]:
-        with _npz(path) as file, ExitStack() as opened:
-            members = {key: _Member(path, file, key, opened) for key in keys_to_read(file.files)}
-            unread = {key: _unread(file, key) for key in file.files if key not in members}
-            members = {key: member for key, member in members.items() if member.shape}
-            lengths = {member.shape[0] for member in members.values()}
-            for rows in row_blocks(members.values()):
-                others = {key: array.block(rows, lengths) for key, array in unread.items()}
-                yield by_key(others | {key: member.rows(rows) for key, member in members.items()})
+        shapes = npz_shapes(path)
+        known = keys_to_read(shapes)
+        unread = {key: UnreadArray(shape) for key, shape in shapes.items() if key not in known}
+        lengths = {shapes[key][0] for key in known if shapes[key]}
+        for rows, block in npz_blocks(path, known):
+            yield by_key({key: array.block(rows, lengths) for key, array in unread.items()} | block)
 
-    return raw_from_metadata(dataset_id, read, metadata, blocks=None if may_be_rlds_steps(keys) else read_blocks)
+    return raw_from_metadata(dataset_id, read, metadata, blocks=read_blocks)
+
+
+def npz_blocks(path: Path, keys: Collection[str]) -> Iterator[tuple[slice, dict[str, np.ndarray]]]:
+    """
+    Rows of arrays block by block, with their numbers; what has no rows is left out.
+
+    :raises DatasetError: for a damaged file, or an array that is pickled
+    """
+    with _npz(path) as file, ExitStack() as opened:
+        members = {key: _Member(path, file, key, opened) for key in keys}
+        members = {key: member for key, member in members.items() if member.shape}
+        for rows in row_blocks(members.values()):
+            yield rows, {key: member.rows(rows) for key, member in members.items()}
 
 
 class _Member:
@@ -169,11 +179,21 @@ def npz_keys(path: Path) -> set[str]:
         return set()
 
 
-def read_npz(path: Path) -> dict[str, np.ndarray]:
+def npz_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     """
-    Every array of a file.
+    Of a file's arrays, by name; nothing else of them is read.
+
+    :raises DatasetError: for a damaged file
+    """
+    with _npz(path) as file:
+        return {key: _unread(file, key).shape for key in file.files}
+
+
+def read_npz(path: Path, keys: Collection[str]) -> dict[str, np.ndarray]:
+    """
+    Some arrays of a file, whole.
 
     :raises DatasetError: for a damaged file, or an array that is pickled
     """
     with _npz(path) as file:
-        return {key: _npz_member(path, file, key) for key in file.files}
+        return {key: _npz_member(path, file, key) for key in keys}

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from sb3_offline.datasets.errors import DatasetError
-from sb3_offline.datasets.offline_dataset import ARRAY_NAMES
-from sb3_offline.datasets.sources.episodes import derive_space
-from sb3_offline.datasets.sources.npz import npz_keys, read_npz
-from sb3_offline.datasets.sources.raw import RawSource, raw_from_metadata
+from sb3_offline.datasets.sources.episodes import joined, source_of_blocks
+from sb3_offline.datasets.sources.npz import npz_blocks, npz_keys, npz_shapes, read_npz
+from sb3_offline.datasets.sources.raw import RawSource
 from sb3_offline.datasets.sources.tables.columns import mapping_of
+from sb3_offline.datasets.sources.tables.functions import call_function
 from sb3_offline.datasets.sources.task import Task
 
 _ROLES = ("rewards", "terminations")
@@ -47,24 +47,18 @@ def open_ogbench(path: Path, task: Task) -> RawSource:
             f'{path}: OGBench\'s files hold no rewards. Give a function of the transitions: columns={{"rewards": lambda rows: '
             'rows["next_observations"][:, 0]}, or save what ogbench.make_env_and_datasets gives for a singletask id.'
         )
-    kept: dict[str, Any] = {}
+    given: dict[str, np.ndarray] = {}
 
-    def rows() -> dict[str, Any]:
-        return _transitions(read_npz(path), functions, str(path))
+    def blocks() -> Iterator[dict[str, Any]]:
+        kept, ends = _kept_rows(path)
+        if functions and not given:
+            rows = _Transitions(path, kept)
+            shape = (int(kept.sum()),)
+            given.update({role: call_function(each, role, rows, str(path), shape) for role, each in functions.items()})
+        return _transitions(path, kept, ends, given)
 
-    def read() -> dict[str, Any]:
-        found = dict(kept or rows())
-        kept.clear()
-        return {name: values for name, values in found.items() if name in ARRAY_NAMES}
-
-    def derive(kind: str) -> Any:
-        if not kept:
-            kept.update(rows())
-        return derive_space(kind, kept, str(path))
-
-    return raw_from_metadata(
-        path.name, read, {"source": "OGBench", "reading": _said(npz_keys(path), functions)}, derive=derive
-    )
+    said = {"source": "OGBench", "reading": _said(npz_keys(path), functions)}
+    return source_of_blocks(path.name, str(path), blocks, said)
 
 
 def _said(keys: set[str], functions: Mapping[str, Any]) -> list[str]:
@@ -73,20 +67,76 @@ def _said(keys: set[str], functions: Mapping[str, Any]) -> list[str]:
     return [form, ends, *(f"{role} by a function" for role in functions)]
 
 
-def _transitions(arrays: Mapping[str, Any], functions: Mapping[str, Callable[[Any], Any]], where: str) -> dict[str, Any]:
-    found = {name: values for name, values in arrays.items() if name != "metadata"}
-    lengths = {name: values.shape[:1] for name, values in found.items()}
+class _Transitions(Mapping[str, np.ndarray]):
+    """All transitions' arrays by name, each read when a function asks for it."""
+
+    def __init__(self, path: Path, kept: np.ndarray):
+        """:param kept: (n,) bool, the rows that are transitions"""
+        self._path, self._kept = path, kept
+        self._names = sorted(npz_keys(path) - {"terminals", "metadata"} | {"next_observations"})
+        self._read: dict[str, np.ndarray] = {}
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        if name not in self._names:
+            raise KeyError(f"{name!r} is no array; there are {', '.join(self)}")
+        if name not in self._read:
+            if name in npz_keys(self._path):
+                self._read[name] = read_npz(self._path, [name])[name][self._kept]
+            else:  # no final observation is kept, and the last row is one
+                self._read[name] = read_npz(self._path, ["observations"])["observations"][1:][self._kept[:-1]]
+        return self._read[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def _kept_rows(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """
+    (n,) bool each: the rows that are transitions, not a final observation, and those after which an episode ends.
+
+    :raises DatasetError: if the arrays differ in length, or are empty
+    """
+    shapes = npz_shapes(path)
+    lengths = {name: shape[:1] for name, shape in shapes.items() if name != "metadata"}
     if len(set(lengths.values())) > 1 or lengths["actions"] in ((), (0,)):
-        raise DatasetError(f"{where}: the arrays differ in length, or are empty: {lengths}.")
-    ends = found.pop("terminals") != 0
-    if "next_observations" not in found:
-        kept = found["valids"] != 0 if "valids" in found else ~ends
-        kept[-1] = False  # nothing follows it
-        found["next_observations"] = np.roll(found["observations"], -1, axis=0)
-        ends = np.append(~kept[1:], True)  # the row before a final observation is the last transition
-        found, ends = {name: values[kept] for name, values in found.items()}, ends[kept]
-    given = {role: np.asarray(function(found)) for role, function in functions.items()}
-    terminations = found["masks"] == 0 if "masks" in found else np.zeros(len(ends), bool)
-    found |= {"terminations": terminations, **given}
-    found["truncations"] = ends & ~(np.asarray(found["terminations"]) != 0)
-    return found
+        raise DatasetError(f"{path}: the arrays differ in length, or are empty: {lengths}.")
+    flags = {name: values != 0 for name, values in read_npz(path, {"terminals", "valids"} & shapes.keys()).items()}
+    ends = flags["terminals"].reshape(*lengths["actions"], -1).any(axis=1)
+    if "next_observations" in shapes:
+        return np.ones_like(ends), ends
+    kept = flags["valids"].reshape(*lengths["actions"], -1).all(axis=1) if "valids" in flags else ~ends
+    kept[-1] = False  # nothing follows it
+    return kept, np.append(~kept[1:], True)  # the row before a final observation is the last transition
+
+
+def _transitions(path: Path, kept: np.ndarray, ends: np.ndarray, given: Mapping[str, np.ndarray]) -> Iterator[dict[str, Any]]:
+    """
+    Block by block, of which the last row waits for the next block if it does not say where it led.
+
+    :param kept: the rows that are transitions
+    :param ends: those after which an episode ends
+    :param given: what functions gave, one value a transition
+    """
+    keys = npz_keys(path) & {"observations", "actions", "rewards", "masks", "next_observations"} - given.keys()
+    ahead = 0 if "next_observations" in keys else 1
+    waiting: dict[str, Any] | None = None
+    start = n_found = 0
+    for _, block in npz_blocks(path, sorted(keys)):
+        rows = block if waiting is None else joined([waiting, block], str(path))
+        n = len(rows["actions"]) - ahead
+        waiting = {name: values[n:] for name, values in rows.items()} if ahead else None
+        chosen = kept[start : start + n]
+        found = {name: values[:n][chosen] for name, values in rows.items()}
+        if ahead:
+            found["next_observations"] = rows["observations"][1:][chosen]
+        masks = found.pop("masks", None)
+        of_block = slice(n_found, n_found + int(chosen.sum()))
+        found["terminations"] = np.zeros(int(chosen.sum()), bool) if masks is None else masks == 0
+        found |= {role: values[of_block] for role, values in given.items()}
+        found["truncations"] = ends[start : start + n][chosen] & ~(np.asarray(found["terminations"]) != 0)
+        start, n_found = start + n, of_block.stop
+        if chosen.any():
+            yield found

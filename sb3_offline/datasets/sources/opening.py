@@ -120,7 +120,12 @@ def _open(source: Source, task: Task) -> DatasetSource:
     raw = open_one(source, task)
     info = info_of(raw, task)
     build, blocks = raw.build, raw.blocks
-    in_blocks = None if blocks is None else lambda scratch: checked_blocks(blocks(info, scratch), info)
+    in_blocks = None
+    if blocks is not None:
+
+        def in_blocks(scratch: Path) -> Iterator[OfflineDataset]:
+            return checked_blocks(blocks(info, scratch), info, lambda: blocks(info, scratch))
+
     if build is not None:
         return DatasetSource(info, lambda: build(info), in_blocks)
     return DatasetSource(info, lambda: build_dataset(raw.read(), info), in_blocks)

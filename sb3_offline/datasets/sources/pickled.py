@@ -15,7 +15,8 @@ from sb3_offline.datasets.sources.task import Task
 
 def open_pickled_buffer(path: Path, task: Task) -> RawSource:
     """
-    What ``model.save_replay_buffer`` of Stable-Baselines3 wrote.
+    What ``model.save_replay_buffer`` of Stable-Baselines3 wrote. A pickle cannot be read in part: the whole buffer is in
+    memory.
 
     :raises DatasetError: without ``trust``, or if the file holds anything else
     """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -13,7 +13,7 @@ import numpy as np
 
 from sb3_offline.datasets.checks.arrays import build_dataset, split_last_observation, unlogged_rows
 from sb3_offline.datasets.checks.columns import as_column
-from sb3_offline.datasets.checks.ends import episode_flags
+from sb3_offline.datasets.checks.ends import are_rlds_steps, episode_flags, may_be_rlds_steps, transitions_of_steps
 from sb3_offline.datasets.checks.keys import END_NAMES, find_keys, said_of_keys
 from sb3_offline.datasets.errors import DatasetError, NoRowsLeft
 from sb3_offline.datasets.offline_dataset import DatasetInfo, OfflineDataset
@@ -22,23 +22,33 @@ _FLAGS = ("terminations", "truncations", *END_NAMES)
 _AHEAD = 2  # a row needs the one after it, and whether that one can be used, which the next but one tells
 
 
-def checked_blocks(blocks: Iterator[Mapping[str, Any]], info: DatasetInfo) -> Iterator[OfflineDataset]:
+def checked_blocks(
+    blocks: Iterator[Mapping[str, Any]], info: DatasetInfo, again: Callable[[], Iterator[Mapping[str, Any]]] | None = None
+) -> Iterator[OfflineDataset]:
     """
     Turn raw blocks, in the order of time, into checked ones. The last two rows of a block wait for the next block.
 
     :param blocks: arrays as :func:`~sb3_offline.datasets.checks.build_dataset` takes them, of at least one row
+    :param again: reads them once more, where all rows tell whether they are RLDS's steps; if not given, they are none
     :raises DatasetError: naming the key and the row, counted from the start of all blocks
     """
     waiting: dict[str, Any] | None = None
-    start = 0
+    step: dict[str, Any] | None = None  # the last one so far, whose transition the next one makes
+    start, are_steps = 0, False
     said: set[str] = set()
     for number, block in enumerate(blocks):
         with _saying_once(said):
-            keys = find_keys(block, info.dataset_id)
-            named = {name: as_column(name, block[key], info.dataset_id) for name, key in keys.items()}
+            keys, named = _by_our_names(block, info.dataset_id)
             if number == 0:
                 info = _with_reading(info, said_of_keys(block, keys, len(named["rewards"]), info.dataset_id))
-            named = split_last_observation(named)
+                if may_be_rlds_steps(block) and again is not None:
+                    are_steps = are_rlds_steps((one, _by_our_names(one, info.dataset_id)[1]) for one in again())
+            if are_steps:
+                named = named if step is None else _joined(step, named, info.dataset_id)
+                step = {name: _rows(part, slice(-1, None)) for name, part in named.items()}
+                named = transitions_of_steps(named)
+            else:
+                named = split_last_observation(named)
             named = named if waiting is None else _joined(waiting, named, info.dataset_id)
             n = len(named["rewards"])
             ready = _without_tail(named, info, start) if n > _AHEAD else None
@@ -53,6 +63,12 @@ def checked_blocks(blocks: Iterator[Mapping[str, Any]], info: DatasetInfo) -> It
             except NoRowsLeft:
                 return
         yield ready
+
+
+def _by_our_names(block: Mapping[str, Any], where: str) -> tuple[dict[str, str], dict[str, Any]]:
+    """The keys of a block's known arrays, and these arrays, both by our names."""
+    keys = find_keys(block, where)
+    return keys, {name: as_column(name, block[key], where) for name, key in keys.items()}
 
 
 @contextmanager

@@ -48,7 +48,7 @@ def call_functions(frame: Frame, columns: Columns, order: Order) -> dict[str, np
     if not roles:
         return {}
     table = _sorted_frame(frame, order)
-    return {role: _call(getattr(columns, role), role, table, frame.path, order.ends.shape) for role in roles}
+    return {role: call_function(getattr(columns, role), role, table, frame.path, order.ends.shape) for role in roles}
 
 
 def _sorted_frame(frame: Frame, order: Order) -> Any:
@@ -62,7 +62,12 @@ def _sorted_frame(frame: Frame, order: Order) -> Any:
     return ByColumn(frame, order)
 
 
-def _call(function: Callable[[Any], Any], role: str, table: Any, where: str, shape: tuple[int, ...]) -> np.ndarray:
+def call_function(function: Callable[[Any], Any], role: str, table: Any, where: str, shape: tuple[int, ...]) -> np.ndarray:
+    """
+    One value a row, as the user's function of all rows gives it.
+
+    :raises DatasetError: if it fails, or gives anything else
+    """
     try:
         values = np.asarray(function(table))
     except Exception as error:  # the user's code raises any kind
