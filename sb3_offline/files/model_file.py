@@ -32,6 +32,7 @@ VARIABLES = ("pytorch_variables.pth", "tensors.pth")  # the second is an old nam
 PICKLED, PLAIN = ":serialized:", ":json:"
 
 _SYSTEM = "system_info.txt"  # what load(print_system_info=True) shows
+_NAMED_FILES = 3  # of a folder that was given for one of them
 _ATTRIBUTES = (types.FunctionType, classmethod, staticmethod, property)
 
 
@@ -184,8 +185,11 @@ def name_of(path: FilePath) -> str:
 def _read(path: FilePath) -> bytes:
     if isinstance(path, (str, pathlib.Path)):
         file = pathlib.Path(path)
-        named = file.with_name(f"{file.name}.zip")
-        return read_regular(named if named.exists() and not file.exists() else file)
+        named = pathlib.Path(f"{file}.zip")
+        if file.is_dir() and not named.exists():
+            found = ", ".join(sorted(each.name for each in file.glob("*.zip"))[:_NAMED_FILES])
+            raise FileRefused(f"{path} is a folder: give a model's file{f' in it, such as {found}' if found else ', a .zip'}.")
+        return read_regular(named if named.exists() and not file.is_file() else file)
     stream: Any = open_path(path, "r", suffix="zip")
     stream.seek(0)
     return stream.read()

@@ -155,6 +155,17 @@ def test_a_missing_file_is_named_as_it_was_written(tmp_path: Path) -> None:
         CQL.load(tmp_path / "none.zip")
 
 
+def test_a_folder_names_the_models_in_it(saved: Path, tmp_path: Path) -> None:
+    (tmp_path / "runs" / "best_model.zip").parent.mkdir()
+    with pytest.raises(ValueError, match=r"runs is a folder: give a model's file, a \.zip\.$"):
+        CQL.load(tmp_path / "runs")
+    (tmp_path / "runs" / "best_model.zip").write_bytes(saved.read_bytes())
+    with pytest.raises(ValueError, match=r"runs is a folder: give a model's file in it, such as best_model\.zip\.$"):
+        CQL.load(tmp_path / "runs")
+    (tmp_path / "runs.zip").write_bytes(saved.read_bytes())  # as SB3 finds it
+    CQL.load(tmp_path / "runs")
+
+
 @pytest.mark.parametrize("name", ["buffer_size", "learning_starts", "target_update_interval", "train_freq"])
 def test_load_takes_no_more_of_sb3s_arguments_than_the_constructor(name: str, saved: Path) -> None:
     """The file holds them, for SB3's own load."""

@@ -274,6 +274,17 @@ ADVICE: dict[str, Advice] = {
         lambda arrays: arrays.update(truncations=arrays["terminations"], terminations=np.zeros(N, bool)),
         terminations=0,
     ),
+    "terminal_rows_go_on": Advice(
+        lambda arrays: arrays.update(terminations=~ENDS, truncations=np.zeros(N, bool)),
+        "If these are masks, which are 1 where the value goes on, give terminations = 1 - masks",
+        lambda arrays: arrays.update(terminations=1 - arrays["terminations"]),
+        terminations=CUT_ROWS,
+    ),
+    "changed places": Advice(
+        lambda arrays: arrays.update(observations=arrays["observations"].T),
+        "Rows and columns of observations have changed places: give x.T",
+        lambda arrays: arrays.update(observations=arrays["observations"].T),
+    ),
     "wrong_scale": Advice(
         put("actions", 1.0, 0),
         "Actions are needed in the environment's own units: undo the scaling",

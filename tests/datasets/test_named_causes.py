@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import gzip
 import multiprocessing
 import re
@@ -35,6 +36,42 @@ def write(path: Path, arrays: Arrays) -> Path:
 
 
 # --- paths ---
+
+
+@pytest.mark.parametrize("name", ["", "  "])
+def test_an_empty_text_is_no_folder(name: str) -> None:
+    """Which the path "." would be."""
+    with pytest.raises(DatasetError, match="An empty text names no data"):
+        open_dataset(name)
+
+
+def test_a_pattern_is_no_file(tmp_path: Path) -> None:
+    """The list that the message gives is read as one."""
+    for name in ("a", "b"):
+        np.savez(tmp_path / f"{name}.npz", **linear(20))
+    pattern = str(tmp_path / "*.npz")
+    with pytest.raises(DatasetError, match=r"no such file .* As a pattern: sorted\(glob.glob\(.*\)\) is the list") as refused:
+        open_dataset(pattern)
+    advice = re.search(r"(sorted\(.*\)\)) is the list", str(refused.value))
+    assert advice is not None
+    assert len(load_dataset(eval(advice[1], {"glob": glob}), **SPACES)) == 40
+
+
+@pytest.mark.parametrize(
+    ("name", "way_on"), [("log.zarr", "zarr.open"), ("log.xlsx", "pandas.read_excel"), ("log.mat", "scipy.io.loadmat")]
+)
+def test_files_of_other_formats(name: str, way_on: str, tmp_path: Path) -> None:
+    """A folder, or a zip archive by right; one that is missing is a missing file, and no Minari id."""
+    with pytest.raises(DatasetError, match="there is no such file"):
+        open_dataset(tmp_path / name)
+    with pytest.raises(DatasetError, match="there is no such file"):
+        open_dataset(str(tmp_path / name))
+    if name == "log.zarr":
+        (tmp_path / name).mkdir()
+    else:
+        (tmp_path / name).write_bytes(b"PK\x03\x04" if name == "log.xlsx" else b"MATLAB 5.0")
+    with pytest.raises(DatasetError, match=way_on):
+        open_dataset(str(tmp_path / name))
 
 
 @pytest.mark.parametrize(

@@ -115,7 +115,10 @@ def _check_lengths(columns: Mapping[str, Any], where: str) -> None:
         lengths |= {f"{name}[{key!r}]": len(part) for key, part in parts.items()} or {name: len(column)}
     if len(set(lengths.values())) > 1:
         listed = ", ".join(f"{name} {length}" for name, length in lengths.items())
-        raise DatasetError(f"{where}: the arrays differ in length: {listed}. Each needs one entry a row.")
+        n = lengths["rewards"]
+        turned = [name for name, part in columns.items() if np.ndim(part) == 2 and part.shape[1] == n != part.shape[0]]
+        advice = f" Rows and columns of {' and '.join(turned)} have changed places: give x.T." if turned else ""
+        raise DatasetError(f"{where}: the arrays differ in length: {listed}. Each needs one entry a row.{advice}")
     if lengths["rewards"] == 0:
         raise DatasetError(f"{where}: the data are empty: every array has 0 rows.")
 

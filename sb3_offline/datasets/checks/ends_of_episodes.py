@@ -31,6 +31,16 @@ def check_ends(dataset: OfflineDataset, model: StepModel, follows: np.ndarray, r
     if (model.weights is None or model.counted) and leads_on.sum() <= 0.5 * known.sum():
         leads_on[:] = False  # of single transitions in any order, and of few states, some are followed so by chance
     runs_on = leads_on & ~repeats
+    if not model.counted and (runs_on & dataset.terminations).sum() > 0.5 * len(dataset):
+        yield succession_warning(
+            dataset,
+            "terminal_rows_go_on",
+            runs_on & dataset.terminations,
+            known & dataset.terminations,
+            "are terminal, and the following row goes on from where they led",
+            "If these are masks, which are 1 where the value goes on, give terminations = 1 - masks.",
+            key="terminations",
+        )
     after = np.append(False, leads_on[:-1]) & dataset.valid_next
     resets = _reset_rows(model, after)
     if resets.any():

@@ -23,7 +23,7 @@ _SUFFIXES = (*HDF5_SUFFIXES, ".npz", ".npy", ".gz", ".zip", *TABLE_SUFFIXES, *_P
 def looks_like_file(path: Path) -> bool:
     """Whether a path is meant as a data file rather than as an id: by its suffix, or because there is such a file."""
     mode = file_mode(path)
-    return path.suffix.lower() in _SUFFIXES or (mode is not None and not stat.S_ISDIR(mode))
+    return path.suffix.lower() in (*_SUFFIXES, *_WAYS_ON) or (mode is not None and not stat.S_ISDIR(mode))
 
 
 def is_directory(path: Path) -> bool:
@@ -59,6 +59,7 @@ _WAYS_ON = {
     ".sqlite": _BY_PANDAS.format("sql"),
     ".mat": " Read it by scipy.io.loadmat (or h5py, from version 7.3 on) and give a dict of its arrays.",
     ".safetensors": " Read it by safetensors.numpy.load_file and give the dict.",
+    ".zarr": " Read it by zarr.open and give a dict of its arrays.",
     ".tfrecord": " Read it by tensorflow_datasets, as NumPy arrays, and give a dict of these for each episode.",
     **dict.fromkeys((".zip", ".gz", ".tar", ".tgz", ".bz2", ".xz", ".zst", ".7z"), _UNPACK),
 }
@@ -74,7 +75,7 @@ def refuse_file(path: Path) -> NoReturn:
     if mode is not None and stat.S_ISDIR(mode):
         raise DatasetError(
             f"{path} is a directory without observations.npy and without tables; a data file (.hdf5, .h5, .npz, .parquet, "
-            ".csv, ...), a folder of .npy files or of tables, or a Minari id is needed."
+            f".csv, ...), a folder of .npy files or of tables, or a Minari id is needed.{_WAYS_ON.get(suffix, '')}"
         )
     with suppress(OSError):  # of a name that no file can have
         if mode is None and path.is_symlink():
@@ -85,12 +86,15 @@ def refuse_file(path: Path) -> NoReturn:
             "numpy.savez_compressed as .npz, or as HDF5."
         )
     if mode is None:
-        raise DatasetError(f"{path}: there is no such file (looked in {path.absolute().parent}).")
+        pattern = (
+            f" As a pattern: sorted(glob.glob({str(path)!r})) is the list of its files." if set("*?[") & set(str(path)) else ""
+        )
+        raise DatasetError(f"{path}: there is no such file (looked in {path.absolute().parent}).{pattern}")
     if not stat.S_ISREG(mode):
         raise DatasetError(f"{path}: this is a device or a pipe, not a file. Write the data to a file first.")
     if not os.access(path, os.R_OK):
         raise DatasetError(f"{path}: no permission to read this file.")
-    if (why := true_kind(path)) is not None:
+    if suffix != ".xlsx" and (why := true_kind(path)) is not None:  # which is a zip archive by right
         raise DatasetError(f"{path} cannot be read as data: {why}.")
     raise DatasetError(
         f"{path}: {suffix or 'no suffix'} is not a known format; {', '.join((*HDF5_SUFFIXES, '.npz', *TABLE_SUFFIXES))} are."

@@ -137,6 +137,8 @@ def open_one(source: Any, task: Task) -> RawSource:
 
     :raises DatasetError: if it is of no known kind, or ``columns`` are given for what is no table
     """
+    if isinstance(source, str) and not source.strip():
+        raise DatasetError("An empty text names no data: give an id or a file's path.")
     for kind in FORMATS:
         if kind.opens(source):
             raw = kind.open(source, task)
