@@ -53,7 +53,7 @@ def train(context: typer.Context) -> None:
     --trust             read pickled files of old models, too
     -P                  show a progress bar
     --seed, --device    as in SB3
-    --seeds 0-7         several, in one process, each with a folder of its own
+    --seeds 0-7         several, in one process, each with a folder of its own; cut off, they go on by the same command
     --share-dynamics    of these seeds: fit the dynamics once for all
     -optimize           search hyperparameters (--n-trials, --storage, ...)
     --objective NAME    of the search: simulator, or without one fqe, model or validation

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -153,19 +153,37 @@ def resume_seeds(
     :raises ValueError: if there are no such folders, or no step that all have a sound checkpoint of
     """
     folders = {int(folder.name[5:]): folder for folder in Path(path).glob("seed_*") if folder.name[5:].isdecimal()}
-    for seed in [seed for seed, folder in folders.items() if (folder / DIVERGED).exists()]:
-        warnings.warn(f"seed {seed} had diverged and is left out: {(folders[seed] / DIVERGED).read_text()}", stacklevel=2)
-        del folders[seed]
-    if not folders:
+    saved = checkpoints_of_seeds(dict(sorted(folders.items())))
+    if not saved:
         raise ValueError(f"{path} holds no folders seed_0, seed_1, ..., which a CheckpointCallback of train_seeds writes.")
-    saved = [checkpoints(folder) for _, folder in sorted(folders.items())]
-    common = set.intersection(*({*steps} for steps in saved))
+    resumed = resume_together(saved, lambda _, file: algorithm.resume(file, env, dataset, **load_options))
+    if resumed is None:
+        raise ValueError(f"{path}: there is no step of which all of {', '.join(map(str, saved))} have a checkpoint.")
+    return [*resumed.values()]
+
+
+def checkpoints_of_seeds(folders: Mapping[int, Path]) -> dict[int, dict[int, Path]]:
+    """Of each seed's folder its newest run's, by their step; a seed that had diverged is named in a warning and left out."""
+    notes = {seed: folder / DIVERGED for seed, folder in folders.items() if (folder / DIVERGED).exists()}
+    for seed, note in notes.items():
+        warnings.warn(f"seed {seed} had diverged and is left out: {note.read_text()}", stacklevel=3)
+    return {seed: checkpoints(folder) for seed, folder in folders.items() if seed not in notes}
+
+
+def resume_together(saved: Mapping[int, Mapping[int, Path]], resume: Callable[[int, Path], Model]) -> dict[int, Model] | None:
+    """
+    All at the last step that all have saved, and saved soundly; None if there is none.
+
+    :param saved: seed -> step -> checkpoint
+    :param resume: makes one seed's model of its checkpoint
+    """
+    common = set.intersection(*({*steps} for steps in saved.values()))
     for step in sorted(common, reverse=True):
         try:
-            return [algorithm.resume(steps[step], env, dataset, **load_options) for steps in saved]
+            return {seed: resume(seed, steps[step]) for seed, steps in saved.items()}
         except DamagedFileError as error:
-            warnings.warn(f"{error}: step {step} is skipped.", stacklevel=2)
-    raise ValueError(f"{path}: there is no step of which all of {', '.join(map(str, sorted(folders)))} have a checkpoint.")
+            warnings.warn(f"{error}: step {step} is skipped.", stacklevel=3)
+    return None
 
 
 # --- the run ---

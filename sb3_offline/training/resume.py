@@ -119,7 +119,7 @@ def open_checkpoint(
         model = cls.load(portable, env=env, device=about["device"], **load_options)
     except FileRefused as error:
         raise FileRefused(f"{continuation.path}: {error} They go to resume() as to load().") from error
-    _check_options(continuation, model)
+    check_options(continuation, model)
     _warn_of_another_machine(continuation, model.device)
     if normalizer is not None and state["normalizer"] is not None:
         moments = state["normalizer"]
@@ -229,7 +229,7 @@ def _options(model: Trained) -> dict[str, Any]:
     return json.loads(json.dumps(options, default=text, skipkeys=True))
 
 
-def _check_options(continuation: Continuation, model: Trained) -> None:
+def check_options(continuation: Continuation, model: Trained) -> None:
     """
     :raises ValueError: if custom objects or a newer version have changed an option
     """

@@ -54,6 +54,8 @@ class OfflineExperimentManager(ExperimentManager):
                 raise ValueError(f"{option} must be at least 1, got {number}. --eval-freq -1 evaluates nothing.")
         if self.log_interval == 0:
             raise ValueError("--log-interval must be at least 1, got 0. -1 is the usual one, -2 logs nothing.")
+        if waiting is not None and (cut := waiting.folder_of(self)) is not None:
+            self.save_path, self.params_path = str(cut), str(cut / self.env_name)
         self._made: list[Path] = []  # folders that were not there before
         self._lock = threading.Lock()  # trials may run in several threads
 

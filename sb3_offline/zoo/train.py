@@ -16,7 +16,8 @@ def train(words: Sequence[str]) -> None:
     Train as RL-Zoo does; where torchrun has started several processes, all of them one model.
 
     :param words: RL-Zoo's options, ``--dataset`` with an id or a file, ``--objective`` of a search, ``--trust``, and
-        ``--seeds`` (0-7 or 0,3,5), which learn in one process, with ``--share-dynamics`` if one fit is for all
+        ``--seeds`` (0-7 or 0,3,5), which learn in one process, with ``--share-dynamics`` if one fit is for all; those that
+        were cut off go on, exactly, from the last step of which all have a checkpoint
     :raises ValueError: for whatever cannot apply
     """
     with in_its_place(words) as own:
@@ -38,7 +39,7 @@ def _train(words: Sequence[str]) -> None:
     objective, words = arguments.pop("--objective") or "simulator", arguments.words
     if "-h" not in words and "--help" not in words:
         words = train_arguments(words, trust)
-    waiting = Waiting() if seeds else None
+    waiting = Waiting(seeds) if seeds else None
     with offline_manager(check_objective(objective), waiting), trusting(trust), only_ours():
         for own in [["--seed", str(seed)] for seed in seeds] or [[]]:
             with command_line("sb3_offline.zoo.train", [*words, *own]):
