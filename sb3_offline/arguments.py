@@ -61,10 +61,12 @@ def check_count(name: str, value: object, least: int = 1) -> int:
     """
     :return: the whole number, NumPy's as Python's
     :raises TypeError: if it is no whole number
-    :raises ValueError: if it is below ``least``
+    :raises ValueError: if it is below ``least``, or does not fit into 64 bits, as logs and files hold it
     """
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{name} must be a whole number, got {value!r}.")
+    if int(value).bit_length() > 63:
+        raise ValueError(f"{name} must be below 2**63, got a number of {int(value).bit_length()} bits.")
     if value < least:
         raise ValueError(f"{name} must be at least {least}, got {value!r}.")
     return int(value)

@@ -167,7 +167,7 @@ class ModelFile:
 
     def _json(self, member: str) -> dict[str, Any]:
         try:
-            found = read_json(self.members[member], self.name)
+            found = read_json(self.members[member].decode(), self.name)  # UTF-8 alone, as SB3 reads it
         except FileRefused:
             raise
         except (ValueError, RecursionError) as error:

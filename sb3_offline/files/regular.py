@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -25,7 +26,9 @@ def read_regular(path: Path, most: int = -1) -> bytes:
     :raises OSError: if there is none, or it cannot be read
     """
     mode = path.stat().st_mode
-    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(mode):
         raise FileRefused(f"{path} is a device or a pipe, not a file.")
     # between the look and the opening it may be exchanged: O_NONBLOCK does not wait for a pipe's other end
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))

@@ -40,6 +40,9 @@ def test_counts_and_flags() -> None:
     assert type(check_count("n", np.int64(4))) is int
     with pytest.raises(ValueError, match="n must be at least 2, got 1"):
         check_count("n", 1, least=2)
+    for wide in (2**63, -(10**5000)):
+        with pytest.raises(ValueError, match=r"n must be below 2\*\*63"):
+            check_count("n", wide)
     for wrong in (True, 2.0, NAN, "2", None):
         with pytest.raises(TypeError, match="n must be a whole number, got"):
             check_count("n", wrong)

@@ -6,6 +6,7 @@ import io
 import json
 import zipfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -99,6 +100,27 @@ def test_only_the_models_own_parts_are_looked_up(name: str, genuine: bytes) -> N
         CQL.load(packed(members), device="cpu")
     with pytest.raises(ValueError, match="invalid object name"):
         CQL.load(io.BytesIO(genuine), device="cpu").set_parameters({name: {}}, exact_match=False)
+
+
+@pytest.mark.parametrize("name", ["num_timesteps", "_n_updates", "seed", "batch_size"])
+def test_numbers_of_more_than_64_bits_are_refused(name: str, genuine: bytes) -> None:
+    members = members_of(genuine)
+    data = json.dumps(json.loads(members["data"]) | {name: 10**400}).encode()
+    with pytest.raises(FileRefused, match=rf"{name} must be below 2\*\*63, got a number of 1329 bits"):
+        CQL.load(packed(members | {"data": data}), device="cpu")
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32", "utf-8-sig"])
+def test_only_utf_8_is_read(encoding: str, genuine: bytes) -> None:
+    members = members_of(genuine)
+    with pytest.raises(FileRefused, match="hyperparameters are no JSON"):
+        CQL.load(packed(members | {"data": members["data"].decode().encode(encoding)}), device="cpu")
+
+
+def test_a_folder_in_a_models_place_is_named(tmp_path: Path) -> None:
+    (tmp_path / "model.zip").mkdir()
+    with pytest.raises(IsADirectoryError, match=r"model\.zip"):
+        CQL.load(tmp_path / "model.zip", device="cpu")
 
 
 OPTIMIZERS: dict[str, Callable[[State], Any]] = {
