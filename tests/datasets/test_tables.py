@@ -331,6 +331,17 @@ def test_a_mapping_in_yaml(tmp_path: Path) -> None:
         load_dataset(plant(), columns="gone.yaml")
 
 
+def test_columns_called_on_and_no_in_yaml(tmp_path: Path) -> None:
+    """Which YAML 1.1 takes for True and False; true and false are what they say."""
+    pytest.importorskip("yaml")
+    frame = plant().rename(columns={"temp": "on", "flow": "Off", "valve": "no"})
+    given = {"observations": ["on", "Off"], "actions": "no", "terminations": False}
+    (tmp_path / "columns.yaml").write_text("{observations: [on, Off], actions: no, terminations: false, rewards: 'yield'}")
+    data = load_dataset(frame, columns=tmp_path / "columns.yaml")
+    assert same(data, load_dataset(frame, columns={**given, "rewards": "yield"}))
+    np.testing.assert_array_equal(data.observations[:, 0], frame["on"].astype("f4")[: len(data)])
+
+
 def test_patterns_name_several_columns() -> None:
     frame = plant().rename(columns={"temp": "sensor_1", "flow": "sensor_2"})
     assert same(load_dataset(frame, columns={**COLUMNS, "observations": "sensor_*"}), load_dataset(plant(), columns=COLUMNS))

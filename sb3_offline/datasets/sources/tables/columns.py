@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -22,6 +22,7 @@ Names = tuple[str, ...]
 _LISTS = ("observations", "actions", "next_observations", *MASK_NAMES)
 _SINGLE = ("rewards", "terminations", "truncations", "valid_next", "episode", "time")
 _REQUIRED = ("observations", "actions", "rewards", "terminations")
+_YAML_BOOL = "tag:yaml.org,2002:bool"
 
 
 @dataclass(frozen=True)
@@ -201,8 +202,17 @@ def _from_yaml(path: Path) -> Any:
         import yaml
     except ImportError as error:
         raise DatasetError(f'{path}: reading YAML needs PyYAML: pip install "sb3-offline[tables]".') from error
+
+    class Loader(yaml.SafeLoader):
+        """As YAML 1.2 has it: ``on``, ``off``, ``yes`` and ``no`` are texts, as columns may be called."""
+
+        yaml_implicit_resolvers: ClassVar = {
+            first: [(tag, pattern) for tag, pattern in known if tag != _YAML_BOOL or first in "tTfF"]
+            for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+        }
+
     try:
-        return yaml.safe_load(read_regular(path).decode("utf-8"))
+        return yaml.load(read_regular(path).decode("utf-8"), Loader)
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise DatasetError(
             f"columns={str(path)!r}: the file cannot be read as YAML ({' '.join(str(error).split())})."
