@@ -113,6 +113,8 @@ def test_ids_that_are_wrong() -> None:
         open_dataset("sandbox/pendulum/shot-v0")
     with pytest.raises(DatasetError, match=r"minari list remote.*minari download mujoco/hopper/medium-v0.*download=True"):
         open_dataset("mujoco/hopper/medium-v0")
+    with pytest.raises(DatasetError, match=r"`sb3-offline datasets download hf://farama-minari/d4rl/door/human-v2`, or downl"):
+        open_dataset("hf://farama-minari/d4rl/door/human-v2")  # from that server, not from Minari's own
     with pytest.raises(DatasetError, match=r"Near it, and here: Pendulum-medium-v0"):
         open_dataset("sb3_offline/Pendulum-medum-v0")
     with pytest.raises(DatasetError, match=r"no gymnasium id.*here: Pendulum-v1 \(a task, not data\), .*Pendulum-medium-v0"):

@@ -429,3 +429,46 @@ def test_callbacks_are_looked_at_before_anything_is_fitted(
 def evaluation(env_id: str, normalized: bool = False) -> EvalCallback:
     env = DummyVecEnv([lambda: Monitor(gym.make(env_id, max_episode_steps=5))])
     return EvalCallback(VecNormalize(env, norm_reward=False, training=False) if normalized else env, eval_freq=1)
+
+
+# --- what is around a run ---
+
+
+def test_streams_and_settings_of_the_process_stay_as_they_were() -> None:
+    """Without a seed nothing of the caller's is drawn from or set."""
+    before = th.get_num_threads(), th.get_default_dtype(), th.is_grad_enabled()
+    stream: Any = np.random.get_state()  # noqa: NPY002
+    CQL("MlpPolicy", DATA, **SMALL).learn(2)
+    now: Any = np.random.get_state()  # noqa: NPY002
+    assert (now[1] == stream[1]).all()
+    assert now[2] == stream[2]
+    assert (th.get_num_threads(), th.get_default_dtype(), th.is_grad_enabled()) == before
+
+
+def test_a_callback_that_returns_false_stops_there(tmp_path: Path) -> None:
+    class Stops(BaseCallback):
+        def _on_step(self) -> bool:
+            return self.n_calls < 3
+
+    assert CQL("MlpPolicy", DATA, **SMALL).learn(50, Stops()).num_timesteps == 3
+    callbacks: Any = [CheckpointCallback(3, str(tmp_path)), EveryNTimesteps(2, Does(lambda callback: callback.num_timesteps))]
+    assert CQL("MlpPolicy", DATA, **SMALL).learn(6, callbacks).num_timesteps == 6
+    assert sorted(path.stem for path in tmp_path.glob("*.zip")) == ["rl_model_3_steps", "rl_model_6_steps"]
+    assert callbacks[1].callback.seen == [2, 4, 6]
+
+
+def test_the_optimisers_class_and_its_options_are_taken_and_come_back(tmp_path: Path) -> None:
+    options: Any = {"net_arch": [8], "optimizer_class": th.optim.AdamW, "optimizer_kwargs": {"weight_decay": 1e-3}}
+    model = CQL("MlpPolicy", DATA, **SMALL | {"policy_kwargs": options}).learn(2)
+    model.save(tmp_path / "m")
+    for one in (model, CQL.load(tmp_path / "m")):
+        assert isinstance(one.critic.optimizer, th.optim.AdamW)
+        assert one.critic.optimizer.param_groups[0]["weight_decay"] == 1e-3
+        assert {int(state["step"]) for state in one.critic.optimizer.state.values()} == {2}
+
+
+def test_a_rate_that_takes_the_place_of_a_schedule_counts_at_once(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="not plain data"):
+        CQL("MlpPolicy", DATA, learning_rate=lambda left: 1e-3 * left, **SMALL).learn(10).save(tmp_path / "m")
+    model = CQL.load(tmp_path / "m", custom_objects={"learning_rate": 5e-4}).learn(1)
+    assert model.actor.optimizer.param_groups[0]["lr"] == 5e-4

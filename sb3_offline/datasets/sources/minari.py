@@ -56,7 +56,7 @@ def open_minari(name: str, *, download: bool) -> RawSource:
             raise DatasetError(f"{dataset_id}: the installed data are damaged. {troubles[dataset_id]}")
         if dataset_id not in local:
             if not download:
-                raise DatasetError(_not_installed(dataset_id, local))
+                raise DatasetError(_not_installed(name, dataset_id, local))
             minari.download_dataset(name if is_remote_id(name) else dataset_id)
             local, _ = _local_store()
         _refuse_foreign_code(dataset_id, local[dataset_id])
@@ -222,7 +222,8 @@ def _malformed(dataset_id: str, local: dict[str, Any]) -> str:
     )
 
 
-def _not_installed(dataset_id: str, local: dict[str, Any]) -> str:
+def _not_installed(name: str, dataset_id: str, local: dict[str, Any]) -> str:
+    """:param name: as it was asked for"""
     if dataset_id in gym.registry:
         return f"{dataset_id!r} is an environment, not a data set: give its data by dataset=, or the id of a data set."
     if _D4RL_ID.fullmatch(dataset_id):
@@ -230,10 +231,11 @@ def _not_installed(dataset_id: str, local: dict[str, Any]) -> str:
             f"{dataset_id!r} is an id of D4RL, whose package is not needed: give the path of its HDF5 file. Minari has data "
             "of its own for these tasks, by other names: `minari list remote` shows them."
         )
+    fetch = f"sb3-offline datasets download {name}" if is_remote_id(name) else f"minari download {dataset_id}"
     return (
         f"{dataset_id!r} is no gymnasium id, and not in the local Minari store.{_near(dataset_id, local)} "
-        f"`minari list local` and `minari list remote` show what there is; `minari download {dataset_id}`, or "
-        "download=True, fetches it."
+        f"`minari list local` and `minari list remote` show what there is; `{fetch}`, or download=True, "
+        "fetches it."
     )
 
 
