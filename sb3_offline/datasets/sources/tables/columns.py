@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -206,7 +206,7 @@ def _from_yaml(path: Path) -> Any:
     class Loader(yaml.SafeLoader):
         """As YAML 1.2 has it: ``on``, ``off``, ``yes`` and ``no`` are texts, as columns may be called."""
 
-        yaml_implicit_resolvers: ClassVar = {
+        yaml_implicit_resolvers = {  # noqa: RUF012 -- of the base, and read only
             first: [(tag, pattern) for tag, pattern in known if tag != _YAML_BOOL or first in "tTfF"]
             for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
         }
