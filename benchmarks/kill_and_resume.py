@@ -26,7 +26,7 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.callbacks import CheckpointCallback
 
-from benchmarks.kill_writers import WRITERS, enlarge, measure_writer, small_disk
+from benchmarks.kill_writers import WRITERS, WriterTrial, enlarge, measure_writer, small_disk
 from sb3_offline._version import __version__
 from sb3_offline.common.offline_algorithm import OfflineAlgorithm
 from sb3_offline.registry import class_names, find_algorithm
@@ -114,16 +114,16 @@ def run(name: str, folder: Path, steps: int, save_freq: int, kill_after: float |
     return time.perf_counter() - start
 
 
-def measure(name: str, kills: int, steps: int, save_freq: int, seed: int) -> list[Trial]:
+def measure(name: str, kills: int, steps: int, save_freq: int, seed: int) -> Iterator[Trial]:
     """Kill ``kills`` runs, each at a moment drawn uniformly over the duration of an uninterrupted one."""
     generator = np.random.default_rng(seed)
-    trials: list[Trial] = []
+    done = 0
     with tempfile.TemporaryDirectory() as temporary:
         whole = Path(temporary) / "whole"
         whole.mkdir()
         seconds = run(name, whole, steps, save_freq)
-        while len(trials) < kills:
-            folder = Path(temporary) / f"{len(trials)}_{generator.integers(1 << 30)}"
+        while done < kills:
+            folder = Path(temporary) / f"{done}_{generator.integers(1 << 30)}"
             folder.mkdir()
             moment = float(generator.uniform(0.02, 0.95) * seconds)
             run(name, folder, steps, save_freq, kill_after=moment)
@@ -133,8 +133,8 @@ def measure(name: str, kills: int, steps: int, save_freq: int, seed: int) -> lis
             fit, partial = bool(list(folder.glob("cache/*.fit.resume"))), len(list(folder.rglob("*.partial")))
             run(name, folder, steps, save_freq)
             identical = (folder / "done").read_text() == (whole / "done").read_text()
-            trials.append(Trial(name, round(moment, 3), max(saved, default=0), fit, partial, identical))
-    return trials
+            done += 1
+            yield Trial(name, round(moment, 3), max(saved, default=0), fit, partial, identical)
 
 
 def fill_disk(name: str, steps: int, save_freq: int) -> bool | None:
@@ -166,30 +166,36 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/resume"))
     arguments = parser.parse_args()
     trials: list[Trial] = []
+    writers: list[WriterTrial] = []
+
+    def keep(full_disk: str) -> dict[str, Any]:
+        """The figures so far: whoever is cut off keeps those."""
+        facts = {
+            "command": shlex.join(["python", "-m", "benchmarks.kill_and_resume", *sys.argv[1:]]),
+            "versions": {"sb3_offline": __version__, "torch": th.__version__, "python": platform.python_version()},
+            "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, 1 thread",
+            "identical": sum(trial.identical for trial in trials),
+            "kills": len(trials),
+            "trials": [asdict(trial) for trial in trials],
+            "writers whole": sum(trial.whole and trial.whole_again for trial in writers),
+            "writers": [asdict(trial) for trial in writers],
+            "a full disk": full_disk,
+        }
+        arguments.output.mkdir(parents=True, exist_ok=True)
+        (arguments.output / "kill_and_resume.json").write_text(json.dumps(facts, indent=1) + "\n")
+        return facts
+
     for index, name in enumerate(arguments.only):
         share = len(range(index, arguments.kills, len(arguments.only)))
         for trial in measure(name, share, arguments.steps, arguments.save_freq, arguments.seed + index):
             print(trial, flush=True)
             trials.append(trial)
-    writers = [
-        trial
-        for index, kind in enumerate(WRITERS)
-        for trial in measure_writer(kind, arguments.writer_kills, arguments.seed + index)
-    ]
+            keep("not yet tried")
+    for index, kind in enumerate(WRITERS):
+        writers += measure_writer(kind, arguments.writer_kills, arguments.seed + index)
+        keep("not yet tried")
     full_disk = fill_disk("CQL", arguments.steps, arguments.save_freq)
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    facts = {
-        "command": shlex.join(["python", "-m", "benchmarks.kill_and_resume", *sys.argv[1:]]),
-        "versions": {"sb3_offline": __version__, "torch": th.__version__, "python": platform.python_version()},
-        "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, 1 thread",
-        "identical": sum(trial.identical for trial in trials),
-        "kills": len(trials),
-        "trials": [asdict(trial) for trial in trials],
-        "writers whole": sum(trial.whole and trial.whole_again for trial in writers),
-        "writers": [asdict(trial) for trial in writers],
-        "a full disk": "may not mount one" if full_disk is None else "identical" if full_disk else "differs",
-    }
-    (arguments.output / "kill_and_resume.json").write_text(json.dumps(facts, indent=1) + "\n")
+    facts = keep("may not mount one" if full_disk is None else "identical" if full_disk else "differs")
     print(f"{facts['identical']} of {facts['kills']} ended bit-identical to the uninterrupted run")
     print(f"A run that a full disk ended: {facts['a full disk']}")
     print(f"{facts['writers whole']} of {len(writers)} killed writers left the old or the new one, whole")

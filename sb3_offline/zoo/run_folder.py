@@ -33,6 +33,12 @@ _TRUST = "If you trust who wrote it, say --trust."
 class RunLoader(yaml.SafeLoader):
     """Plain YAML, and what RL-Zoo's own ``yaml.dump`` writes beside it, as plain values."""
 
+    def __init__(self, stream: Any) -> None:
+        try:
+            super().__init__(stream)
+        except (yaml.YAMLError, UnicodeDecodeError) as error:  # the beginning is read here
+            raise FileRefused(f"{getattr(stream, 'name', 'the file')} is no YAML of a run, or damaged: {error}") from error
+
     def get_single_data(self) -> Any:
         """
         Of the file's mapping what RL-Zoo needs to play a model, and nothing that it would evaluate.

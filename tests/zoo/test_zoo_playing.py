@@ -131,6 +131,15 @@ def test_finished_values_are_looked_at(name: str, text: str, tmp_path: Path, mon
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
+@pytest.mark.parametrize("name", ["config.yml", "args.yml"])
+@pytest.mark.parametrize("content", ["a: 1".encode("utf-16"), b"a: \xe9", b"a: \0", b'"\x1b[31m": 1', b"a: 1\n---\nb: 2"])
+def test_what_is_no_text_of_yaml_is_refused_by_name(content: bytes, name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(FileRefused, match=rf"{name} is no YAML of a run, or damaged") as refused:
+        check_run_folder(tmp_path)
+    assert "\x1b" not in str(refused.value)
+
+
 def test_rl_zoo_gets_values_and_evaluates_nothing(tmp_path: Path) -> None:
     written = {"normalize": "dict(norm_obs=True, norm_reward=False)", "policy_kwargs": "dict(activation_fn=nn.ReLU)"}
     wrappers = ["gymnasium.wrappers.RescaleAction", {"gymnasium.wrappers.TimeLimit": {"max_episode_steps": 5}}]
