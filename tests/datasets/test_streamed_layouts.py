@@ -185,3 +185,32 @@ def test_a_pickled_buffer_streams_into_a_folder(tmp_path: Path) -> None:
     assert main(command) == 2
     assert main([*command, "--trust"]) == 0
     assert_equal(load_dataset(tmp_path / "log.mmap"), load_dataset(tmp_path / "buffer.pkl", trust=True))
+
+
+@pytest.mark.parametrize("suffix", ["npz", "hdf5"])
+@pytest.mark.parametrize("dicts", [False, True])
+def test_files_of_torchrl(suffix: str, dicts: bool, tmp_path: Path) -> None:
+    """What a step led to lies under ``next``; the outer flags tell of the time before it."""
+    rng = np.random.default_rng(0)
+    states = rng.normal(size=(31, 2)).astype(np.float32)
+    ends = np.arange(30) % 10 == 9
+    step = {"reward": rng.normal(size=30), "terminated": ends & (np.arange(30) < 20), "truncated": ends, "done": ends}
+    outer = {name: np.zeros(30, bool) for name in ("terminated", "truncated", "done")}
+    now, then = ({"a": states[rows], "b": states[rows] * 2} for rows in (slice(0, 30), slice(1, 31)))
+    steps = {f"next/{name}": values for name, values in step.items()} | outer
+    steps["action"] = rng.uniform(-1, 1, (30, 1))
+    if dicts and suffix == "hdf5":
+        steps |= {f"observation/{key}": part for key, part in now.items()}
+        steps |= {f"next/observation/{key}": part for key, part in then.items()}
+    else:
+        steps |= {"observation": now["a"], "next/observation": then["a"]}
+    options = dict(SPACES)
+    if dicts and suffix == "hdf5":
+        options["observation_space"] = spaces.Dict(dict.fromkeys("ab", SPACES["observation_space"]))
+    data, whole = streamed(write(tmp_path / f"log.{suffix}", steps), tmp_path / "log.mmap", **options)
+    assert_equal(data, whole)
+    assert (len(data), data.n_episodes, int(data.terminations.sum())) == (30, 3, 2)
+    reached = whole.next_observations
+    assert np.array_equal(
+        reached["b"] if dicts and suffix == "hdf5" else reached, then["b" if dicts and suffix == "hdf5" else "a"]
+    )

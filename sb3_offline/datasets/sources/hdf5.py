@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any
 
 import h5py
 
-from sb3_offline.datasets.checks.keys import BY_KEY, UnreadArray, keys_to_read, meaning_of
+from sb3_offline.datasets.checks.keys import BY_KEY, UnreadArray, keys_to_read, meaning_of, on_one_level
 from sb3_offline.datasets.errors import DatasetError
 from sb3_offline.datasets.mapped import row_blocks
 from sb3_offline.datasets.sources.hdf5_safety import check_numbers, check_sizes, check_stored, is_short, refuse_links_out
@@ -34,14 +34,12 @@ def open_hdf5(path: Path) -> RawSource:
 
     def read() -> Arrays:
         with opened_hdf5(path) as file:
-            arrays = _arrays(path, file)
-            unread = {key: _unread(file, key) for key in file if key not in keys_to_read(file)}
+            arrays, unread = _arrays(path, file), _unread_arrays(file)
             return by_key(unread | {key: array[()] for key, array in arrays.items()})
 
     def read_blocks(*_: Any) -> Iterator[Arrays]:
         with opened_hdf5(path) as file:
-            arrays = _arrays(path, file)
-            unread = {key: _unread(file, key) for key in file if key not in keys_to_read(file)}
+            arrays, unread = _arrays(path, file), _unread_arrays(file)
             arrays = {key: array for key, array in arrays.items() if array.ndim}
             lengths = {len(array) for array in arrays.values()}
             for rows in row_blocks(arrays.values()):
@@ -56,14 +54,28 @@ def open_hdf5(path: Path) -> RawSource:
 
 def _arrays(path: Path, file: h5py.File) -> dict[str, h5py.Dataset]:
     """All arrays that are read, by name; those of a group as ``observations/key``."""
-    keys = keys_to_read(file)
-    groups = [key for key in keys if meaning_of(key) in BY_KEY and _is_group(file, key)]
-    keys = [key for key in keys if key not in groups] + [f"{key}/{part}" for key in groups for part in file[key]]
-    arrays = {key: hdf5_array(path, file, key) for key in keys}
+    names = _names(file)
+    known = {key: names[key] for key in keys_to_read(names)}
+    groups = {key: name for key, name in known.items() if meaning_of(key) in BY_KEY and _is_group(file, name)}
+    parts = {f"{key}/{part}": f"{name}/{part}" for key, name in groups.items() for part in file[name]}
+    known = {key: name for key, name in known.items() if key not in groups} | parts
+    arrays = {key: hdf5_array(path, file, name) for key, name in known.items()}
     for key, array in arrays.items():
         check_numbers(path, key, array)
     check_sizes(path, *arrays.values())
     return arrays
+
+
+def _names(file: h5py.File) -> Mapping[str, str]:
+    """Where each key's array lies: under its own name, or in TorchRL's group ``next``."""
+    inner = [f"next/{key}" for key in file["next"]] if _is_group(file, "next") else []
+    return on_one_level({key: key for key in (*inner, *file) if not inner or key != "next"})
+
+
+def _unread_arrays(file: h5py.File) -> dict[str, UnreadArray]:
+    names = _names(file)
+    known = keys_to_read(names)
+    return {key: _unread(file, name) for key, name in names.items() if key not in known}
 
 
 def _task_in_name(name: str, file: h5py.File) -> str | None:

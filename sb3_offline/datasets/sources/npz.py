@@ -12,7 +12,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from sb3_offline.datasets.checks.keys import UnreadArray, keys_to_read
+from sb3_offline.datasets.checks.keys import UnreadArray, keys_to_read, on_one_level
 from sb3_offline.datasets.errors import DatasetError
 from sb3_offline.datasets.mapped import row_blocks
 from sb3_offline.datasets.sources.raw import Arrays, RawSource, by_key, collect_metadata, raw_from_metadata
@@ -32,16 +32,21 @@ def open_npz(path: Path, dataset_id: str) -> RawSource:
 
     def read() -> Arrays:
         with _npz(path) as file:
-            known = keys_to_read(file.files)
-            return by_key({key: _npz_member(path, file, key) if key in known else _unread(file, key) for key in file.files})
+            names = on_one_level({key: key for key in file.files})
+            known = keys_to_read(names)
+            return by_key(
+                {key: _npz_member(path, file, name) if key in known else _unread(file, name) for key, name in names.items()}
+            )
 
     def read_blocks(*_: Any) -> Iterator[Arrays]:
         shapes = npz_shapes(path)
-        known = keys_to_read(shapes)
-        unread = {key: UnreadArray(shape) for key, shape in shapes.items() if key not in known}
-        lengths = {shapes[key][0] for key in known if shapes[key]}
-        for rows, block in npz_blocks(path, known):
-            yield by_key({key: array.block(rows, lengths) for key, array in unread.items()} | block)
+        names = on_one_level({key: key for key in shapes})
+        known = {key: names[key] for key in keys_to_read(names) if shapes[names[key]]}
+        unread = {key: UnreadArray(shapes[name]) for key, name in names.items() if key not in known}
+        lengths = {shapes[name][0] for name in known.values()}
+        for rows, block in npz_blocks(path, known.values()):
+            others = {key: array.block(rows, lengths) for key, array in unread.items()}
+            yield by_key(others | {key: block[name] for key, name in known.items()})
 
     return raw_from_metadata(dataset_id, read, metadata, blocks=read_blocks)
 
