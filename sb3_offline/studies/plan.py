@@ -84,7 +84,7 @@ def read_study(path: Path, folder: Path | None = None) -> Study:
         raise StudyError(f"{path} cannot be read: {error}.") from error
     try:
         content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date that is none, lists without end
         raise StudyError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise StudyError(f"{path} holds no study: it is a mapping of {', '.join(_KEYS)}.")

@@ -128,7 +128,10 @@ class OfflineExperimentManager(ExperimentManager):
         """The entry for the data, where the env's id has none of its own."""
         if not self.config.endswith((".yml", ".yaml")):
             return None
-        entries = yaml.safe_load(Path(self.config).read_text())
+        try:
+            entries = yaml.safe_load(Path(self.config).read_text(encoding="utf-8"))
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            raise ValueError(f"{self.config} is no YAML: {' '.join(str(error).split())}") from error
         if not isinstance(entries, dict):
             raise ValueError(f"{self.config} holds no entries: each is an env's id, or 'default', with its hyperparameters.")
         if self.env_name.gym_id in entries:

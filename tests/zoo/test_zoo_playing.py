@@ -287,6 +287,14 @@ def test_a_received_configuration_runs_no_code(entry: str, message: str, tmp_pat
     assert [path.name for path in tmp_path.iterdir()] == ["mine.yml"]
 
 
+@pytest.mark.parametrize("content", ["default: {}".encode("utf-16"), b"a: \0", b"a: 2020-13-45", b"a: " + b"[" * 20_000])
+def test_a_configuration_that_is_no_yaml_is_named(content: bytes, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yml").write_bytes(content)
+    with pytest.raises(ValueError, match=r"^mine\.yml is no YAML: "):
+        train(["--algo", "cql", "--env", ENV, "-conf", "mine.yml", "--eval-freq", "-1", "--device", "cpu", "--verbose", "0"])
+
+
 def test_the_users_own_words_need_no_trust(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.chdir(tmp_path)
     words = ["--algo", "cql", "--env", ENV, "-n", "2", "--eval-freq", "-1", "--device", "cpu", "--verbose", "0"]

@@ -213,7 +213,7 @@ def _from_yaml(path: Path) -> Any:
 
     try:
         return yaml.load(read_regular(path).decode("utf-8"), Loader)
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         raise DatasetError(
             f"columns={str(path)!r}: the file cannot be read as YAML ({' '.join(str(error).split())})."
         ) from error
