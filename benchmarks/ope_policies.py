@@ -21,6 +21,7 @@ import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 
+from benchmarks.equations import TD3BC_AS_PUBLISHED
 from sb3_offline.datasets import OfflineDataset, load_dataset
 from sb3_offline.registry import find_algorithm
 
@@ -52,7 +53,7 @@ class Task:
 
 _CONTINUOUS = (
     ("bc", 0, _QUICK),
-    ("td3bc", 0, _QUICK),
+    ("td3bc", 0, {**TD3BC_AS_PUBLISHED, "policy_kwargs": {"net_arch": [64, 64], "layer_norm": False}, "learning_rate": 1e-3}),
     ("iql", 0, _QUICK),
     ("awac", 0, _QUICK),
     ("offline_sac", 0, _SMALL),  # no pessimism: it leaves the data
@@ -69,7 +70,11 @@ _LONGER = (1000, 3000, 6000, 12_000)
 # with what lets it move on these data: the published weight imitates their mean, and stands still
 _HALFCHEETAH = (
     ("bc", 0, _QUICK),
-    ("td3bc", 0, {**_SMALL, "alpha": 10.0, "policy_kwargs": {"net_arch": [64, 64], "layer_norm": True}}),
+    (
+        "td3bc",
+        0,
+        {**TD3BC_AS_PUBLISHED, "alpha": 10.0, "policy_kwargs": {"net_arch": [64, 64], "layer_norm": True}},
+    ),
     ("iql", 0, _QUICK),
     ("awac", 0, _QUICK),
     ("offline_sac", 0, _SMALL),

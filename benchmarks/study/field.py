@@ -51,7 +51,7 @@ def is_default(run: Record) -> bool:
         return False
     options = run.get("options") or {}
     if not options:
-        return "library" in run or run["source"] == "peers" or "defaults" in run["set"].split("/")
+        return "library" in run or "defaults" in run["set"].split("/")
     if run["algo"] not in registered():
         return False
     algorithm = find_algorithm(run["algo"])
@@ -65,7 +65,7 @@ def field_runs(results: Path = RESULTS) -> list[Record]:
     found: dict[tuple[Any, ...], Record] = {}
     for source in SOURCES:
         for run in read_runs(results / source) if (results / source).is_dir() else []:
-            if not is_default(run | {"source": source}):
+            if not is_default(run):
                 continue
             library = str(run.get("library", "")).partition("==")[0]
             name = f"{library} {run['algo']}".strip()

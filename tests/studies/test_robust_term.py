@@ -226,16 +226,14 @@ def field_run(algo: str, options: dict[str, Any], scores: tuple[float, ...], **m
 
 
 def test_the_field_counts_defaults_alone() -> None:
-    plain = field_run("td3bc", {}, (1.0,), source="peers")
+    plain = field_run("td3bc", {}, (1.0,), set="defaults")
     assert field.is_default(plain)
-    assert not field.is_default({**plain, "source": "recipes"})
-    assert field.is_default({**plain, "source": "recipes", "set": "defaults"})
-    assert field.is_default({**plain, "options": {"alpha": 2.5}, "source": "recipes"})
-    assert not field.is_default({**plain, "algo": "combo", "source": "recipes", "set": "defaults"})  # of another gamma
-    assert field.is_default({**plain, "algo": "combo", "options": {"gamma": 0.995}, "source": "recipes"})
+    assert not field.is_default({**plain, "set": "td3bc_as_published"})  # of other defaults
+    assert field.is_default({**plain, "options": {"alpha": 5.0}, "set": "."})
+    assert field.is_default({**plain, "algo": "combo", "options": {"gamma": 0.995}, "set": "."})
     layer_norm = {"policy_kwargs": {"layer_norm": True}}
-    assert field.is_default({**plain, "algo": "mopo", "options": layer_norm, "source": "recipes"})
-    assert not field.is_default({**plain, "options": layer_norm})
+    assert field.is_default({**plain, "algo": "mopo", "options": layer_norm, "set": "."})
+    assert not field.is_default({**plain, "options": {"policy_kwargs": {"layer_norm": False}}})
     assert not field.is_default({**plain, "options": {"alpha": 1.0}})
     assert not field.is_default({**plain, "options": {"alhpa": 2.5}})
     assert not field.is_default({**plain, "steps": 10_000})

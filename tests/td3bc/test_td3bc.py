@@ -21,7 +21,7 @@ make = maker(TD3BC, **FAST, check_data=False)
 
 def test_the_actors_loss_by_hand(pendulum_arrays: Arrays) -> None:
     """Q = (1, -3): mean|Q| = 2, lambda = 2.5 / 2 = 1.25, -lambda mean Q = 1.25; squares .25 and .25, their mean .25."""
-    model = make(pendulum_arrays)
+    model = make(pendulum_arrays, alpha=2.5)
     mu = th.tensor([[[0.5]], [[-0.5]]])
     q = th.tensor([[1.0], [-3.0]])
     nets: Any = SimpleNamespace(action=lambda _: mu, q1_frozen=lambda *_: q)
