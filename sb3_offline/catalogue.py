@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,12 +41,20 @@ def register_envs() -> None:
 def installed_minari() -> dict[str, dict[str, Any]]:
     """The metadata of what is in the local Minari store, by id; empty without Minari, or (warned of) if it is unreadable."""
     try:
-        return read_minari_store()[0]  # damaged neighbours are named when they are asked for
+        # damaged neighbours are named when they are asked for
+        return {} if _store_is_empty() else read_minari_store()[0]
     except ImportError:
         return {}
     except OSError as error:
         warnings.warn(f"The local Minari store cannot be read: {error}", stacklevel=2)
         return {}
+
+
+def _store_is_empty() -> bool:
+    """Whether nothing is where Minari looks, as on a new machine: then Minari, whose import takes a while, is not asked."""
+    named = os.environ.get("MINARI_DATASETS_PATH")
+    folder = Path("~", ".minari", "datasets").expanduser() if named is None else Path(named)
+    return not folder.is_dir() or not any(folder.iterdir())
 
 
 def read_minari_store() -> tuple[dict[str, dict[str, Any]], dict[str, str]]:

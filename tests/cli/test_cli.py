@@ -356,11 +356,11 @@ def test_convert_says_where_minari_keeps_it(capsys: pytest.CaptureFixture[str], 
 
 
 def test_help_version_and_datasets_import_no_torch() -> None:
-    """They answer at once: what is heavy is imported by the command that needs it."""
+    """They answer at once: what is heavy is imported by the command that needs it, and Minari where its store holds something."""
     for words in (["--help"], ["train", "--help"], ["--version"], ["datasets"]):
-        code = f"import sys; from sb3_offline.cli import main; main({words}); print('torch' in sys.modules)"
+        code = f"import sys; from sb3_offline.cli import main; main({words}); print({{'torch', 'minari'}} & {{*sys.modules}})"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=dict(os.environ))
-        assert done.stdout.splitlines()[-1] == "False", done.stderr
+        assert done.stdout.splitlines()[-1] == "set()", done.stderr
 
 
 def test_data_that_are_installed_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
