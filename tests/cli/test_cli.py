@@ -356,7 +356,7 @@ def test_convert_says_where_minari_keeps_it(capsys: pytest.CaptureFixture[str], 
 
 
 def test_help_version_and_datasets_import_no_torch() -> None:
-    """They answer at once: what is heavy is imported by the command that needs it, and Minari where its store holds something."""
+    """They answer at once: what is heavy is imported by the command that needs it, and Minari if its store is not empty."""
     for words in (["--help"], ["train", "--help"], ["--version"], ["datasets"]):
         code = f"import sys; from sb3_offline.cli import main; main({words}); print({{'torch', 'minari'}} & {{*sys.modules}})"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=dict(os.environ))
