@@ -9,21 +9,24 @@ from typing import Any
 class Belonging:
     """
     A part of a model that does not keep it in memory: two that hold each other wait for one of Python's full collections,
-    which come seldom in a process with so many objects, and the model's data wait with them.
+    which come seldom in a process with so many objects, and the model's data wait with them. Whoever asks a part whose model
+    is gone gets a ``ReferenceError``.
 
     :param model: which holds this part
     """
 
-    def __init__(self, model: Any):
-        self._model = weakref.ref(model)
+    model: Any
 
-    @property
-    def model(self) -> Any:
-        """Whose part it is."""
-        return self._model()
+    def __init__(self, model: Any):
+        self._belong_to(model)
+
+    def _belong_to(self, model: Any) -> None:
+        self._model, self.model = weakref.ref(model), weakref.proxy(model)
 
     def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"_model": self.model}
+        return {name: value for name, value in vars(self).items() if name != "model"} | {"_model": self._model()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state | {"_model": weakref.ref(state["_model"])})
+        model = state.pop("_model")
+        vars(self).update(state)
+        self._belong_to(model)

@@ -25,7 +25,7 @@ from sb3_offline.files.archives import FileRefused
 from sb3_offline.files.model_file import HEADER, ModelFile
 from sb3_offline.files.trust import trusting
 from sb3_offline.training.schedules import HoldThenDecay
-from tests.conftest import Trap
+from tests.conftest import Arrays, Trap
 from tests.contract.subjects import assert_equal_parameters
 from tests.witness import nothing_unpickled
 
@@ -157,7 +157,7 @@ def test_kwargs_custom_objects_and_env_as_in_sb3(tmp_path: Path) -> None:
         CQL.load(tmp_path / "nothing")
 
 
-def test_env_by_id(tmp_path: Path) -> None:
+def test_env_by_id(tmp_path: Path, pendulum_arrays: Arrays) -> None:
     """As in the constructor: an id of data brings them, a task's id leaves those of the file."""
     replay = "sb3_offline/Pendulum-medium-replay-v0"
     model = CQL("MlpPolicy", "sb3_offline/Pendulum-medium-v0", policy_kwargs={"net_arch": [8]}, batch_size=8, device="cpu")
@@ -172,7 +172,9 @@ def test_env_by_id(tmp_path: Path) -> None:
         assert loaded.dataset == data
     loaded.learn(1)
     assert loaded.dataset_info.dataset_id == replay
-    assert CQL.load(tmp_path / "model", env=replay, dataset="log.npz", device="cpu").dataset == "log.npz"
+    log = str(tmp_path / "log.npz")
+    np.savez(log, **pendulum_arrays)
+    assert CQL.load(tmp_path / "model", env=replay, dataset=log, device="cpu").dataset == log
     with pytest.raises(ValueError, match="Observation spaces do not match"):
         CQL.load(tmp_path / "model", env="MountainCarContinuous-v0", device="cpu")
     with pytest.raises(ValueError, match=r"no gymnasium id.*Pendulum-v1 "):

@@ -177,7 +177,8 @@ def test_an_automatic_gap_is_in_units_of_the_spread_of_q(pendulum_arrays: dict[s
 
 
 def test_an_automatic_gap_begins_at_the_default_weight(pendulum_arrays: dict[str, np.ndarray]) -> None:
-    assert float(make(pendulum_arrays, target_gap="auto").terms[0].weight()) == pytest.approx(2.5)
+    model = make(pendulum_arrays, target_gap="auto")
+    assert float(model.terms[0].weight()) == pytest.approx(2.5)
 
 
 def test_td_target_stops_at_terminations_only(pendulum_arrays: dict[str, np.ndarray]) -> None:

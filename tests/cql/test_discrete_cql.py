@@ -32,12 +32,14 @@ def batch_of(n: int) -> Batch:
 
 def test_soft_maximum_is_exact(cartpole_arrays: Arrays) -> None:
     """log(e^c + 3 e^c) = c + log 4."""
-    value = make(cartpole_arrays).terms[0].out_of_data_value(Constant(), batch_of(5), None)
+    model = make(cartpole_arrays)
+    value = model.terms[0].out_of_data_value(Constant(), batch_of(5), None)
     np.testing.assert_allclose(value.numpy(), np.full((1, 5), 2.0 + math.log(4.0)), rtol=1e-6)
 
 
 def test_expectation_is_under_the_policy(cartpole_arrays: Arrays) -> None:
-    value = make(cartpole_arrays, conservative="expectation").terms[0].out_of_data_value(Constant(), batch_of(5), None)
+    model = make(cartpole_arrays, conservative="expectation")
+    value = model.terms[0].out_of_data_value(Constant(), batch_of(5), None)
     np.testing.assert_allclose(value.numpy(), np.full((1, 5), 2.0 + 0.75 * math.log(3.0)), rtol=1e-6)
 
 

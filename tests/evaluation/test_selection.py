@@ -47,7 +47,7 @@ def test_a_clone_is_stopped_by_likelihood_alone(pendulum_arrays: Arrays) -> None
 def test_figures_of_other_actors(algorithm: Any, pendulum_arrays: Arrays) -> None:
     """IQL's target is V's; TD3's actor has no density, but a distance."""
     model = pendulum(pendulum_arrays, algorithm).learn(3, validation=0.2)
-    rows, nets = model.validation, model.networks()
+    rows, nets, gamma = model.validation, model.networks(), {IQL: 0.99, TD3BC: 0.995}[algorithm]
     with th.no_grad():
         q = th.cat(model.critic(rows.observations, rows.actions), dim=1).mean(dim=1)
         if algorithm is IQL:
@@ -59,7 +59,7 @@ def test_figures_of_other_actors(algorithm: Any, pendulum_arrays: Arrays) -> Non
             actions = model.actor(rows.next_observations)
             following = th.cat(model.critic_target(rows.next_observations, actions), dim=1).amin(dim=1)
             likelihood = -(model.actor(rows.observations) - rows.actions).square()
-        error = (rows.rewards + 0.99 * (1 - rows.dones) * following - q).square().mean().sqrt()
+        error = (rows.rewards + gamma * (1 - rows.dones) * following - q).square().mean().sqrt()
     assert rows.figures()["td_error"] == pytest.approx(float(error), rel=1e-5)
     assert rows.figures()["likelihood"] == pytest.approx(float(likelihood.mean()), rel=1e-5)
 

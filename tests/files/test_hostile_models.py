@@ -119,7 +119,7 @@ def test_only_utf_8_is_read(encoding: str, genuine: bytes) -> None:
 
 def test_a_folder_in_a_models_place_is_named(tmp_path: Path) -> None:
     (tmp_path / "model.zip").mkdir()
-    with pytest.raises(IsADirectoryError, match=r"model\.zip"):
+    with pytest.raises(FileRefused, match=r"model\.zip is a folder"):
         CQL.load(tmp_path / "model.zip", device="cpu")
 
 
