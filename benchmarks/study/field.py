@@ -4,7 +4,7 @@ Question 5: every algorithm with its defaults, from the runs that the recipes' a
     python -m benchmarks.study.field            # writes field/ below the study's results: report.html, field.md, field.csv
 
 A run counts if it has all of the data, at least 20,000 steps, and no option beside the algorithm's defaults: its options are
-empty and its folder is named "defaults" or lies among the peers', or each option that it names has the default's value today.
+empty and its folder is named "defaults", or each option that it names has the default's value today.
 The report, with the performance profile, is that of ``sb3-offline report`` over the algorithms that have runs on both data
 sets; the table has all, and shows a gap as a gap.
 """
@@ -57,7 +57,12 @@ def is_default(run: Record) -> bool:
     algorithm = find_algorithm(run["algo"])
     defaults = {name: parameter.default for name, parameter in inspect.signature(algorithm).parameters.items()}
     defaults["policy_kwargs"] = algorithm.default_policy_kwargs
-    return all(name in defaults and to_json({"": defaults[name]}) == to_json({"": options[name]}) for name in options)
+    return all(name in defaults and _is_equal(defaults[name], options[name]) for name in options)
+
+
+def _is_equal(default: Any, recorded: Any) -> bool:
+    """Whether an option that was written as JSON is this default."""
+    return bool(default == recorded) or to_json({"": default}) == to_json({"": recorded})
 
 
 def field_runs(results: Path = RESULTS) -> list[Record]:
