@@ -16,6 +16,7 @@ from sb3_offline.dynamics.ensemble import MAX_HOLDOUT_ROWS, EnsembleDynamics
 from sb3_offline.dynamics.epoch import bootstrap_indices, paced, standardized, train_batches
 from sb3_offline.dynamics.fit_checkpoint import FitCheckpoint
 from sb3_offline.execution import ranks
+from sb3_offline.execution.optimizers import check_gradients
 from sb3_offline.execution.precision import Precision, precision_scope
 
 MIN_IMPROVEMENT = 0.01  # a snapshot is taken when the held-out error falls by more than this fraction
@@ -113,6 +114,7 @@ def fit_ensemble(
         ``patience``, or a schedule without ``max_epochs``
     :raises DynamicsDivergedError: the loss is not finite. Then, as after any exception, ``model.fitted`` is False.
     """
+    check_gradients()
     start = time.perf_counter()
     if max_epochs is None and (patience is None or schedule is not None):
         raise ValueError("A fit without patience, or whose rate follows a schedule, needs max_epochs: it has no other end.")
@@ -156,7 +158,7 @@ def fit_ensemble(
             stale = 0 if best.update(model, error, mse) else stale + 1
             seconds = time.perf_counter() - epoch_start
             stats = EpochStats(epoch, loss.item(), error, mse, best.error, stale, seconds)
-            bar.set_postfix(loss=f"{stats.train_loss:.3g}", error=f"{best.error.mean().item():.3g}", stale=stale)
+            bar.set_postfix(error=f"{best.error.mean().item():.2g}")  # no more, lest 80 columns hold no bar
             bar.update()
             if any(ranks.largest(on_epoch is not None and on_epoch(stats) is False)):
                 stopped_by = "callback"

@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch as th
-from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, EvalCallback
+from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, EvalCallback, ProgressBarCallback
 
 from sb3_offline.datasets import OfflineDataset
 from sb3_offline.execution import ranks
@@ -88,8 +88,12 @@ class Run:
         self.interrupt.signal = signal or None
         return not stop
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
         self._exit.close()
+        if kind is not None:  # SB3 closes its bars at the end of training alone, and an open one hides the terminal's cursor
+            for bar in walk(self.callback):
+                if isinstance(bar, ProgressBarCallback):
+                    bar.pbar.close()
 
     def check_ranks(self) -> None:
         """:raises RankLostError: if the processes of this run no longer train one model"""

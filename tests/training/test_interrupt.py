@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch as th
-from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, EveryNTimesteps
+from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, EveryNTimesteps, ProgressBarCallback
 
 from sb3_offline import COMBO, CQL
 from sb3_offline.training.interrupt import deferred_interrupts
@@ -59,6 +59,14 @@ def test_a_handler_of_the_users_own_is_left_alone() -> None:
         assert seen == [signal.SIGINT]
     finally:
         signal.signal(signal.SIGINT, old)
+
+
+def test_whatever_ends_training_closes_its_bar(pendulum_arrays: Arrays, tmp_path: Path) -> None:
+    """An open bar of rich hides the terminal's cursor, also when the program has ended."""
+    bar = ProgressBarCallback()
+    with pytest.raises(KeyboardInterrupt):
+        make(pendulum_arrays).learn(12, [bar, Press(3), CheckpointCallback(100, str(tmp_path))])
+    assert not bar.pbar._prog.live.is_started
 
 
 def test_training_saves_beside_its_checkpoints(
