@@ -14,12 +14,13 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
-from stable_baselines3 import SAC
+from stable_baselines3 import DQN, SAC, TD3
 from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
+import sb3_offline
 from sb3_offline import CQL, OfflineSAC, PreQN, load_dataset
 from sb3_offline.files.archives import FileRefused
 from sb3_offline.files.model_file import HEADER, ModelFile
@@ -193,6 +194,21 @@ def test_sb3s_tools_read_our_file(tmp_path: Path) -> None:
     expected, found = (m.predict(OBSERVATIONS, deterministic=True)[0] for m in (model, plain))
     np.testing.assert_array_equal(expected, found)
     assert parameters.keys() == model.get_parameters().keys()
+
+
+@pytest.mark.parametrize(
+    ("sb3", "names"), [(SAC, "OfflineSAC CQL SACN EDAC"), (TD3, "TD3BC ReBRAC PreQN"), (DQN, "DiscreteCQL")]
+)
+def test_sb3_loads_what_the_page_lists(sb3: Any, names: str, tmp_path: Path) -> None:
+    """docs/online_after_offline.md, With SB3's own load."""
+    data = "sb3_offline/CartPole-medium-replay-v0" if sb3 is DQN else "sb3_offline/Pendulum-medium-v0"
+    for name in names.split():
+        model = getattr(sb3_offline, name)("MlpPolicy", data, policy_kwargs={"net_arch": [8, 8]}, device="cpu")
+        model.save(tmp_path / "model")
+        rows = np.ones((2, *model.observation_space.shape), np.float32)
+        plain = sb3.load(tmp_path / "model", device="cpu")
+        expected, found = (each.predict(rows, deterministic=True)[0] for each in (model, plain))
+        np.testing.assert_array_equal(expected, found)
 
 
 def test_parameters_from_a_file(tmp_path: Path) -> None:
