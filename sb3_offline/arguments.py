@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from numbers import Integral, Real
 
@@ -96,6 +97,22 @@ def check_text(name: str, value: object) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{name} must be a text, got {value!r}.")
     return value
+
+
+def check_names(name: str, value: object) -> list[str] | None:
+    """
+    :return: the texts of a list, a set or the like; None for None
+    :raises TypeError: for what is none, such as a single text, which Python takes for a list of its letters
+    """
+    if value is None:
+        return None
+    names = [] if isinstance(value, str) or not isinstance(value, Iterable) else [*value]
+    texts = [each for each in names if isinstance(each, str)]
+    if len(texts) < len(names) or isinstance(value, str) or not isinstance(value, Iterable):
+        raise TypeError(
+            f"{name} must be a list of names, such as [{value if isinstance(value, str) else 'name'!r}]; got {value!r}."
+        )
+    return texts
 
 
 def check_entropy(ent_coef: str | float, target_entropy: str | float) -> None:

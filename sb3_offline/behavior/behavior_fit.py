@@ -16,6 +16,7 @@ from sb3_offline.behavior.behavior_policy import BehaviorPolicy, observation_mom
 from sb3_offline.behavior.discrete_behavior_policy import DiscreteBehaviorPolicy
 from sb3_offline.behavior.legal_actions import LegalActions
 from sb3_offline.buffers.rows import HostRows, Rows, first_row
+from sb3_offline.execution.optimizers import check_gradients
 from sb3_offline.execution.precision import precision_scope
 from sb3_offline.training.schedules import CosineSchedule
 
@@ -85,6 +86,7 @@ def fit_behavior_policy(
             "n_steps, batch_size, eval_every and patience must be at least 1, "
             f"got {n_steps}, {batch_size}, {eval_every} and {patience}"
         )
+    check_gradients()
     start = time.perf_counter()
     obs = _as_rows("observations", observations, policy.observation_dim, policy.obs_mean)
     act = _as_rows("actions", actions, policy.action_dim, policy.obs_mean)

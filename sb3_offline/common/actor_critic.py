@@ -15,6 +15,7 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from sb3_offline.arguments import UPDATE_RATE, Interval, check_number
 from sb3_offline.buffers.online_buffer import OfflineOnlineBuffer
 from sb3_offline.common.gradient_algorithm import GradientAlgorithm
+from sb3_offline.common.loop import check_call
 from sb3_offline.common.online import OnlineOptions, go_online
 from sb3_offline.common.parts import frozen_copy
 from sb3_offline.common.validation import HeldOutValues, Validation
@@ -238,10 +239,9 @@ class OfflineActorCritic(GradientAlgorithm):
         :return: The model.
         :raises ValueError: if there is no simulator, no data, more than one environment, or a rate of 0.
         """
-        options = OnlineOptions(
-            total_timesteps, offline_ratio, buffer_size, learning_starts, train_freq, gradient_steps, log_interval
-        )
+        options = OnlineOptions(total_timesteps, offline_ratio, buffer_size, learning_starts, train_freq, gradient_steps)
         rates = {"learning_rate": learning_rate, "qf_learning_rate": qf_learning_rate}
+        check_call(callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
         go_online(self, env, options, rates, progress_bar)
         if averaged:
             policy: Any = self.policy

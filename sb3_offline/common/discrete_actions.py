@@ -16,6 +16,7 @@ from sb3_offline.datasets.sources import Source
 from sb3_offline.networks.choice_policies import predict_masked
 from sb3_offline.networks.choices import CHOICE_SPACES, Choices
 from sb3_offline.networks.networks import Batch
+from sb3_offline.networks.observations import check_numbers
 
 
 class DiscreteActions(GradientAlgorithm):
@@ -56,6 +57,7 @@ class DiscreteActions(GradientAlgorithm):
             action_masks = self.mask_source()
         if action_masks is None:
             return super().predict(observation, state, episode_start, deterministic)
+        check_numbers(observation)
         return predict_masked(self.policy, observation, action_masks, deterministic), state
 
     def batch_of(self, rows: th.Tensor) -> Batch:

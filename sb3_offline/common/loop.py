@@ -21,7 +21,8 @@ from sb3_offline.common.validation import Validation, hold_out
 from sb3_offline.datasets.checks import pass_gate
 from sb3_offline.datasets.sources import Source
 from sb3_offline.execution import ranks
-from sb3_offline.training.callback_checks import check_callback, check_evaluation, warn_of_idle
+from sb3_offline.execution.optimizers import check_gradients
+from sb3_offline.training.callback_checks import check_callback, warn_of_idle
 from sb3_offline.training.health import TrainingDivergedError
 from sb3_offline.training.logged_values import show_sums
 from sb3_offline.training.run import Run
@@ -84,13 +85,8 @@ def learning(
     """
     if total_timesteps is not None:
         check_steps(total_timesteps)
-    if log_interval is not None:
-        check_count("log_interval", log_interval)
-    check_callback(callback)
-    if tb_log_name is not None:
-        check_text("tb_log_name", tb_log_name)
-    check_flag("reset_num_timesteps", reset_num_timesteps)
-    check_flag("progress_bar", progress_bar)
+    check_call(callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+    check_gradients()
     self.check_options()
     announce = total_timesteps is None or self.verbose > 0
     if not ranks.is_first():  # the first one speaks, looks and saves for all
@@ -115,7 +111,6 @@ def learning(
         tb_log_name or type(self).__name__,
         progress_bar,
     )
-    check_evaluation(callback, self)
     warn_of_idle(callback, type(self).__name__, imagines=self.refreshes)
     show_sums(self.logger, self.log_sums)
     open_run(self, dataset.info.dataset_id)
@@ -155,6 +150,19 @@ def learning(
         if log_interval is not None and self.log_sums.sums and (self.log_sums.unseen or self.validation is not None):
             self.dump_logs()  # of the steps since the last line; a short run has no other
     callback.on_training_end()
+
+
+def check_call(
+    callback: object, log_interval: object, tb_log_name: object, reset_num_timesteps: object, progress_bar: object
+) -> None:
+    """:raises TypeError: for arguments of ``learn`` or ``learn_online`` of another kind, and ValueError out of range"""
+    if log_interval is not None:
+        check_count("log_interval", log_interval)
+    check_callback(callback)
+    if tb_log_name is not None:
+        check_text("tb_log_name", tb_log_name)
+    check_flag("reset_num_timesteps", reset_num_timesteps)
+    check_flag("progress_bar", progress_bar)
 
 
 def _shown(names: dict[str, Any]) -> dict[str, Any]:

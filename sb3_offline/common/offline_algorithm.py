@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
+import numpy as np
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.callbacks import CallbackList
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
@@ -38,8 +39,9 @@ from sb3_offline.execution.precision import Precision
 from sb3_offline.files.model_file import FilePath
 from sb3_offline.networks.choices import CHOICE_SPACES
 from sb3_offline.networks.networks import Normalizer, normalizer_of, vec_normalizer
-from sb3_offline.networks.observations import check_actions, check_observations, check_policy
+from sb3_offline.networks.observations import check_actions, check_numbers, check_observations, check_policy
 from sb3_offline.networks.policies import ActorPolicy
+from sb3_offline.training.callback_checks import check_evaluation
 from sb3_offline.training.log_sums import LogSums
 from sb3_offline.training.resume import Continuation, open_checkpoint
 from sb3_offline.training.rng import Streams
@@ -251,6 +253,21 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
             return normalizer_of(self.observation_statistics, self.device)
         return vec_normalizer(self._vec_normalize_env, self.device)
 
+    def predict(
+        self,
+        observation: np.ndarray | dict[str, np.ndarray],
+        state: tuple[np.ndarray, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
+        """
+        As in SB3.
+
+        :raises ValueError: for an observation with NaN or infinite numbers
+        """
+        check_numbers(observation)
+        return super().predict(observation, state, episode_start, deterministic)
+
     # --- what diagnostics ask ---
 
     def largest_reward(self) -> float:
@@ -264,6 +281,11 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         return self.largest_reward() / (1.0 - self.gamma)
 
     # --- learning ---
+
+    def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
+        total_timesteps, callback = super()._setup_learn(*args, **kwargs)
+        check_evaluation(callback, self)
+        return total_timesteps, callback
 
     def update(self) -> None:
         """One gradient step on one batch."""

@@ -12,15 +12,17 @@ from stable_baselines3 import SAC
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from stable_baselines3.common.utils import check_for_correct_spaces
+from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
 from sb3_offline.arguments import Interval, check_count, check_number, check_steps
 from sb3_offline.buffers.online_buffer import OfflineOnlineBuffer
 from sb3_offline.buffers.statistics import fill_statistics
-from sb3_offline.common.data_backed import match_normalization, trained_env
+from sb3_offline.common.data_backed import check_env, match_normalization, trained_env
 from sb3_offline.common.gradient_algorithm import GradientAlgorithm
 from sb3_offline.datasets import SpacesOnlyEnv
+from sb3_offline.datasets.bounds import with_bounds
 from sb3_offline.datasets.checks import pass_gate
-from sb3_offline.execution.optimizers import plain_optimizer_state
+from sb3_offline.execution.optimizers import check_gradients, plain_optimizer_state
 from sb3_offline.networks.policies import POLICIES, OfflinePolicy, unfitted_normalizers
 from sb3_offline.training.schedules import rate_afterwards
 
@@ -35,15 +37,17 @@ class OnlineOptions:
     learning_starts: int
     train_freq: int | tuple[int, str]
     gradient_steps: int
-    log_interval: int | None
 
     def __post_init__(self) -> None:
         self.offline_ratio = check_number("offline_ratio", self.offline_ratio, Interval(0.0, 1.0, open_high=True))
         self.total_timesteps = check_steps(self.total_timesteps)
         self.buffer_size = None if self.buffer_size is None else check_count("buffer_size", self.buffer_size)
         check_count("learning_starts", self.learning_starts, least=0)
-        if self.log_interval is not None:
-            check_count("log_interval", self.log_interval)
+        check_count("gradient_steps", self.gradient_steps, least=-1)  # -1: as many as were taken in the environment
+        freq = self.train_freq if isinstance(self.train_freq, tuple) else (self.train_freq, "step")
+        if len(freq) != 2 or freq[1] not in ("step", "episode"):
+            raise ValueError(f'train_freq must be a number of steps, or (1, "episode"); got {self.train_freq!r}.')
+        check_count("train_freq", freq[0])
 
 
 def go_online(
@@ -59,7 +63,7 @@ def go_online(
     :param rates: those of the model's learning rates that are given
     :raises ValueError: if there is no simulator, no data, more than one environment, or a rate of 0
     """
-    name = type(model).__name__
+    check_gradients()
     if isinstance(model.observation_space, spaces.Dict):
         raise ValueError("learn_online keeps no dict observations: go on with SB3's own SAC, to_sac(env).learn(...).")
     if model._continuation is not None:
@@ -68,8 +72,7 @@ def go_online(
         _set_env(model, gym.make(env) if isinstance(env, str) else env)
     if model.env is None and model.dataset_info is not None:  # after load(env=None)
         model.set_env(trained_env(model, model.dataset_info))
-    if model.env is None or isinstance(model.env.get_attr("unwrapped")[0], SpacesOnlyEnv):
-        raise ValueError(f"{name} has no simulator to act in: give learn_online(env=...).")
+    check_simulator(model, "give learn_online(env=...)")
     if model.replay_buffer.size() == 0:  # loaded from a file
         dataset = model.load_dataset()
         if model.check_data:
@@ -96,6 +99,12 @@ def go_online(
         OffPolicyAlgorithm.set_random_seed(model, model.seed + model.num_timesteps)
 
 
+def check_simulator(model: Any, way_on: str) -> None:
+    """:raises ValueError: where there is nothing to act in"""
+    if model.env is None or isinstance(model.env.get_attr("unwrapped")[0], SpacesOnlyEnv):
+        raise ValueError(f"{type(model).__name__} has no simulator to act in: {way_on}.")
+
+
 def _set_rates(model: GradientAlgorithm, given: Mapping[str, float | Schedule | None]) -> None:
     """Schedules count offline steps, and have run out: online, each goes on at its last value, or its first if that is 0."""
     last = {rate: rate_afterwards(model.schedule(rate)) for rate in model.rates}
@@ -118,6 +127,15 @@ def _set_env(model: GradientAlgorithm, env: GymEnv) -> None:
         after.obs_rms, after.training = before.obs_rms, False
 
 
+def _checked_env(model: Any, given: GymEnv | str) -> GymEnv:
+    """:raises ValueError: for one of other spaces, or whose observations are not normalised as those of the training"""
+    check_env(made := gym.make(given) if isinstance(given, str) else given)
+    env = with_bounds(made, model.action_space)
+    check_for_correct_spaces(env, model.observation_space, model.action_space)
+    match_normalization(model, unwrap_vec_normalize(env) if isinstance(env, VecEnv) else None)
+    return env
+
+
 def to_sac(model: Any, env: GymEnv | str | None, averaged: bool, sac_options: Mapping[str, Any]) -> SAC:
     """See :meth:`sb3_offline.common.offline_sac.OfflineSAC.to_sac`."""
     if getattr(model, "n_particles", 1) > 1:
@@ -127,6 +145,8 @@ def to_sac(model: Any, env: GymEnv | str | None, averaged: bool, sac_options: Ma
         raise ValueError("The learning rate is 0: give to_sac(learning_rate=...).")
     if env is None and model.env is None:
         raise ValueError("This model was loaded without an environment: give to_sac(env=...).")
+    if env is not None:
+        env = _checked_env(model, env)
     alias = next((alias for alias, policy in model.policy_aliases.items() if policy is model.policy_class), None)
     plain = alias is not None and not any(model.policy_kwargs.get(name) for name in OfflinePolicy.own)
     left_out = ("use_sde", "deterministic", *(OfflinePolicy.own if plain else ()))
@@ -137,9 +157,7 @@ def to_sac(model: Any, env: GymEnv | str | None, averaged: bool, sac_options: Ma
         **{name: getattr(model, name) for name in names if hasattr(model, name)},
     }
     policy: Any = alias if plain else POLICIES.get(str(alias), model.policy_class)
-    sac = SAC(policy, env or model.env, **(options | dict(sac_options)))
-    if sac.env is not None:
-        check_for_correct_spaces(sac.env, model.observation_space, model.action_space)
+    sac = SAC(policy, model.env if env is None else env, **(options | dict(sac_options)))
     known = sac.policy.state_dict()  # without a target actor, and an average
     known |= {name: value for name, value in model.policy.state_dict().items() if name in known}
     sac.policy.load_state_dict(known)

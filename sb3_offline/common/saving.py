@@ -17,7 +17,7 @@ from stable_baselines3.common.save_util import open_path
 from stable_baselines3.common.type_aliases import GymEnv, TensorDict
 
 from sb3_offline._version import __version__
-from sb3_offline.arguments import OptionError, check_count, check_flag
+from sb3_offline.arguments import OptionError, check_count, check_flag, check_names
 from sb3_offline.buffers.statistics import check_statistics
 from sb3_offline.common.data_backed import carries_data, check_env, keep_statistics, match_normalization, open_id, open_source
 from sb3_offline.common.signature import NO_OPTIONS, arguments_of_sb3, check_device, check_policy_kwargs
@@ -57,6 +57,7 @@ def save(model: Any, path: FilePath, exclude: Iterable[str] | None = None, inclu
     :raises TrainingDivergedError: if the model holds NaN or infinite numbers; no file is touched.
     :raises OSError: if the file cannot be written; what was there before stays.
     """
+    exclude, include = check_names("exclude", exclude), check_names("include", include)
     if not ranks.is_first():
         return
     if model._run is not None:

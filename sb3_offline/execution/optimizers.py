@@ -11,6 +11,15 @@ from sb3_offline.execution import ranks
 from sb3_offline.execution.below import beneath, run_beneath
 
 
+def check_gradients() -> None:
+    """:raises RuntimeError: where gradients are switched off, so that nothing can learn"""
+    if not th.is_grad_enabled():
+        raise RuntimeError(
+            "Nothing can learn here: gradients are switched off, by torch.no_grad(), torch.inference_mode() or "
+            "torch.set_grad_enabled(False) around this call, or in a callback that did not switch them on again."
+        )
+
+
 def minimize(loss: th.Tensor, optimizer: th.optim.Optimizer) -> None:
     """One optimiser step on its own parameters only: no other network collects gradients."""
     run_beneath(partial(_step, beneath(optimizer)), loss)
@@ -20,6 +29,7 @@ def _step(optimizer: th.optim.Optimizer, loss: th.Tensor) -> None:
     """
     :param loss: a scalar; or of each member one, whose gradients reach its own parameters alone
     """
+    check_gradients()
     loss = loss.sum() if loss.dim() else loss
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     gradients = th.autograd.grad(loss, parameters, allow_unused=True)

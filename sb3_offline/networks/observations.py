@@ -107,6 +107,17 @@ def check_observations(
         _check_nature_cnn(space, policy_kwargs.get("normalize_images", True))
 
 
+def check_numbers(observation: Any) -> None:
+    """:raises ValueError: for an observation, as ``predict`` takes it, with NaN or infinite numbers"""
+    for key, rows in observation.items() if isinstance(observation, Mapping) else [("", observation)]:
+        if isinstance(rows, np.ndarray) and np.issubdtype(rows.dtype, np.floating) and not np.isfinite(rows).all():
+            place = tuple(map(int, np.argwhere(~np.isfinite(rows))[0]))
+            raise ValueError(
+                f"The observation{f' {key!r}' if key else ''} holds {rows[place]} at index {list(place)}: no policy has an "
+                "action for that. Fill in what is missing as the data do, or act by a rule of your own there."
+            )
+
+
 def check_policy(name: str, policy: Any, known: Collection[str]) -> None:
     """
     :param known: the aliases of the algorithm's policies

@@ -12,9 +12,11 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import MaybeCallback, ReplayBufferSamples
 
 from sb3_offline.arguments import INSIDE_UNIT, Interval, check_number
+from sb3_offline.common.loop import check_call
 from sb3_offline.common.offline_algorithm import OfflineAlgorithm
+from sb3_offline.common.online import OnlineOptions, check_simulator
 from sb3_offline.common.signature import check_policy_kwargs
-from sb3_offline.execution.optimizers import minimize
+from sb3_offline.execution.optimizers import check_gradients, minimize
 from sb3_offline.linearization.q_function import QFunction
 from sb3_offline.linearization.td_linearization import Transitions
 from sb3_offline.preqn.update import AlignTo, LineSearch, preqn_step
@@ -114,7 +116,7 @@ class PreQN(OfflineAlgorithm, TD3):
         action_noise: ActionNoise | None = None,
         buffer_size: int = 100_000,
         learning_starts: int = 1000,
-        train_freq: int = 1,
+        train_freq: int | tuple[int, str] = 1,
         gradient_steps: int = 1,
         log_interval: int = 4,
         tb_log_name: str = "PreQN_online",
@@ -125,10 +127,15 @@ class PreQN(OfflineAlgorithm, TD3):
         Learn from the environment with SB3's own loop; the arguments are SB3's, ``log_interval`` in episodes.
 
         :param total_timesteps: Environment steps.
-        :raises ValueError: if rewards are to be transformed, which SB3's own buffer does not do.
+        :raises ValueError: for arguments out of range, without a simulator, or if rewards are to be transformed, which
+            SB3's own buffer does not do.
         """
         if (self.reward_scale, self.reward_shift) != (1.0, 0.0):
             raise ValueError("reward_scale and reward_shift belong to learn(): online, wrap env in TransformReward.")
+        options = OnlineOptions(total_timesteps, 0.0, buffer_size, learning_starts, train_freq, gradient_steps)
+        check_call(callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+        check_gradients()
+        check_simulator(self, "model.set_env(...) gives it one")
         self.replay_buffer = ReplayBuffer(  # type: ignore[assignment]
             buffer_size, self.observation_space, self.action_space, self.device, n_envs=self.n_envs
         )
@@ -137,7 +144,7 @@ class PreQN(OfflineAlgorithm, TD3):
         self._convert_train_freq()
         return OffPolicyAlgorithm.learn(
             self,
-            total_timesteps,
+            options.total_timesteps,
             callback,
             log_interval,
             tb_log_name,

@@ -111,6 +111,15 @@ def test_arguments_of_load_are_checked_at_once(name: str, value: Any, saved: Pat
         CQL.load(saved, **{name: value})
 
 
+@pytest.mark.parametrize("name", ["exclude", "include"])
+def test_names_of_what_is_saved_are_a_list(name: str, saved: Path, tmp_path: Path) -> None:
+    model = CQL.load(saved)
+    for value in ("ab", 5, [5]):
+        with pytest.raises(TypeError, match=f"{name} must be a list of names"):
+            model.save(tmp_path / "m", **{name: value})
+    model.save(tmp_path / "m", **{name: {"gamma"}})
+
+
 @pytest.mark.parametrize(("name", "value"), [("device", "zzz"), ("device", None), ("env", 5)])
 def test_the_constructor_says_the_same(name: str, value: Any, saved: Path) -> None:
     arguments = {"policy": "MlpPolicy", "env": DATA, **SMALL, name: value}

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from gymnasium.wrappers import TransformAction
 from stable_baselines3 import SAC
+from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from stable_baselines3.sac.policies import SACPolicy
 
@@ -209,11 +211,24 @@ def test_vec_normalize_statistics_go_along(pendulum_arrays: Arrays) -> None:
     [
         ({"offline_ratio": 1.0}, "offline_ratio"),
         ({"buffer_size": 0}, "buffer_size"),
+        ({"train_freq": 0}, "train_freq must be at least 1"),
+        ({"train_freq": (1, "steps")}, "train_freq must be a number of steps"),
+        ({"gradient_steps": -2}, "gradient_steps must be at least -1"),
+        ({"callback": EvalCallback(gym.make("MountainCarContinuous-v0"))}, "evaluates in an env with observations in"),
         ({"env": DummyVecEnv([lambda: gym.make("Pendulum-v1")] * 2)}, r"got 2 environments. Give one.*to_sac\(env\)"),
     ],
 )
 def test_bad_options_are_refused(pendulum_arrays: Arrays, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
+        make(pendulum_arrays).learn_online(5, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"callback": EvalCallback}, r"make one, EvalCallback\(\.\.\.\)"), ({"progress_bar": "no"}, "progress_bar must be True")],
+)
+def test_calls_are_checked_as_those_of_learn(pendulum_arrays: Arrays, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(TypeError, match=message):
         make(pendulum_arrays).learn_online(5, **options)
 
 
@@ -246,6 +261,37 @@ def test_to_sac_is_the_same_policy(pendulum_arrays: Arrays, tmp_path: Path, poli
     sac.learn(15)
     assert not equal(start, weights(sac))
     assert equal(start, weights(model))  # nothing is shared
+
+
+@pytest.mark.parametrize("env", ["MountainCarContinuous-v0", "CartPole-v1"])
+def test_to_sac_in_another_task_is_refused(pendulum_arrays: Arrays, env: str) -> None:
+    model = make(pendulum_arrays)
+    for given in (env, gym.make(env), DummyVecEnv([lambda: gym.make(env)])):
+        with pytest.raises(ValueError, match="spaces do not match"):
+            model.to_sac(given)
+    with pytest.raises(TypeError, match="env must be"):
+        model.to_sac(5)
+
+
+def test_to_sac_normalises_as_the_training_did(pendulum_arrays: Arrays) -> None:
+    def wrapped() -> VecNormalize:
+        return VecNormalize(DummyVecEnv([lambda: gym.make("Pendulum-v1")]), norm_reward=False)
+
+    model, raw = make(pendulum_arrays, env=wrapped()).learn(2), make(pendulum_arrays).learn(1)
+    with pytest.raises(ValueError, match="trained on normalised observations"):
+        model.to_sac("Pendulum-v1")
+    with pytest.raises(ValueError, match="trained on raw observations"):
+        raw.to_sac(wrapped())
+    statistics = model.to_sac(wrapped()).get_vec_normalize_env().obs_rms
+    np.testing.assert_allclose(statistics.mean, pendulum_arrays["observations"].mean(axis=0), atol=1e-3)
+
+
+def test_to_sac_acts_within_the_datas_bounds_where_the_task_has_none(pendulum_arrays: Arrays) -> None:
+    endless = TransformAction(gym.make("Pendulum-v1"), lambda action: action, spaces.Box(-np.inf, np.inf, (1,)))
+    model = make(pendulum_arrays, env=endless).learn(1)
+    sac = model.to_sac(endless, learning_starts=2).learn(4)
+    assert sac.action_space == model.action_space
+    assert sac.action_space.is_bounded()
 
 
 def test_to_sac_of_an_algorithm_with_a_target_actor(pendulum_arrays: Arrays) -> None:

@@ -12,7 +12,7 @@ import torch as th
 from stable_baselines3 import TD3
 from stable_baselines3.common.noise import NormalActionNoise
 
-from sb3_offline import PreQN
+from sb3_offline import PreQN, load_dataset
 from sb3_offline.linearization.q_function import QFunction
 from tests.conftest import maker
 
@@ -74,6 +74,21 @@ def test_online_by_sb3s_own_loop() -> None:
     assert model.replay_buffer.size() == 250
     assert model._n_updates >= 25
     assert not th.equal(before, model.critic.q_networks[0][0].weight)
+
+
+def test_online_is_checked_as_elsewhere(pendulum_arrays: dict[str, np.ndarray]) -> None:
+    model = PreQN("MlpPolicy", "Pendulum-v1", **SMALL)
+    for options, error in [
+        ({"total_timesteps": 0}, "total_timesteps"),
+        ({"learning_starts": -1}, "learning_starts"),
+        ({"train_freq": 0}, "train_freq"),
+        ({"callback": 3}, "callback"),
+    ]:
+        with pytest.raises((ValueError, TypeError), match=error):
+            model.learn_online(**{"total_timesteps": 5, **options})
+    spaces = {"observation_space": model.observation_space, "action_space": model.action_space}
+    with pytest.raises(ValueError, match="no simulator"):
+        PreQN("MlpPolicy", dataset=load_dataset(pendulum_arrays, **spaces), **SMALL).learn_online(5)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import csv
 import pickle
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from sb3_offline import CQL, MOPO, DiscreteCQL, OfflineEvalCallback, OfflineSAC
+from sb3_offline import CQL, MOPO, TD3BC, DiscreteCQL, OfflineEvalCallback, OfflineSAC
 from sb3_offline.dynamics import resolve_termination
 from tests.conftest import FAST, FAST_MODEL_BASED, record
 
@@ -432,6 +433,41 @@ def evaluation(env_id: str, normalized: bool = False) -> EvalCallback:
 
 
 # --- what is around a run ---
+
+
+@pytest.mark.parametrize("algorithm", [CQL, MOPO])
+@pytest.mark.parametrize("mode", [th.no_grad, th.inference_mode])
+def test_where_gradients_are_switched_off_nothing_learns(algorithm: Any, mode: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = algorithm("MlpPolicy", DATA, **SMALL)
+    monkeypatch.setattr(type(model), "load_dataset", lambda *_: pytest.fail("the data were read first"))
+    with mode(), pytest.raises(RuntimeError, match="gradients are switched off"):
+        model.learn(2)
+
+
+@pytest.mark.parametrize(("algorithm", "data"), [(CQL, DATA), (DiscreteCQL, "sb3_offline/CartPole-medium-replay-v0")])
+def test_a_callback_that_switches_gradients_off_is_named(algorithm: Any, data: str) -> None:
+    def forgets(*_: Any) -> bool:
+        th.set_grad_enabled(False)
+        return True
+
+    try:
+        with pytest.raises(RuntimeError, match="in a callback"):
+            algorithm("MlpPolicy", data, **SMALL).learn(3, forgets)
+    finally:
+        th.set_grad_enabled(True)
+
+
+def test_no_policy_acts_on_what_is_no_number() -> None:
+    """SB3's SAC refuses it in torch's words, its TD3 answers NaN, and its DQN the first action."""
+    for algorithm, env in ((CQL, "Pendulum-v1"), (TD3BC, "Pendulum-v1"), (DiscreteCQL, "CartPole-v1")):
+        model = algorithm("MlpPolicy", env, **SMALL)
+        rows = np.zeros((2, *model.observation_space.shape), np.float32)
+        rows[1, 2] = np.nan
+        for observation, place in ((rows, "[1, 2]"), (rows[1], "[2]")):
+            with pytest.raises(ValueError, match=re.escape(f"holds nan at index {place}")):
+                model.predict(observation)
+    with pytest.raises(ValueError, match="holds nan"):
+        model.predict(rows, action_masks=np.ones((2, 2)))
 
 
 def test_streams_and_settings_of_the_process_stay_as_they_were() -> None:
