@@ -76,16 +76,16 @@ def read_study(path: Path, folder: Path | None = None) -> Study:
     :param folder: where the runs' files go; the YAML's name, beside it, if not given
     :raises StudyError: naming what is wrong, and where
     """
-    import yaml
+    from sb3_offline.files.plain_yaml import read_yaml
 
     try:
         text = read_regular(path).decode()
     except (OSError, ValueError) as error:
         raise StudyError(f"{path} cannot be read: {error}.") from error
     try:
-        content = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date that is none, lists without end
-        raise StudyError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+        content = read_yaml(text)
+    except ValueError as error:
+        raise StudyError(f"{path} is no YAML: {error}") from error
     if not isinstance(content, dict):
         raise StudyError(f"{path} holds no study: it is a mapping of {', '.join(_KEYS)}.")
     for key in content:

@@ -14,7 +14,6 @@ import gymnasium as gym
 import optuna
 import rl_zoo3.exp_manager
 import rl_zoo3.train
-import yaml
 from huggingface_sb3 import EnvironmentName
 from rl_zoo3.callbacks import SaveVecNormalizeCallback, TrialEvalCallback
 from rl_zoo3.exp_manager import ExperimentManager
@@ -28,6 +27,7 @@ from sb3_offline.common.offline_algorithm import OfflineAlgorithm
 from sb3_offline.datasets import OfflineDataset, open_dataset
 from sb3_offline.datasets.envs import task_of
 from sb3_offline.evaluation import OfflineEvalCallback
+from sb3_offline.files.plain_yaml import read_yaml
 from sb3_offline.files.trust import is_trusted
 from sb3_offline.registry import find_algorithm
 from sb3_offline.training.schedules import check_rate, parse_schedule
@@ -129,15 +129,20 @@ class OfflineExperimentManager(ExperimentManager):
         if not self.config.endswith((".yml", ".yaml")):
             return None
         try:
-            entries = yaml.safe_load(Path(self.config).read_text(encoding="utf-8"))
-        except (yaml.YAMLError, ValueError, RecursionError) as error:
-            raise ValueError(f"{self.config} is no YAML: {' '.join(str(error).split())}") from error
-        if not isinstance(entries, dict):
+            entries = read_yaml(Path(self.config).read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{self.config} is no YAML: {error}") from error
+        if not isinstance(entries, dict) or not all(isinstance(key, str) for key in entries):
             raise ValueError(f"{self.config} holds no entries: each is an env's id, or 'default', with its hyperparameters.")
-        if self.env_name.gym_id in entries:
-            return None
-        dataset = (self.custom_hyperparams or {}).get("dataset")
-        return find_recipe(entries, str(dataset or self.env_name.gym_id))
+        own, recipe = self.env_name.gym_id, None
+        if own not in entries:
+            dataset = (self.custom_hyperparams or {}).get("dataset")
+            recipe = find_recipe(entries, str(dataset or own))
+        taken = own if own in entries else recipe or "default"
+        entry = entries.get(taken, {})
+        if not isinstance(entry, dict) or not all(isinstance(key, str) for key in entry):
+            raise ValueError(f"{self.config}: {taken!r} holds no hyperparameters by name, such as policy: MlpPolicy.")
+        return recipe
 
     def _check_data(self, hyperparams: dict[str, Any]) -> None:
         if hyperparams.get("dataset") is not None or "env_wrapper" in hyperparams:

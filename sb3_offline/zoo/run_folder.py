@@ -15,8 +15,9 @@ from typing import Any
 
 import yaml
 
-from sb3_offline.files.archives import FileRefused
 from sb3_offline.files.encoding import is_known_class
+from sb3_offline.files.plain_yaml import NO_YAML, PlainLoader
+from sb3_offline.files.refusal import FileRefused
 from sb3_offline.files.regular import leads_out
 from sb3_offline.files.structure import check_extent
 from sb3_offline.files.trust import is_trusted
@@ -26,11 +27,10 @@ from sb3_offline.zoo.expressions import read_expression
 _PYTHON = "tag:yaml.org,2002:python/"
 _PLAYED = ("env_wrapper", "vec_env_wrapper", "env_kwargs")  # what is asked for to play a model, beside normalize
 _LONGEST = 2**20  # characters; RL-Zoo writes a few thousand
-_PAIRS = 20_000  # of a mapping, when all keys are merged into it
 _TRUST = "If you trust who wrote it, say --trust."
 
 
-class RunLoader(yaml.SafeLoader):
+class RunLoader(PlainLoader):
     """Plain YAML, and what RL-Zoo's own ``yaml.dump`` writes beside it, as plain values."""
 
     def __init__(self, stream: Any) -> None:
@@ -49,7 +49,7 @@ class RunLoader(yaml.SafeLoader):
         try:
             found = super().get_single_data()
             check_extent(found, name)
-        except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError, TypeError, AttributeError) as error:
+        except NO_YAML as error:
             if isinstance(error, FileRefused):
                 raise
             raise FileRefused(f"{name} is no YAML of a run, or damaged: {error}") from error
@@ -61,15 +61,14 @@ class RunLoader(yaml.SafeLoader):
         entries["normalize"] = bool(read_expression(normalize) if isinstance(normalize, str) else normalize)
         return {"env_kwargs": None if Path(name).name == "args.yml" else {}} | entries
 
-    def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        """Merged keys, which can double a mapping in every line."""
-        super().flatten_mapping(node)
-        if len(node.value) > _PAIRS:
-            raise yaml.constructor.ConstructorError(None, None, "merged keys without end", node.start_mark)
-
     def _ordered(self, node: yaml.Node) -> Any:
         arguments = self.construct_sequence(node, deep=True) if isinstance(node, yaml.SequenceNode) else None
-        return OrderedDict(*arguments) if arguments is not None and len(arguments) <= 1 else self._foreign("", node)
+        if arguments is None or len(arguments) > 1:
+            return self._foreign("", node)
+        pairs = arguments[0] if arguments else []
+        if any(isinstance(key, tuple) for key, _ in pairs):  # as construct_mapping
+            raise ValueError("a list as a key")
+        return OrderedDict(pairs)
 
     def _environment(self, node: yaml.Node) -> Any:
         """huggingface_sb3's EnvironmentName, of which the id is enough."""

@@ -324,7 +324,7 @@ def test_a_mapping_in_yaml(tmp_path: Path) -> None:
     yaml = pytest.importorskip("yaml")
     (tmp_path / "columns.yaml").write_text(yaml.safe_dump(COLUMNS))
     assert same(load_dataset(plant(), columns=tmp_path / "columns.yaml"), load_dataset(plant(), columns=COLUMNS))
-    for text in ("!!python/object/apply:os.system ['true']", "a: 2020-13-45", "[" * 20_000):
+    for text in ("!!python/object/apply:os.system ['true']", "a: 2020-13-45", "[" * 20_000, "a: !!int ''", "a: !!bool x"):
         (tmp_path / "columns.yaml").write_text(text)
         with pytest.raises(DatasetError, match="cannot be read as YAML"):
             load_dataset(plant(), columns=str(tmp_path / "columns.yaml"))

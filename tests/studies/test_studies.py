@@ -245,7 +245,10 @@ def test_a_received_study_imports_nothing_and_writes_into_its_folder(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["received_module.py", "s.yaml"]
 
 
-@pytest.mark.parametrize("content", ["seeds: 1".encode("utf-16"), b"a: \0", b"a: 2020-13-45", b"a: " + b"[" * 20_000])
+@pytest.mark.parametrize(
+    "content",
+    ["seeds: 1".encode("utf-16"), b"a: \0", b"a: 2020-13-45", b"a: " + b"[" * 20_000, b"a: !!int ''", b"a: !!timestamp x"],
+)
 def test_a_study_that_is_no_yaml_is_named(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_bytes(content)
     with pytest.raises(StudyError, match=r"mine\.yaml (is no YAML|cannot be read): "):

@@ -7,6 +7,7 @@ import os
 import pickle
 import sys
 from collections import OrderedDict
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,12 @@ HIDDEN = {
     "merges of merges": "a: &a {x: 1, y: 2}\n"
     + "\n".join(f"{b}: &{b} {{<<: [{', '.join([f'*{a}'] * 20)}]}}" for a, b in zip("abcdefg", "bcdefgh", strict=True)),
     "a list within itself": "a: &a [*a]",
+    "tuples of tuples as a key": "a: &a !!python/tuple [1, 1]\n"
+    + "\n".join(f"a{i}: &a{i} !!python/tuple [*a{i - 1 or ''}, *a{i - 1 or ''}]" for i in range(1, 60))
+    + "\n? *a59\n: 1",
+    "tuples of tuples as a key of an ordered mapping": "a: &a !!python/tuple [1, 1]\n"
+    + "\n".join(f"a{i}: &a{i} !!python/tuple [*a{i - 1 or ''}, *a{i - 1 or ''}]" for i in range(1, 60))
+    + "\nb: !!python/object/apply:collections.OrderedDict [[[*a59, 1]]]",
 }
 
 
@@ -131,8 +138,13 @@ def test_finished_values_are_looked_at(name: str, text: str, tmp_path: Path, mon
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
+#: What PyYAML cannot make of its own kinds: an overflow, an empty number, a truth that is none, a date that is none.
+NO_VALUES = [b"a: " + b":".join([b"59"] * 2000) + b".5", b"a: !!int ''", b"a: !!bool x", b"a: !!timestamp x"]
+NO_TEXTS = ["a: 1".encode("utf-16"), b"a: \xe9", b"a: \0", b'"\x1b[31m": 1', b"a: 1\n---\nb: 2"]
+
+
 @pytest.mark.parametrize("name", ["config.yml", "args.yml"])
-@pytest.mark.parametrize("content", ["a: 1".encode("utf-16"), b"a: \xe9", b"a: \0", b'"\x1b[31m": 1', b"a: 1\n---\nb: 2"])
+@pytest.mark.parametrize("content", NO_TEXTS + NO_VALUES)
 def test_what_is_no_text_of_yaml_is_refused_by_name(content: bytes, name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(FileRefused, match=rf"{name} is no YAML of a run, or damaged") as refused:
@@ -287,11 +299,26 @@ def test_a_received_configuration_runs_no_code(entry: str, message: str, tmp_pat
     assert [path.name for path in tmp_path.iterdir()] == ["mine.yml"]
 
 
-@pytest.mark.parametrize("content", ["default: {}".encode("utf-16"), b"a: \0", b"a: 2020-13-45", b"a: " + b"[" * 20_000])
+BOMB = "a: &a [1,1,1,1,1,1,1,1,1,1]\n" + "\n".join(f"{b}: &{b} [{', '.join(['*' + a] * 10)}]" for a, b in pairwise("abcdefg"))
+MERGES = "a: &a {x: 1, y: 2}\n" + "\n".join(f"{b}: &{b} {{<<: [{', '.join(['*' + a] * 20)}]}}" for a, b in pairwise("abcdefg"))
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["default: {}".encode("utf-16"), b"a: 2020-13-45", b"a: " + b"[" * 20_000, BOMB.encode(), MERGES.encode(), *NO_VALUES],
+)
 def test_a_configuration_that_is_no_yaml_is_named(content: bytes, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.chdir(tmp_path)
     Path("mine.yml").write_bytes(content)
     with pytest.raises(ValueError, match=r"^mine\.yml is no YAML: "):
+        train(["--algo", "cql", "--env", ENV, "-conf", "mine.yml", "--eval-freq", "-1", "--device", "cpu", "--verbose", "0"])
+
+
+@pytest.mark.parametrize("entry", ["[1, 2]", "text", "", "{3: 1}"])
+def test_entries_that_are_no_hyperparameters_are_named(entry: str, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yml").write_text(f"default: {entry}")
+    with pytest.raises(ValueError, match=r"^mine\.yml: 'default' holds no hyperparameters by name"):
         train(["--algo", "cql", "--env", ENV, "-conf", "mine.yml", "--eval-freq", "-1", "--device", "cpu", "--verbose", "0"])
 
 

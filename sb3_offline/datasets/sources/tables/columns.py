@@ -199,21 +199,21 @@ def _near(name: str, existing: Sequence[str]) -> str:
 
 def _from_yaml(path: Path) -> Any:
     try:
-        import yaml
+        from sb3_offline.files.plain_yaml import PlainLoader, read_yaml
     except ImportError as error:
         raise DatasetError(f'{path}: reading YAML needs PyYAML: pip install "sb3-offline[tables]".') from error
 
-    class Loader(yaml.SafeLoader):
+    class Loader(PlainLoader):
         """As YAML 1.2 has it: ``on``, ``off``, ``yes`` and ``no`` are texts, as columns may be called."""
 
         yaml_implicit_resolvers = {  # noqa: RUF012 -- of the base, and read only
             first: [(tag, pattern) for tag, pattern in known if tag != _YAML_BOOL or first in "tTfF"]
-            for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+            for first, known in PlainLoader.yaml_implicit_resolvers.items()
         }
 
     try:
-        return yaml.load(read_regular(path).decode("utf-8"), Loader)
-    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+        return read_yaml(read_regular(path).decode("utf-8"), Loader)
+    except (OSError, ValueError) as error:
         raise DatasetError(
             f"columns={str(path)!r}: the file cannot be read as YAML ({' '.join(str(error).split())})."
         ) from error
