@@ -17,6 +17,7 @@ from sb3_offline.files.checksum import read_checked, write_checked
 from sb3_offline.files.optimizer_state import checked_state
 from sb3_offline.files.tensors import same_kind
 from sb3_offline.training.interrupt import Interrupt
+from sb3_offline.training.rng import checked_position
 
 MAX_OVERHEAD = 0.05  # share of the fit's time that may go into writing
 
@@ -71,7 +72,7 @@ class FitCheckpoint:
         if len(state["tensors"]) != len(tensors) or not all(map(same_kind, state["tensors"], tensors)):
             raise ValueError(f"{self.path} is of a model of other sizes")
         moments = checked_state(optimizer, state["optimizer"], str(self.path))
-        generator.set_state(state["generator"])  # raises unless it is one
+        generator.set_state(checked_position(state["generator"]))  # raises unless it is one
         optimizer.load_state_dict(moments)
         with th.no_grad():
             for tensor, value in zip(tensors, state["tensors"], strict=True):

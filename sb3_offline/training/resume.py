@@ -127,7 +127,7 @@ def open_checkpoint(
     if dataset is not None:
         model.dataset = dataset
     seed, offset = (state.get("streams", {}).get(name) for name in ("seed", "offset"))
-    if not (type(seed) is int and type(offset) is int):
+    if not (type(seed) is int and type(offset) is int and min(seed, offset) >= 0):
         raise DamagedFileError(f"{continuation.path} does not hold the random streams of a run")
     model.streams = Streams(seed, model.device, offset=offset)
     model._continuation = continuation

@@ -10,6 +10,22 @@ from typing import Any
 import numpy as np
 import torch as th
 
+_CPU_STATE = 5056  # bytes of a CPU generator: its seed, how many numbers are left, where the next one stands, and the 624
+
+
+def checked_position(position: th.Tensor) -> th.Tensor:
+    """
+    :param position: where a file says that a generator was; torch reads at the place of the next number without comparing it
+        with the end of all
+    :raises ValueError: if that lies beyond the generator's numbers
+    """
+    raw = position.flatten().contiguous().cpu()
+    if raw.dtype == th.uint8 and len(raw) == _CPU_STATE:  # torch itself looks at other sizes and kinds
+        left, following = int(raw[8:12].view(th.int32)), int(raw[16:24].view(th.int64))
+        if left + following != 625 and (left, following) != (1, 0):
+            raise ValueError(f"a random stream stands at its number {following} with {left} left")
+    return position
+
 
 class Streams:
     """
@@ -56,7 +72,7 @@ class Streams:
             if position is None:
                 self[name].manual_seed(self._derive(name))
             else:
-                self[name].set_state(position)
+                self[name].set_state(checked_position(position))
 
     def reseed(self, seed: int) -> None:
         """Begin every stream anew from another seed; the generators stay the same objects."""

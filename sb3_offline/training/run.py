@@ -6,7 +6,6 @@ import math
 import time
 import uuid
 import warnings
-import zipfile
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +17,7 @@ import torch as th
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, EvalCallback, ProgressBarCallback
 
 from sb3_offline.datasets import OfflineDataset
+from sb3_offline.datasets.sources.npz import npz_keys, read_npz
 from sb3_offline.execution import ranks
 from sb3_offline.execution.slots import slots_of
 from sb3_offline.files.atomic import write_atomically
@@ -192,13 +192,14 @@ def recall_evaluations(evaluation: EvalCallback, until: int) -> None:
     if evaluation.log_path is None or evaluation.evaluations_timesteps or not is_regular(path):
         return
     try:
-        with np.load(path, allow_pickle=False) as found:
-            rows = np.flatnonzero(found["timesteps"] <= until)
-            for name, held in _EVALUATIONS.items():
-                if name in found:
-                    getattr(evaluation, held).extend(found[name][rows].tolist())
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        found = read_npz(path, _EVALUATIONS.keys() & npz_keys(path))
+        rows = np.flatnonzero(found["timesteps"] <= until)
+        earlier = {held: found[name][rows].tolist() for name, held in _EVALUATIONS.items() if name in found}
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         warnings.warn(f"{path} is damaged, and its evaluations are not taken up: {error}", stacklevel=2)
+        return
+    for held, values in earlier.items():
+        getattr(evaluation, held).extend(values)
 
 
 _EVALUATIONS = {

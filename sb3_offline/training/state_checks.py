@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch as th
-from gymnasium.spaces.utils import flatdim
+from gymnasium import spaces
 
 from sb3_offline.buffers.buffers import TensorReplayBuffer
 from sb3_offline.files.checksum import DamagedFileError
@@ -29,6 +29,7 @@ _ABOUT: dict[str, tuple[type, ...]] = {
     "run": (str,),
     "best_mean_rewards": (list,),
 }
+_AT_CHOICE = ("returns", "goes_on")  # columns of a buffer that only the algorithms which set them have
 _FOREIGN = (KeyError, TypeError, ValueError, AttributeError, RuntimeError, IndexError, OverflowError)
 
 
@@ -40,6 +41,10 @@ def check_about(about: Any, state: dict[str, Any], path: Any) -> None:
     for name, kinds in _ABOUT.items():
         if not isinstance(about, dict) or not isinstance(about.get(name), kinds):
             raise DamagedFileError(f"{path} is no checkpoint of a run: it does not say its {name}")
+    if not 0 <= about["start"] <= about["num_timesteps"] <= about["total_timesteps"]:
+        raise DamagedFileError(f"{path} is no checkpoint of a run: its steps are not in order")
+    if not all(isinstance(reward, float) for reward in about["best_mean_rewards"]):
+        raise DamagedFileError(f"{path} is no checkpoint of a run: its best rewards are no numbers")
     model = state.get("model")
     if not isinstance(model, th.Tensor) or model.dtype != th.uint8 or model.ndim != 1:
         raise DamagedFileError(f"{path} is no checkpoint of a run: it holds no model")
@@ -80,13 +85,23 @@ def check_rows(name: str, buffer: TensorReplayBuffer, state: Any) -> None:
     columns, pos, full = state["columns"], state["pos"], state["full"]
     if type(pos) is not int or type(full) is not bool or not 0 <= pos <= buffer.buffer_size:
         raise ValueError(f"its {name} stands at {pos!r:.40}")
-    n, widest = buffer.buffer_size if full else pos, max(flatdim(buffer.observation_space), flatdim(buffer.action_space), 1)
-    for column, rows in columns.items():
-        fits = isinstance(vars(buffer).get(column), th.Tensor) and isinstance(rows, th.Tensor) and is_plain(rows)
-        if not fits or not rows.is_contiguous() or rows.is_complex() or rows.ndim == 0 or len(rows) not in (0, n):
-            raise ValueError(f"its {name} has a column {column!r:.80} that does not fit")
-        if len(rows) and rows[0].numel() > widest:
-            raise ValueError(f"its {name} has a column {column!r:.80} of shape {tuple(rows.shape)}")
+    n = buffer.buffer_size if full else pos
+    shapes = {"observations": buffer.obs_shape, "next_observations": buffer.obs_shape, "actions": (buffer.action_dim,)}
+    own = {column: empty for column, empty in vars(buffer).items() if isinstance(empty, th.Tensor)}
+    if not columns.keys() <= own.keys():
+        raise ValueError(f"its {name} has columns {', '.join(map(str, columns))!r:.200}")
+    for column, empty in own.items():
+        rows, kind = columns.get(column, empty), empty.dtype
+        chosen = column == "actions" and not isinstance(buffer.action_space, spaces.Box)
+        if chosen:
+            kind = th.int64
+        elif rows.is_floating_point() and kind.is_floating_point:
+            kind = rows.dtype
+        left_out = rows.shape == (0,) and (n == 0 or column in _AT_CHOICE)
+        if not left_out and not same_kind(rows, th.empty((n, *shapes.get(column, ())), dtype=kind, device="meta")):
+            raise ValueError(f"its {name} has {n} rows, and a column {column!r:.80} of {rows.dtype}, {tuple(rows.shape)}")
+        if chosen and n and not 0 <= int(rows.min()) <= int(rows.max()) < buffer.choices.n:
+            raise ValueError(f"its {name} has actions that there are not")
 
 
 def check_sums(sums: Any) -> None:
@@ -94,5 +109,6 @@ def check_sums(sums: Any) -> None:
     :raises ValueError: if the sums of the logs are no single numbers
     """
     for name, value in sums.items():
-        if not isinstance(name, str) or not isinstance(value, th.Tensor) or not is_plain(value) or value.numel() != 1:
+        single = isinstance(value, th.Tensor) and is_plain(value) and value.numel() == 1 and value.is_floating_point()
+        if not isinstance(name, str) or not single:
             raise ValueError(f"its sum {name!r:.80} is no number")

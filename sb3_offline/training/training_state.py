@@ -13,6 +13,7 @@ import torch as th
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 
 from sb3_offline.buffers.buffers import TensorReplayBuffer
+from sb3_offline.training.rng import checked_position
 from sb3_offline.training.state_checks import check_rows, check_sums, check_tensor
 from sb3_offline.training.trained import Trained
 
@@ -97,11 +98,13 @@ def _global_rng(device: th.device) -> State:
 
 
 def _restore_global_rng(state: State, device: th.device) -> None:
-    th.set_rng_state(state["torch"])
+    th.set_rng_state(checked_position(state["torch"]))
     if state["cuda"] is not None:
         th.cuda.set_rng_state(state["cuda"], device)
-    keys, *rest = state["numpy"]
-    np.random.set_state(("MT19937", np.array(keys, dtype=np.uint32), *rest))  # noqa: NPY002
+    keys, position, *rest = state["numpy"]
+    if type(position) is not int or not 0 <= position <= 624:  # numpy reads wherever it is told
+        raise ValueError(f"numpy's random numbers stand at {position!r:.40}")
+    np.random.set_state(("MT19937", np.array(keys, dtype=np.uint32), position, *rest))  # noqa: NPY002
     random.setstate(state["python"])
 
 

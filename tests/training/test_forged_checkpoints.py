@@ -24,6 +24,7 @@ from sb3_offline.files.archives import FileRefused
 from sb3_offline.files.checksum import read_checked, write_checked
 from sb3_offline.training.health import TrainingDivergedError, non_finite_parameter
 from sb3_offline.training.patient_output import PatientOutput, make_patient
+from sb3_offline.training.run import recall_evaluations
 from tests.conftest import FAST, FAST_MODEL_BASED
 
 State = dict[str, Any]
@@ -70,6 +71,18 @@ def model_of(change: Callable[[State], Any], member: str = "critic.optimizer.pth
     return forge
 
 
+def columns(state: State) -> State:
+    found: State = state["buffers"]["model_buffer"]["columns"]
+    return found
+
+
+def beyond(position: th.Tensor) -> th.Tensor:
+    """A generator with 624 numbers left that reads the last of 624 next: torch takes it, and reads on."""
+    raw = position.clone().numpy()
+    raw[8:12], raw[16:24] = (np.array([624], kind).view(np.uint8) for kind in (np.int32, np.int64))
+    return th.from_numpy(raw)
+
+
 FORGED: dict[str, Callable[[State], Any]] = {
     "no about": lambda s: s.pop("about"),
     "about of numbers": lambda s: s.update(about=5),
@@ -102,6 +115,21 @@ FORGED: dict[str, Callable[[State], Any]] = {
         observations=th.zeros(len(s["buffers"]["model_buffer"]["columns"]["observations"]), 1000)
     ),
     "a buffer with few rows": lambda s: s["buffers"]["model_buffer"]["columns"].update(rewards=th.zeros(1)),
+    "a buffer without rewards": lambda s: columns(s).pop("rewards"),
+    "a buffer with empty rewards": lambda s: columns(s).update(rewards=th.zeros(0)),
+    "a buffer with rewards in a row": lambda s: columns(s).update(rewards=columns(s)["rewards"][:, None].clone()),
+    "a buffer with narrow rows": lambda s: columns(s).update(observations=columns(s)["observations"][:, :1].clone()),
+    "a buffer of whole numbers": lambda s: columns(s).update(rewards=columns(s)["rewards"].long()),
+    "a buffer of no tensors": lambda s: columns(s).update(rewards=[1.0]),
+    "sums of whole numbers": lambda s: s["log_sums"].update({next(iter(s["log_sums"])): th.tensor(1)}),
+    "steps that go back": about(start=10**6),
+    "an end before its beginning": about(total_timesteps=1),
+    "best rewards in text": about(best_mean_rewards=["x"]),
+    "a seed below 0": lambda s: s["streams"].update(seed=-1),
+    "a stream beyond its numbers": lambda s: s["streams"]["generators"].update(sampling=beyond(s["global_rng"]["torch"])),
+    "torch's numbers beyond their end": lambda s: s["global_rng"].update(torch=beyond(s["global_rng"]["torch"])),
+    "numpy's numbers beyond their end": lambda s: s["global_rng"]["numpy"].__setitem__(1, 10**9),
+    "numpy's numbers before their begin": lambda s: s["global_rng"]["numpy"].__setitem__(1, -5),
     "sums of a shape": lambda s: s["log_sums"].update({next(iter(s["log_sums"])): th.zeros(1000)}),
     "numpy's numbers in text": lambda s: s["global_rng"].update(numpy=["x", 0, 0, 0.0]),
     "python's numbers": lambda s: s["global_rng"].update(python=(3, (1, 2), None)),
@@ -152,6 +180,32 @@ def test_a_resumed_run_keeps_its_evaluations(checkpoint: Any, tmp_path: Path) ->
     after = np.load(tmp_path / "evaluations.npz")
     assert after["timesteps"].tolist() == [2, 4, 6, 8, 10]
     np.testing.assert_array_equal(after["results"][:2], before["results"][:2])
+
+
+def bomb(path: Path) -> None:
+    np.savez_compressed(path, timesteps=np.zeros(5 * 10**8, dtype=np.uint8))
+
+
+UNREADABLE: dict[str, Callable[[Path], Any]] = {
+    "a single number": lambda path: np.savez(path, timesteps=np.int64(2), results=np.float64(1)),
+    "text": lambda path: np.savez(path, timesteps=np.array(["2"]), results=np.zeros((1, 1))),
+    "fewer results than steps": lambda path: np.savez(path, timesteps=[2, 4], results=np.zeros((1, 1))),
+    "objects": lambda path: np.savez(path, timesteps=np.array([{}], dtype=object)),
+    "no zip": lambda path: path.write_bytes(b"PK"),
+    "a bomb": bomb,
+}
+
+
+@pytest.mark.parametrize("write", UNREADABLE.values(), ids=UNREADABLE.keys())
+def test_evaluations_that_cannot_be_taken_up_are_left_out(
+    write: Callable[[Path], Any], checkpoint: Any, tmp_path: Path
+) -> None:
+    env = CQL("MlpPolicy", "Pendulum-v1", dataset=checkpoint[1], check_data=False, **FAST).get_env()
+    evaluation = EvalCallback(env, log_path=str(tmp_path), warn=False)
+    write(tmp_path / "evaluations.npz")
+    with pytest.warns(UserWarning, match=r"evaluations\.npz is damaged, and its evaluations are not taken up"):
+        recall_evaluations(evaluation, 10)
+    assert (evaluation.evaluations_timesteps, evaluation.evaluations_results) == ([], [])
 
 
 def test_moments_that_are_not_finite_are_not_saved(checkpoint: Any, tmp_path: Path) -> None:
