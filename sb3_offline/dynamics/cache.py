@@ -61,11 +61,15 @@ def save_dynamics(dynamics: EnsembleDynamics, path: Path, label: str = "", ends:
     if not bool(dynamics.fitted):
         raise ValueError("The dynamics model is not fitted yet: call fit_dynamics() (or learn()) before saving it.")
     state = {name: value.cpu() for name, value in dynamics.state_dict().items()}
-    bad = [name for name, value in state.items() if not name.endswith("figures") and not bool(th.isfinite(value).all())]
-    if bad:
+    if bad := _not_finite(state):
         raise ValueError(f"The dynamics model is not saved: {', '.join(bad)} hold numbers that are not finite. Fit it again.")
     content = {"dynamics": state, "ends": ends or {}}
     write_atomically(path, lambda file: write_checked(file, content, label))
+
+
+def _not_finite(state: dict[str, th.Tensor]) -> list[str]:
+    """Names of what a fit cannot hold; measured figures may be missing."""
+    return [name for name, value in state.items() if not name.endswith("figures") and not bool(th.isfinite(value).all())]
 
 
 def load_dynamics(dynamics: EnsembleDynamics, path: Path, label: str | None = None) -> dict[str, th.Tensor]:
@@ -88,6 +92,10 @@ def load_dynamics(dynamics: EnsembleDynamics, path: Path, label: str | None = No
         own = dynamics.state_dict()
         if not isinstance(state, dict) or not all(same_kind(state.get(name), value) for name, value in own.items()):
             raise ValueError(f"{str(path)!r} is damaged, or holds a dynamics model of other sizes.")
+        if bad := _not_finite({name: state[name] for name in own}):
+            raise ValueError(f"{str(path)!r} holds numbers that are not finite, in {', '.join(bad)}: fit the dynamics again.")
+        if not 0 <= int(state["elites"].min()) <= int(state["elites"].max()) < dynamics.n_members:
+            raise ValueError(f"{str(path)!r} names elites that there are not: it is damaged.")
         dynamics.load_state_dict(state)
         ends = found.get("ends")
         return ends if isinstance(ends, dict) else {}

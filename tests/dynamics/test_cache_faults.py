@@ -57,6 +57,28 @@ def test_no_flipped_bit_is_taken(pendulum_arrays: Arrays) -> None:
     assert same(expected, model.dynamics.state_dict())
 
 
+@pytest.mark.parametrize(
+    ("name", "number", "message"),
+    [
+        ("weights.0", float("nan"), r"holds numbers that are not finite, in weights\.0"),
+        ("residual_std", float("inf"), "holds numbers that are not finite, in residual_std"),
+        ("elites", 10**9, "names elites that there are not"),
+        ("elites", -1, "names elites that there are not"),
+    ],
+)
+def test_forged_numbers_of_a_fit_are_refused(
+    name: str, number: float, message: str, pendulum_arrays: Arrays, tmp_path: Path
+) -> None:
+    model = make(pendulum_arrays, dynamics_cache=False)
+    model.fit_dynamics()
+    model.save_dynamics(tmp_path / "fit.pt")
+    content = read_checked(tmp_path / "fit.pt")
+    content["dynamics"][name].fill_(number)
+    rewrite(tmp_path / "fit.pt", content)
+    with pytest.raises(ValueError, match=message):
+        model.load_dynamics(tmp_path / "fit.pt")
+
+
 def test_a_flipped_bit_of_an_earlier_versions_file(pendulum_arrays: Arrays, tmp_path: Path) -> None:
     state, rng = fitted(pendulum_arrays), np.random.default_rng(0)
     th.save(state, tmp_path / "old.pt")
