@@ -21,17 +21,22 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
+import gymnasium as gym
 import numpy as np
 import torch as th
 import yaml
 from stable_baselines3.common.callbacks import CheckpointCallback
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from benchmarks.fuzz_files import equal_to, fuzz, fuzz_apart, watch
 from sb3_offline import COMBO, CQL, load_dataset
+from sb3_offline.buffers.statistics import STATISTICS, load_statistics, save_statistics
 from sb3_offline.datasets import save_mapped
 from sb3_offline.datasets.offline_dataset import ARRAY_NAMES
 from sb3_offline.dynamics.cache_entry import CacheEntry
+from sb3_offline.dynamics.fit_checkpoint import FitCheckpoint
 from sb3_offline.files.archives import FileRefused
 from sb3_offline.files.checksum import read_checked
 from sb3_offline.files.optimizer_state import checked_state
@@ -87,6 +92,24 @@ def flips(folder: Path, n: int, seed: int = 0) -> dict[str, Counter[str]]:
         return world.dynamics.state_dict()
 
     found["cache entry (.pt)"] = fuzz(cached, load_entry, unchanged, flip_bit, n, seed)
+    with mock.patch.object(FitCheckpoint, "complete", lambda fit: shutil.copy(fit.path, folder / "fit.resume")):
+        COMBO("MlpPolicy", DATASET, dynamics_kwargs=FIT | {"max_epochs": 3}, dynamics_cache=True, **SMALL).fit_dynamics()
+    begun = list(tensors_in(read_checked(folder / "fit.resume")))
+    as_begun: Callable[[Any], bool] = lambda state: all(map(th.equal, tensors_in(state), begun))  # noqa: E731
+    found["a fit in progress (.fit.resume)"] = fuzz(folder / "fit.resume", read_checked, as_begun, flip_bit, n, seed)
+    normalizer = VecNormalize(DummyVecEnv([lambda: gym.make("Pendulum-v1")]))
+    save_statistics(normalizer, folder)
+    numbers = normalizer.obs_rms
+    (folder / "statistics").mkdir()
+
+    def load_numbers(path: Path) -> Any:
+        shutil.copy(path, folder / "statistics" / STATISTICS)
+        loaded = load_statistics(folder / "statistics", normalizer.venv)
+        assert loaded is not None
+        return loaded.obs_rms
+
+    alike: Callable[[Any], bool] = lambda other: np.array_equal([*other.mean, *other.var], [*numbers.mean, *numbers.var])  # noqa: E731
+    found[f"statistics ({STATISTICS})"] = fuzz(folder / STATISTICS, load_numbers, alike, flip_bit, n, seed)
     data = load_dataset(DATASET)
     data = load_dataset({name: getattr(data, name)[:2000] for name in ARRAY_NAMES}, env_id="Pendulum-v1")
     fingerprint = data.fingerprint()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ STATISTICS, PICKLED_STATISTICS = "vecnormalize.json", "vecnormalize.pkl"
 _SETTINGS = ("norm_obs", "norm_reward", "clip_obs", "clip_reward", "gamma", "epsilon", "norm_obs_keys")
 _MOMENTS = ("obs_rms", "ret_rms")
 _MOMENTS_OF_OBS = ("mean", "var", "count")
+_CHECKSUM = "sha256"  # of all else
 
 
 def fill_statistics(normalizer: VecNormalize | None, dataset: OfflineDataset) -> None:
@@ -42,7 +44,8 @@ def fill_statistics(normalizer: VecNormalize | None, dataset: OfflineDataset) ->
 def save_statistics(normalizer: VecNormalize, folder: Path) -> None:
     """Write a normaliser's settings and running moments into a folder, as ``vecnormalize.json``."""
     state = {name: getattr(normalizer, name) for name in (*_SETTINGS, *_MOMENTS) if hasattr(normalizer, name)}
-    text = json.dumps(encode(state)).encode()
+    content = encode(state)
+    text = json.dumps(content | {_CHECKSUM: _checksum(content)}).encode()
     write_atomically(folder / STATISTICS, lambda file: file.write(text))
 
 
@@ -109,9 +112,16 @@ def normalized_env(venv: VecEnv, state: dict[str, Any]) -> VecNormalize:
     return normalizer
 
 
+def _checksum(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
 def _from_json(path: Path, venv: VecEnv) -> VecNormalize:
     try:
-        state: dict[str, Any] = decode(read_json(read_regular(path), str(path)))
+        content = read_json(read_regular(path), str(path))
+        if _CHECKSUM in content and content.pop(_CHECKSUM) != _checksum(content):  # earlier versions wrote none
+            raise ValueError("its checksum does not fit")
+        state: dict[str, Any] = decode(content)
         normalizer = VecNormalize(venv, **{name: state[name] for name in _SETTINGS})
         for name in _MOMENTS:
             if name in state:

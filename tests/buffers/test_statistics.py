@@ -71,9 +71,35 @@ def test_pickled_statistics_need_trust(normalizer: VecNormalize, tmp_path: Path)
 def test_damaged_statistics(damage, normalizer: VecNormalize, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     save_statistics(normalizer, tmp_path)
     path = tmp_path / STATISTICS
-    path.write_text(damage(path.read_text()))
+    path.write_text(damage(json.dumps(without_checksum(path))))
     with pytest.raises(FileRefused, match=r"vecnormalize\.json is damaged, or belongs to another task"):
         load_statistics(tmp_path, pendulum())
+
+
+def without_checksum(path: Path) -> dict[str, object]:
+    return {name: value for name, value in json.loads(path.read_text()).items() if name != "sha256"}
+
+
+def test_no_flipped_bit_is_taken(normalizer: VecNormalize, tmp_path: Path) -> None:
+    save_statistics(normalizer, tmp_path)
+    path, rng = tmp_path / STATISTICS, np.random.default_rng(0)
+    whole, before = path.read_bytes(), normalizer.obs_rms
+    for position in rng.integers(len(whole) * 8, size=200):
+        damaged = bytearray(whole)
+        damaged[position // 8] ^= 1 << (position % 8)
+        path.write_bytes(damaged)
+        try:
+            taken = load_statistics(tmp_path, pendulum())
+        except FileRefused:
+            continue
+        assert taken is not None
+        assert vars(taken.obs_rms).keys() == vars(before).keys()
+        np.testing.assert_array_equal(taken.obs_rms.mean, before.mean)  # the name of the checksum was hit
+    path.write_bytes(whole)
+    path.write_text(json.dumps(without_checksum(path)))  # as earlier versions wrote it
+    found = load_statistics(tmp_path, pendulum())
+    assert found is not None
+    np.testing.assert_array_equal(found.obs_rms.var, before.var)
 
 
 def test_statistics_of_another_task(normalizer: VecNormalize, tmp_path: Path) -> None:
