@@ -1,27 +1,39 @@
 """
 Kills (SIGKILL) whatever replaces a file or a folder, at random moments: what is there afterwards must be the old one or the
-new one, whole. Part of ``python -m benchmarks.kill_and_resume``.
+new one, whole; and lets each write to a full disk, where the old one must stay. Three of the kinds are part of
+``python -m benchmarks.kill_and_resume``, all are tried by
+
+    python -m benchmarks.kill_writers --kills 5
 """
 
 from __future__ import annotations
 
+import argparse
 import hashlib
+import json
 import multiprocessing
 import os
+import platform
+import shlex
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import cycle
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
+import gymnasium as gym
 import numpy as np
 import torch as th
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_offline import COMBO, CQL, load_dataset
+from sb3_offline._version import __version__
+from sb3_offline.buffers.statistics import STATISTICS, save_statistics
 from sb3_offline.cli import main as shell
 from sb3_offline.datasets.offline_dataset import ARRAY_NAMES
 
@@ -45,23 +57,63 @@ def small_data() -> dict[str, Any]:
     return {name: getattr(data, name)[:4000] for name in ARRAY_NAMES}
 
 
-class Folder:
-    """``convert --force`` of a memory-mapped folder."""
+class Writer(Protocol):
+    """Writes one of its states to a place, and reads which one is there."""
+
+    states: ClassVar[tuple[str, ...]]
+
+    def __init__(self, place: Path) -> None: ...
+
+    def write(self, state: str) -> None:
+        """Replace what is there."""
+
+    def read(self) -> str:
+        """Equal for equal content."""
+
+
+class Conversion:
+    """``convert --force``; its children say into what."""
 
     states = ("1", "2")
+    name: ClassVar[str]
 
     def __init__(self, place: Path) -> None:
-        self.source, self.target = place / "source.npz", place / "data.mmap"
+        self.source, self.target = place / "source.npz", str(place / self.name)
         if not self.source.exists():
             np.savez(self.source, env_id="Pendulum-v1", **small_data())
 
     def write(self, state: str) -> None:
-        words = ["convert", str(self.source), str(self.target), "--force", "--reward-scale", state]
+        words = ["convert", str(self.source), self.target, "--force", "--reward-scale", state]
         if shell(words) != 0:
             raise RuntimeError("convert failed")
 
     def read(self) -> str:
         return load_dataset(self.target).fingerprint()
+
+
+class Folder(Conversion):
+    name = "data.mmap"
+
+
+class Npz(Conversion):
+    name = "data.npz"
+
+
+class Hdf5(Conversion):
+    name = "data.hdf5"
+
+
+class Parquet(Conversion):
+    name = "data.parquet"
+
+
+class MinariSet(Conversion):
+    name = "kills/pendulum-v0"
+
+    def __init__(self, place: Path) -> None:
+        super().__init__(place)
+        self.target = self.name
+        os.environ["MINARI_DATASETS_PATH"] = str(place / "minari")
 
 
 class Buffer:
@@ -104,12 +156,76 @@ class Cache:
         return hashlib.sha256(b"".join(content)).hexdigest()
 
 
-WRITERS: dict[str, type[Folder | Buffer | Cache]] = {"convert --force": Folder, "replay buffer": Buffer, "cache": Cache}
+class Model:
+    """``save`` of a model."""
+
+    states = ("1", "2")
+
+    def __init__(self, place: Path) -> None:
+        self.target = place / "model.zip"
+
+    def write(self, state: str) -> None:
+        CQL("MlpPolicy", "Pendulum-v1", dataset=small_data(), seed=int(state), **SMALL).save(self.target)
+
+    def read(self) -> str:
+        weights = [value.numpy().tobytes() for value in CQL.load(self.target, device="cpu").policy.state_dict().values()]
+        return hashlib.sha256(b"".join(weights)).hexdigest()
+
+
+class Statistics:
+    """``vecnormalize.json``, whose bytes are known by its numbers."""
+
+    states = ("1", "2")
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+
+    def write(self, state: str) -> None:
+        normalizer: Any = VecNormalize(DummyVecEnv([lambda: gym.make("Pendulum-v1")]))
+        normalizer.obs_rms.mean += float(state)
+        save_statistics(normalizer, self.place)
+
+    def read(self) -> str:
+        return hashlib.sha256((self.place / STATISTICS).read_bytes()).hexdigest()
+
+
+class Page:
+    """``inspect --html``."""
+
+    states = ("1", "2")
+
+    def __init__(self, place: Path) -> None:
+        self.place, self.target = place, place / "page.html"
+
+    def write(self, state: str) -> None:
+        source = self.place / f"source{state}.npz"
+        if not source.exists():
+            data = small_data()
+            np.savez(source, env_id="Pendulum-v1", **data | {"rewards": data["rewards"] * float(state)})
+        if shell(["inspect", str(source), "--html", str(self.target)]) != 0:
+            raise RuntimeError("inspect failed")
+
+    def read(self) -> str:
+        text = self.target.read_text()
+        return "whole" if text.startswith("<!") and text.rstrip().endswith("</html>") else f"torn: {len(text)}"
+
+
+#: Those that ``kill_and_resume`` kills, too.
+WRITERS: dict[str, type[Writer]] = {"convert --force": Folder, "replay buffer": Buffer, "cache": Cache}
+ALL: dict[str, type[Writer]] = WRITERS | {
+    "convert --force to npz": Npz,
+    "convert --force to HDF5": Hdf5,
+    "convert --force to Parquet": Parquet,
+    "convert --force to Minari": MinariSet,
+    "model": Model,
+    "statistics": Statistics,
+    "inspect --html": Page,
+}
 
 
 def _write_on(kind: str, place: Path) -> None:
     th.set_num_threads(1)
-    writer = WRITERS[kind](place)
+    writer = ALL[kind](place)
     for state in cycle(writer.states):
         writer.write(state)
 
@@ -117,7 +233,7 @@ def _write_on(kind: str, place: Path) -> None:
 def _answer(kind: str, place: Path, answers: Any) -> None:
     th.set_num_threads(1)
     try:
-        answers.put(WRITERS[kind](place).read())
+        answers.put(ALL[kind](place).read())
     except Exception as error:  # whatever a torn file raises: it counts
         answers.put(f"{type(error).__name__}: {error}")
 
@@ -138,8 +254,8 @@ def measure_writer(kind: str, kills: int, seed: int, longest_s: float = 2.0) -> 
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(temporary)
         allowed = set()
-        for state in WRITERS[kind].states:
-            WRITERS[kind](place).write(state)
+        for state in ALL[kind].states:
+            ALL[kind](place).write(state)
             allowed.add(_apart(_answer, kind, place))
         for _ in range(kills):
             process = multiprocessing.get_context("fork").Process(target=_write_on, args=(kind, place))
@@ -149,7 +265,7 @@ def measure_writer(kind: str, kills: int, seed: int, longest_s: float = 2.0) -> 
             process.kill()
             process.join()
             whole = _apart(_answer, kind, place) in allowed
-            WRITERS[kind](place).write(WRITERS[kind].states[0])
+            ALL[kind](place).write(ALL[kind].states[0])
             trials.append(WriterTrial(kind, round(moment, 3), whole, _apart(_answer, kind, place) in allowed))
     return trials
 
@@ -171,3 +287,83 @@ def small_disk(size: str) -> Iterator[Path | None]:
 
 def enlarge(disk: Path, size: str) -> None:
     subprocess.run(["mount", "-o", f"remount,size={size}", str(disk)], check=True)
+
+
+def fill_disk(kind: str) -> str | None:
+    """What a writer leaves that replaces its target on a full disk, in words; None where one may not mount."""
+    with small_disk("8m") as disk:
+        if disk is None:
+            return None
+        ALL[kind](disk).write(ALL[kind].states[0])
+        before, names = _apart(_answer, kind, disk), _names(disk)
+        with (disk / "ballast").open("wb", buffering=0) as ballast:
+            try:
+                while ballast.write(bytes(4096)):
+                    pass
+            except OSError:
+                pass
+        process = multiprocessing.get_context("fork").Process(target=_write_once, args=(kind, disk))
+        process.start()
+        process.join()
+        (disk / "ballast").unlink()
+        code = process.exitcode or 0
+        ended = "written all the same" if code == 0 else "refused" if code == _REFUSED else f"ended by {code}"
+        old = "the old one whole" if _apart(_answer, kind, disk) == before else "the old one lost"
+        left = sorted(_names(disk) - names)
+        return f"{ended}, {old}, {f'left: {left}' if left else 'nothing left'}"
+
+
+_REFUSED = 2
+
+
+def _write_once(kind: str, place: Path) -> None:
+    th.set_num_threads(1)
+    try:
+        ALL[kind](place).write(ALL[kind].states[1])
+    except (OSError, RuntimeError):  # the shell's status is a RuntimeError here
+        sys.exit(_REFUSED)
+
+
+def _names(place: Path) -> set[str]:
+    return {str(path.relative_to(place)) for path in place.rglob("*")}
+
+
+def main() -> None:
+    """Try all kinds, and write the figures."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=5, help="of each kind")
+    parser.add_argument("--only", nargs="+", choices=list(ALL), default=list(ALL))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/resume/writers"))
+    arguments = parser.parse_args()
+    th.set_num_threads(1)
+    trials: list[WriterTrial] = []
+    full: dict[str, str] = {}
+    for index, kind in enumerate(arguments.only):
+        trials += measure_writer(kind, arguments.kills, arguments.seed + index)
+        if len(ALL[kind].states) > 1:
+            full[kind] = fill_disk(kind) or "may not mount one"
+        facts = {
+            "command": shlex.join(["python", "-m", "benchmarks.kill_writers", *sys.argv[1:]]),
+            "seed": arguments.seed,
+            "versions": {
+                "sb3_offline": __version__,
+                "torch": th.__version__,
+                "numpy": np.__version__,
+                "python": platform.python_version(),
+            },
+            "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, 1 thread",
+            "kills": len(trials),
+            "whole": sum(trial.whole and trial.whole_again for trial in trials),
+            "a full disk": full,
+            "trials": [asdict(trial) for trial in trials],
+        }
+        arguments.output.mkdir(parents=True, exist_ok=True)
+        (arguments.output / "kill_writers.json").write_text(json.dumps(facts, indent=1) + "\n")
+        print(
+            kind, [trial.whole and trial.whole_again for trial in trials if trial.writer == kind], full.get(kind), flush=True
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -109,3 +109,10 @@ def pendulum_arrays() -> dict[str, np.ndarray]:
 def cartpole_arrays() -> dict[str, np.ndarray]:
     """Forty episodes of about 20 random steps each."""
     return record("CartPole-v1", 40)
+
+
+def beyond(position: th.Tensor) -> th.Tensor:
+    """A generator with 624 numbers left that reads the last of 624 next: torch takes it, and reads on."""
+    raw = position.clone().numpy()
+    raw[8:12], raw[16:24] = (np.array([624], kind).view(np.uint8) for kind in (np.int32, np.int64))
+    return th.from_numpy(raw)

@@ -16,7 +16,7 @@ from sb3_offline.datasets.mapped import blocks_of
 from sb3_offline.files.archives import FileRefused
 from sb3_offline.files.atomic import write_atomically
 from sb3_offline.files.encoding import decode, encode
-from sb3_offline.files.regular import read_regular
+from sb3_offline.files.regular import leads_out, read_regular
 from sb3_offline.files.structure import read_json
 from sb3_offline.files.trust import is_trusted
 
@@ -117,6 +117,8 @@ def _checksum(content: dict[str, Any]) -> str:
 
 
 def _from_json(path: Path, venv: VecEnv) -> VecNormalize:
+    if leads_out(path, path.parent):
+        raise FileRefused(f"{path} is a link out of the run's folder: copy the file there.")
     try:
         content = read_json(read_regular(path), str(path))
         if _CHECKSUM in content and content.pop(_CHECKSUM) != _checksum(content):  # earlier versions wrote none

@@ -102,6 +102,14 @@ def test_no_flipped_bit_is_taken(normalizer: VecNormalize, tmp_path: Path) -> No
     np.testing.assert_array_equal(found.obs_rms.var, before.var)
 
 
+def test_links_out_of_the_folder_are_not_followed(normalizer: VecNormalize, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    save_statistics(normalizer, tmp_path)
+    (tmp_path / "run" / STATISTICS).symlink_to(tmp_path / STATISTICS)
+    with pytest.raises(FileRefused, match=r"vecnormalize\.json is a link out of the run's folder"):
+        load_statistics(tmp_path / "run", pendulum())
+
+
 def test_statistics_of_another_task(normalizer: VecNormalize, tmp_path: Path) -> None:
     save_statistics(normalizer, tmp_path)
     with pytest.raises(FileRefused, match="obs_rms is of another shape"):

@@ -6,6 +6,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch as th
 
 from sb3_offline import COMBO
 from sb3_offline.files.checksum import read_checked, write_checked
-from tests.conftest import FAST_MODEL_BASED, Arrays, maker
+from tests.conftest import FAST_MODEL_BASED, Arrays, beyond, maker
 
 make = maker(COMBO, **FAST_MODEL_BASED | {"dynamics_cache": True, "check_data": False})
 
@@ -218,8 +219,14 @@ def test_numbers_that_are_not_finite_are_not_saved(pendulum_arrays: Arrays, tmp_
     model.save_dynamics(tmp_path / "good.pt")
 
 
-@pytest.mark.parametrize("key", ["start", "tensors", "optimizer", "generator", "epoch", "stale"])
-@pytest.mark.parametrize("value", [None, -1, "x", [th.zeros(1)], {"state": {}, "param_groups": []}], ids=str)
+FORGED = [None, -1, "x", [th.zeros(1)], {"state": {}, "param_groups": []}]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [*product(("start", "tensors", "optimizer", "generator", "epoch", "stale"), FORGED), ("generator", beyond)],
+    ids=str,
+)
 def test_a_forged_state_of_a_fit_is_no_beginning(key: str, value: Any, pendulum_arrays: Arrays) -> None:
     options = {"dynamics_kwargs": FAST_MODEL_BASED["dynamics_kwargs"] | {"max_epochs": 3, "patience": 3}}
     expected = fitted(pendulum_arrays, dynamics_cache=False, **options)
@@ -228,5 +235,6 @@ def test_a_forged_state_of_a_fit_is_no_beginning(key: str, value: Any, pendulum_
     with pytest.raises(ZeroDivisionError):
         model.fit_dynamics()
     (path,) = cache().glob("*.resume")
-    rewrite(path, read_checked(path) | {key: value})
+    content = read_checked(path)
+    rewrite(path, content | {key: value(content[key]) if callable(value) else value})
     assert same(expected, fitted(pendulum_arrays, **options))

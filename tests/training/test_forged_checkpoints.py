@@ -25,7 +25,7 @@ from sb3_offline.files.checksum import read_checked, write_checked
 from sb3_offline.training.health import TrainingDivergedError, non_finite_parameter
 from sb3_offline.training.patient_output import PatientOutput, make_patient
 from sb3_offline.training.run import recall_evaluations
-from tests.conftest import FAST, FAST_MODEL_BASED
+from tests.conftest import FAST, FAST_MODEL_BASED, beyond
 
 State = dict[str, Any]
 
@@ -74,13 +74,6 @@ def model_of(change: Callable[[State], Any], member: str = "critic.optimizer.pth
 def columns(state: State) -> State:
     found: State = state["buffers"]["model_buffer"]["columns"]
     return found
-
-
-def beyond(position: th.Tensor) -> th.Tensor:
-    """A generator with 624 numbers left that reads the last of 624 next: torch takes it, and reads on."""
-    raw = position.clone().numpy()
-    raw[8:12], raw[16:24] = (np.array([624], kind).view(np.uint8) for kind in (np.int32, np.int64))
-    return th.from_numpy(raw)
 
 
 FORGED: dict[str, Callable[[State], Any]] = {
