@@ -106,6 +106,8 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
     _parts: parts.Parts
     validation: Validation | None = None  # of the last learn(validation=...)
     _run: Run | None = None  # while learn() runs
+    #: What a file neither keeps nor brings.
+    of_the_process: ClassVar[tuple[str, ...]] = ("_run", "_continuation", "_loaded", "validation", "mask_source")
     _continuation: Continuation | None = None  # what the next learn() goes on from
     _loaded: tuple[Source, OfflineDataset] | None = None  # in the constructor, for its actions' bounds; learn() takes it
 
@@ -379,7 +381,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
 
     def _excluded_save_params(self) -> list[str]:
         excluded = [*super()._excluded_save_params(), *self._parts.names, "_parts", "replay_buffer_class"]
-        excluded += ["_run", "_continuation", "_loaded", "validation", "mask_source"]
+        excluded += self.of_the_process
         excluded += ["lr_schedule"]  # is made from learning_rate
         if not isinstance(self.dataset, (str, Path)):
             excluded.append("dataset")  # arrays stay where they are; an id or a path travels with the model

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Any, NoReturn
 
 import gymnasium as gym
@@ -88,12 +89,17 @@ def _foreign(spec: EnvSpec, registered: EnvSpec) -> str | None:
     reason = refused_wrappers([(name, kwargs) for name, kwargs in wrappers if (name, str(kwargs)) not in own])
     if reason is not None:
         return reason
+    if not isinstance(spec.kwargs, Mapping):
+        return refused_arguments(spec.kwargs)
     known = {key: str(value) for key, value in registered.kwargs.items()}
     return refused_arguments({key: value for key, value in spec.kwargs.items() if known.get(key) != str(value)})
 
 
 #: Wrappers that only note what happens, and cannot be made from a spec.
 _RECORDERS = ("stable_baselines3.common.monitor:Monitor",)
+
+#: What gymnasium, and constructors that are given other arguments than theirs, raise of a spec.
+_CANNOT_BE_MADE = (gym.error.Error, ImportError, TypeError, ValueError, AttributeError, LookupError)
 
 
 def env_from_spec(spec: EnvSpec, dataset_id: str, *, trust: bool = False, **kwargs: Any) -> gym.Env:
@@ -125,7 +131,7 @@ def env_from_spec(spec: EnvSpec, dataset_id: str, *, trust: bool = False, **kwar
             )
     try:
         return gym.make(spec, **kwargs)
-    except (gym.error.Error, ImportError) as error:
+    except _CANNOT_BE_MADE as error:
         raise DatasetError(
             f"{dataset_id} belongs to {spec.id}, which cannot be made here: {error}. MuJoCo's tasks need "
             '`pip install "gymnasium[mujoco]"`.'

@@ -87,8 +87,10 @@ class ModelFile:
         """
         values: dict[str, Any] = {}
         needed: dict[str, Any] = {}
+        foreign = getattr(cls, "of_the_process", ())
         for key, item in self.data().items():
-            if not trust and (key == "env" or isinstance(inspect.getattr_static(cls, key, None), _ATTRIBUTES)):
+            none = key == "env" or key in foreign or isinstance(inspect.getattr_static(cls, key, None), _ATTRIBUTES)
+            if none and not trust:
                 raise FileRefused(f"{self.name} has a hyperparameter {key!r}, which is none of {cls.__name__}.")
             if key in given:
                 values[key] = given[key]

@@ -262,6 +262,24 @@ def test_arguments_that_may_be_paths(arguments: dict[str, Any]) -> None:
         env_from_spec(spec_with(kwargs=arguments), "data")
 
 
+@pytest.mark.parametrize("trust", [False, True])
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"kwargs": [1]},
+        {"kwargs": {"unknown": 10**9}},
+        {"kwargs": {"g": None, "render_mode": 3}},
+        {"max_episode_steps": "x"},
+        {"max_episode_steps": -3},
+        {"additional_wrappers": (WrapperSpec("x", "gymnasium.wrappers.common:TimeLimit", {"no": 1}),)},
+    ],
+    ids=str,
+)
+def test_specs_of_which_nothing_can_be_made_are_named(changed: dict[str, Any], trust: bool) -> None:
+    with pytest.raises(DatasetError, match=r"^data (belongs to Pendulum-v1, which cannot be made here|asks for code)"):
+        env_from_spec(spec_with(**changed), "data", trust=trust)
+
+
 def test_harmless_specs_and_trust() -> None:
     wrappers = (
         WrapperSpec("a", "gymnasium.wrappers.transform_action:RescaleAction", {"min_action": -1.0, "max_action": 1}),

@@ -110,6 +110,14 @@ def test_numbers_of_more_than_64_bits_are_refused(name: str, genuine: bytes) -> 
         CQL.load(packed(members | {"data": data}), device="cpu")
 
 
+@pytest.mark.parametrize("name", CQL.of_the_process)
+def test_what_belongs_to_the_process_is_not_taken_from_a_file(name: str, genuine: bytes) -> None:
+    members = members_of(genuine)
+    data = json.dumps(json.loads(members["data"]) | {name: 1}).encode()
+    with pytest.raises(FileRefused, match=rf"hyperparameter '{name}', which is none of CQL"):
+        CQL.load(packed(members | {"data": data}), device="cpu")
+
+
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-32", "utf-8-sig"])
 def test_only_utf_8_is_read(encoding: str, genuine: bytes) -> None:
     members = members_of(genuine)
