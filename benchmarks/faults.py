@@ -99,7 +99,7 @@ def flips(folder: Path, n: int, seed: int = 0) -> dict[str, Counter[str]]:
     found["a fit in progress (.fit.resume)"] = fuzz(folder / "fit.resume", read_checked, as_begun, flip_bit, n, seed)
     normalizer = VecNormalize(DummyVecEnv([lambda: gym.make("Pendulum-v1")]))
     save_statistics(normalizer, folder)
-    numbers = normalizer.obs_rms
+    numbers: Any = normalizer.obs_rms
     (folder / "statistics").mkdir()
 
     def load_numbers(path: Path) -> Any:

@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import cycle
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
@@ -57,24 +57,26 @@ def small_data() -> dict[str, Any]:
     return {name: getattr(data, name)[:4000] for name in ARRAY_NAMES}
 
 
-class Writer(Protocol):
+class Writer:
     """Writes one of its states to a place, and reads which one is there."""
 
-    states: ClassVar[tuple[str, ...]]
+    states: ClassVar[tuple[str, ...]] = ("1", "2")
 
-    def __init__(self, place: Path) -> None: ...
+    def __init__(self, place: Path) -> None:
+        self.place = place
 
     def write(self, state: str) -> None:
         """Replace what is there."""
+        raise NotImplementedError
 
     def read(self) -> str:
         """Equal for equal content."""
+        raise NotImplementedError
 
 
-class Conversion:
+class Conversion(Writer):
     """``convert --force``; its children say into what."""
 
-    states = ("1", "2")
     name: ClassVar[str]
 
     def __init__(self, place: Path) -> None:
@@ -116,10 +118,8 @@ class MinariSet(Conversion):
         os.environ["MINARI_DATASETS_PATH"] = str(place / "minari")
 
 
-class Buffer:
+class Buffer(Writer):
     """``save_replay_buffer``."""
-
-    states = ("1", "2")
 
     def __init__(self, place: Path) -> None:
         self.target = place / "buffer.npz"
@@ -133,7 +133,7 @@ class Buffer:
         return load_dataset(self.target, env_id="Pendulum-v1").fingerprint()
 
 
-class Cache:
+class Cache(Writer):
     """An entry of the cache of fitted dynamics: whatever is left of it, the next run has the fit that it would have made."""
 
     states = ("0",)
@@ -156,10 +156,8 @@ class Cache:
         return hashlib.sha256(b"".join(content)).hexdigest()
 
 
-class Model:
+class Model(Writer):
     """``save`` of a model."""
-
-    states = ("1", "2")
 
     def __init__(self, place: Path) -> None:
         self.target = place / "model.zip"
@@ -172,10 +170,8 @@ class Model:
         return hashlib.sha256(b"".join(weights)).hexdigest()
 
 
-class Statistics:
+class Statistics(Writer):
     """``vecnormalize.json``, whose bytes are known by its numbers."""
-
-    states = ("1", "2")
 
     def __init__(self, place: Path) -> None:
         self.place = place
@@ -189,20 +185,18 @@ class Statistics:
         return hashlib.sha256((self.place / STATISTICS).read_bytes()).hexdigest()
 
 
-class Page:
+class Page(Writer):
     """``inspect --html``."""
 
-    states = ("1", "2")
-
     def __init__(self, place: Path) -> None:
-        self.place, self.target = place, place / "page.html"
+        self.sources, self.target = {state: place / f"source{state}.npz" for state in self.states}, place / "page.html"
+        for state, source in self.sources.items():
+            if not source.exists():
+                data = small_data()
+                np.savez(source, env_id="Pendulum-v1", **data | {"rewards": data["rewards"] * float(state)})
 
     def write(self, state: str) -> None:
-        source = self.place / f"source{state}.npz"
-        if not source.exists():
-            data = small_data()
-            np.savez(source, env_id="Pendulum-v1", **data | {"rewards": data["rewards"] * float(state)})
-        if shell(["inspect", str(source), "--html", str(self.target)]) != 0:
+        if shell(["inspect", str(self.sources[state]), "--html", str(self.target)]) != 0:
             raise RuntimeError("inspect failed")
 
     def read(self) -> str:
