@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 import warnings
 from collections.abc import Callable
@@ -53,7 +54,7 @@ class FitCheckpoint:
         """
         self._parts = model, optimizer, generator, snapshots
         self._start = generator.get_state()
-        if self.path is None or not self.path.exists():
+        if self.path is None or not os.path.lexists(self.path):  # never raises, of a closed folder neither
             return 0, 0
         try:
             return self._continue(read_checked(self.path))

@@ -172,7 +172,11 @@ def full_disk(monkeypatch: pytest.MonkeyPatch, _: Path) -> None:
         monkeypatch.setattr(f"sb3_offline.dynamics.{module}.write_atomically", refuse)
 
 
-@pytest.mark.parametrize("fault", [no_folder, no_home, full_disk])
+def long_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SB3_OFFLINE_CACHE", str(tmp_path / ("x" * 300)))
+
+
+@pytest.mark.parametrize("fault", [no_folder, no_home, full_disk, long_name])
 def test_without_a_place_the_run_goes_on(
     fault: Callable[[pytest.MonkeyPatch, Path], None], pendulum_arrays: Arrays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
