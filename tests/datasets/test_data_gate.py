@@ -145,6 +145,14 @@ def test_where_every_row_ends_an_episode_a_step_is_long_beside_the_spread_of_the
     assert check_dataset(data) == []  # a process of which every row was marked as cut
 
 
+def test_short_episodes_that_are_alike_took_no_turns() -> None:
+    """Three steps an episode, always the same states: three rows on is the next episode, not what follows."""
+    step, states = np.arange(N) % 3, np.eye(4, 3, dtype=np.float32)
+    columns = {"observations": states[step], "next_observations": states[step + 1]}
+    alike = sound(**columns, terminations=step == 2, truncations=np.zeros(N, dtype=bool))
+    assert not [finding for finding in check_dataset(alike) if finding.severity == "error"]
+
+
 def test_a_single_row() -> None:
     assert {finding.check for finding in check_dataset(sound(1)) if finding.severity == "error"} == set()
 

@@ -33,7 +33,8 @@ def stride_of_rows(dataset: OfflineDataset, observations: DimensionStatistics, m
     """
     How many rows on the observations continue, where next observations were taken from the following rows: a number above 1 if
     the steps over so many rows are far shorter than those to the next row, and a linear model explains them while it does not
-    explain those to the next row. Steps of a task that swings back are explained, however long they are.
+    explain those to the next row. Steps of a task that swings back are explained, however long they are; and what lies so far
+    apart that episodes end in between does not continue.
     """
     moving = ~observations.constant
     if not moving.any() or len(moving) > _MAX_DIMENSIONS or model.weights is None or len(dataset) < 100:
@@ -46,6 +47,9 @@ def stride_of_rows(dataset: OfflineDataset, observations: DimensionStatistics, m
     distances = [np.square(block[stride:] - block[:-stride]).mean() for stride in range(1, longest + 1)]
     stride = 1 + int(np.argmin(distances))
     if stride == 1 or distances[stride - 1] > _NEARER * distances[0]:
+        return None
+    n_ends = np.append(0, np.cumsum((dataset.terminations | dataset.truncations)[first : first + _BLOCK]))
+    if np.mean(n_ends[stride:-1] > n_ends[: -stride - 1]) > 0.5:  # short episodes that are alike
         return None
     unexplained = model.unexplained().mean()
     if unexplained < _OPEN:
