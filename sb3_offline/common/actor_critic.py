@@ -15,6 +15,7 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from sb3_offline.arguments import UPDATE_RATE, Interval, check_number
 from sb3_offline.buffers.online_buffer import OfflineOnlineBuffer
 from sb3_offline.common.gradient_algorithm import GradientAlgorithm
+from sb3_offline.common.idle import keep_online_options
 from sb3_offline.common.loop import check_call
 from sb3_offline.common.online import OnlineOptions, go_online
 from sb3_offline.common.parts import frozen_copy
@@ -248,6 +249,7 @@ class OfflineActorCritic(GradientAlgorithm):
             self.actor.load_state_dict(policy.deployed_actor.state_dict())
         self._average_actor()
         self.action_noise = self.exploration_noise() if action_noise is None else action_noise
+        keep_online_options(self)
         return OffPolicyAlgorithm.learn(
             self,
             options.total_timesteps,

@@ -17,8 +17,9 @@ from stable_baselines3.common.utils import safe_mean
 from sb3_offline.arguments import check_count, check_flag, check_steps, check_text
 from sb3_offline.buffers.statistics import fill_statistics
 from sb3_offline.common.data_backed import match_normalization, trained_env, with_goals
+from sb3_offline.common.idle import warn_of_assignments
 from sb3_offline.common.validation import Validation, hold_out
-from sb3_offline.datasets.checks import pass_gate
+from sb3_offline.datasets.checks import pass_gate, refuse_broken
 from sb3_offline.datasets.sources import Source
 from sb3_offline.execution import ranks
 from sb3_offline.execution.optimizers import check_gradients
@@ -88,6 +89,7 @@ def learning(
     check_call(callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
     check_gradients()
     self.check_options()
+    warn_of_assignments(self)
     announce = total_timesteps is None or self.verbose > 0
     if not ranks.is_first():  # the first one speaks, looks and saves for all
         callback, log_interval, progress_bar, announce = None, None, False, False
@@ -100,6 +102,8 @@ def learning(
         total_timesteps, reset_num_timesteps = continuation.remaining(total_timesteps), False
     if self.check_data:
         pass_gate(dataset, stacklevel=3)  # whoever calls learn
+        if held_out is not None:
+            refuse_broken(held_out)
     if self.env is None:  # after load(env=None)
         self.set_env(trained_env(self, dataset.info))
     match_normalization(self, self._vec_normalize_env)

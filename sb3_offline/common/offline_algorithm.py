@@ -19,6 +19,7 @@ from sb3_offline.buffers.buffers import OfflineDatasetBuffer
 from sb3_offline.buffers.returns import unit_scale
 from sb3_offline.buffers.storage import Storage, check_storage, make_dataset_buffer
 from sb3_offline.common import copies, data_backed, loop, parts, replay_files, saving, signature
+from sb3_offline.common.idle import keep_online_options
 from sb3_offline.common.signature import (
     check_device,
     check_log_folder,
@@ -107,8 +108,16 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
     validation: Validation | None = None  # of the last learn(validation=...)
     _run: Run | None = None  # while learn() runs
     #: What a file neither keeps nor brings.
-    of_the_process: ClassVar[tuple[str, ...]] = ("_run", "_continuation", "_loaded", "validation", "mask_source")
+    of_the_process: ClassVar[tuple[str, ...]] = (
+        "_run",
+        "_continuation",
+        "_loaded",
+        "validation",
+        "mask_source",
+        "_online_options",
+    )
     _continuation: Continuation | None = None  # what the next learn() goes on from
+    _online_options: dict[str, Any]  # of SB3's collecting loop, as they were last set here
     _loaded: tuple[Source, OfflineDataset] | None = None  # in the constructor, for its actions' bounds; learn() takes it
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -224,6 +233,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         self.register_state("log_sums", LogSums(), saved=False)
         if self.has_ood_detector:  # load() fills it
             self.register_state("ood_detector", scoring.make_ood_detector(self))
+        keep_online_options(self)
 
     def set_random_seed(self, seed: int | None = None) -> None:
         """As in SB3; every random stream of this package begins anew from the seed, too."""

@@ -211,6 +211,13 @@ def check_policy_kwargs(policy_kwargs: object) -> dict[str, Any]:
         value = policy_kwargs.get(name)
         if value is not None and (isinstance(value, nn.Module | Optimizer) or not callable(value)):
             raise TypeError(f"policy_kwargs: {name} must be a class, such as {example}; got {value!r}.")
+    arch = policy_kwargs.get("net_arch")
+    for part in arch.values() if isinstance(arch, Mapping) else [arch]:
+        for width in part if isinstance(part, list | tuple) else []:
+            if isinstance(width, Real):
+                check_count("policy_kwargs: a layer of net_arch", width)
+    if policy_kwargs.get("n_critics") is not None:
+        check_count("policy_kwargs: n_critics", policy_kwargs["n_critics"])
     return dict(policy_kwargs)
 
 

@@ -31,7 +31,10 @@ def _step(optimizer: th.optim.Optimizer, loss: th.Tensor) -> None:
     """
     check_gradients()
     loss = loss.sum() if loss.dim() else loss
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    each = (parameter for group in optimizer.param_groups for parameter in group["params"])
+    parameters = [parameter for parameter in each if parameter.requires_grad]  # a user may have frozen others
+    if not parameters:
+        return
     gradients = th.autograd.grad(loss, parameters, allow_unused=True)
     ranks.average([gradient for gradient in gradients if gradient is not None])
     for parameter, gradient in zip(parameters, gradients, strict=True):

@@ -15,6 +15,7 @@ import numpy as np
 from sb3_offline.arguments import INSIDE_UNIT, Interval, check_count, check_flag, check_number
 from sb3_offline.buffers.returns import returns_to_go
 from sb3_offline.datasets import OfflineDataset
+from sb3_offline.datasets.checks import refuse_broken
 from sb3_offline.ope.behavior import describes, support_of
 from sb3_offline.ope.policy import EvaluatedPolicy
 
@@ -80,13 +81,16 @@ class Estimator(ABC):
         :param policy: a model of SB3 or of this library, one of their policies, or anything with their ``predict``
         :param dataset: logged episodes; best such as the policy was not trained on
         :return: the estimate; where states are vectors its diagnostics hold the OOD score of the policy's actions
-        :raises ValueError: if the policy does not fit the data, or the estimator does not fit the policy
+        :raises ValueError: if the data cannot be right (unless the policy is a model with ``check_data=False``), the policy
+            does not fit them, or the estimator does not fit the policy
         """
         if dataset.action_masks is not None:
             raise ValueError(
                 f"{dataset.info.dataset_id} has action_masks, and the estimators ask the policy without: what they would "
                 "judge is another policy. Play it in its task, or leave the masks out if it chooses well without them."
             )
+        if getattr(policy, "check_data", True):
+            refuse_broken(dataset)
         evaluated = EvaluatedPolicy(policy, dataset, deterministic=self.deterministic, seed=self.seed)
         result = self._estimate(evaluated, dataset)
         returns = behavior_returns(dataset, result.gamma)

@@ -12,6 +12,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import MaybeCallback, ReplayBufferSamples
 
 from sb3_offline.arguments import INSIDE_UNIT, Interval, check_number
+from sb3_offline.common.idle import keep_online_options
 from sb3_offline.common.loop import check_call
 from sb3_offline.common.offline_algorithm import OfflineAlgorithm
 from sb3_offline.common.online import OnlineOptions, check_simulator
@@ -20,6 +21,10 @@ from sb3_offline.execution.optimizers import check_gradients, minimize
 from sb3_offline.linearization.q_function import QFunction
 from sb3_offline.linearization.td_linearization import Transitions
 from sb3_offline.preqn.update import AlignTo, LineSearch, preqn_step
+
+
+class CollectedBuffer(ReplayBuffer):
+    """What PreQN meets online, which a later ``learn`` leaves behind."""
 
 
 class PreQN(OfflineAlgorithm, TD3):
@@ -136,12 +141,13 @@ class PreQN(OfflineAlgorithm, TD3):
         check_call(callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
         check_gradients()
         check_simulator(self, "model.set_env(...) gives it one")
-        self.replay_buffer = ReplayBuffer(  # type: ignore[assignment]
+        self.replay_buffer = CollectedBuffer(  # type: ignore[assignment]
             buffer_size, self.observation_space, self.action_space, self.device, n_envs=self.n_envs
         )
         self.action_noise, self.learning_starts = action_noise, learning_starts
         self.train_freq, self.gradient_steps = train_freq, gradient_steps
         self._convert_train_freq()
+        keep_online_options(self)
         return OffPolicyAlgorithm.learn(
             self,
             options.total_timesteps,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,19 @@ def test_hdf5_as_d4rl_writes_it(tmp_path: Path, task_spaces: Spaces) -> None:
     np.testing.assert_array_equal(data.next_observations[4:], arrays["observations"][5:])
     assert data.valid_next.tolist() == [True, True, True, False, True, True, True]
     assert data.episode_returns().tolist() == [6.0, 15.0]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "packed"), [("scale_factor", 2.0, True), ("add_offset", 1.0, True), ("scale_factor", 1.0, False)]
+)
+def test_hdf5_that_is_packed_as_netcdf_is_refused(
+    name: str, value: float, packed: bool, tmp_path: Path, task_spaces: Spaces
+) -> None:
+    path = write_hdf5(tmp_path / "log.hdf5", locomotion(2, 1))
+    with h5py.File(path, "a") as file:
+        file["actions"].attrs[name] = value
+    with pytest.raises(DatasetError, match=f"actions is packed, as its attribute {name} says") if packed else nullcontext():
+        load_dataset(str(path), **task_spaces)
 
 
 def test_hdf5_names_its_task(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from stable_baselines3.common.logger import configure
 from sb3_offline import BC, CQL, IQL, TD3BC, DiscreteCQL, OfflineSAC, PreQN, load_dataset
 from sb3_offline.buffers.returns import returns_to_go
 from sb3_offline.common.validation import Validation
+from sb3_offline.datasets import DatasetError
 from sb3_offline.evaluation.selection import OfflineSelectionCallback, StopOnValidation
 from sb3_offline.ope import Estimate
 from sb3_offline.ope.estimate import Estimator
@@ -111,6 +112,10 @@ def test_what_has_no_validation_says_so(pendulum_arrays: Arrays) -> None:
     for wrong in (0.0, 1.0, 2):
         with pytest.raises(ValueError, match="validation"):
             pendulum(pendulum_arrays).learn(1, validation=wrong)
+    broken = pendulum_arrays | {"next_observations": pendulum_arrays["observations"].copy()}
+    with pytest.raises(DatasetError, match="next_observations"):
+        pendulum(pendulum_arrays).learn(1, validation=broken)
+    pendulum(pendulum_arrays, check_data=False).learn(1, validation=broken)
     with pytest.raises(ValueError, match="no validation"):
         PreQN("MlpPolicy", "Pendulum-v1", dataset=pendulum_arrays, policy_kwargs=FAST["policy_kwargs"]).learn(
             1, log_interval=1, validation=0.2

@@ -11,7 +11,7 @@ import torch as th
 from stable_baselines3 import DQN, PPO, SAC
 
 from sb3_offline import BC, IQL
-from sb3_offline.datasets import SpacesOnlyEnv
+from sb3_offline.datasets import DatasetError, SpacesOnlyEnv
 from sb3_offline.ope import PDIS, PDWIS, WIS, Certificate, DirectMean, Estimate, Ranked, behavior_value, certify, doubts, rank
 from sb3_offline.ope.estimate import Estimator, holds_all
 from sb3_offline.ope.policy import EvaluatedPolicy
@@ -108,6 +108,18 @@ def test_what_cannot_be_estimated_is_refused() -> None:
         WIS().estimate(SAC("MlpPolicy", env, buffer_size=1, device="cpu"), DATA)
     with pytest.raises(ValueError, match="critic"):
         DirectMean().estimate(Half(), linear_log())
+
+
+def test_data_that_cannot_be_right_judge_nobody() -> None:
+    """Next observations that are the rows' own ones, as the gate of training refuses them."""
+    log = linear_log()
+    broken = replace(log, next_observations=log.observations.copy())
+    policy: Any = Half()
+    policy.worth, policy.check_data = (1.0, 0.0), True
+    with pytest.raises(DatasetError, match="next_observations"):
+        Told().estimate(policy, broken)
+    policy.check_data = False
+    assert Told().estimate(policy, broken).value == 1.0
 
 
 def test_rank_puts_the_highest_first() -> None:

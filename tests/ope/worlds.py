@@ -14,6 +14,8 @@ from sb3_offline.tabular import FiniteMDP
 class Tabular:
     """A stranger's policy: it has ``predict``, and acts by a table (S, A) of one-hot rows."""
 
+    check_data = False  # some logs of these worlds are rows in any order
+
     def __init__(self, table: np.ndarray):
         self.table = table
 

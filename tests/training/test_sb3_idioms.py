@@ -26,11 +26,13 @@ from stable_baselines3.common.callbacks import (
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_offline import CQL, MOPO, TD3BC, DiscreteCQL, OfflineEvalCallback, OfflineSAC
 from sb3_offline.dynamics import resolve_termination
+from sb3_offline.training.time_estimate import TimeEstimate
 from tests.conftest import FAST, FAST_MODEL_BASED, record
 
 DATA = "sb3_offline/Pendulum-medium-v0"
@@ -387,6 +389,13 @@ def test_an_evaluation_is_one_table(capsys: pytest.CaptureFixture[str], tmp_path
     assert evaluation.last_normalized_score == model.dataset_info.normalized_score(evaluation.last_mean_reward)
 
 
+@pytest.mark.parametrize(("steps", "said"), [(100, ""), (101, "CQL: 101 gradient steps at ")])
+def test_how_long_it_will_take_is_said_while_it_is_ahead(steps: int, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    estimate = TimeEstimate("CQL", steps)
+    assert any(estimate.print_once() for _ in range(100))
+    assert capsys.readouterr().out[:27] == said
+
+
 def test_a_warning_of_save_points_to_who_saves(tmp_path: Path) -> None:
     model = CQL("MlpPolicy", DATA, **SMALL | {"learning_rate": lambda progress: 1e-3 * progress})
     with pytest.warns(UserWarning, match="not plain data") as seen:
@@ -455,6 +464,66 @@ def test_a_callback_that_switches_gradients_off_is_named(algorithm: Any, data: s
             algorithm("MlpPolicy", data, **SMALL).learn(3, forgets)
     finally:
         th.set_grad_enabled(True)
+
+
+NOISE = NormalActionNoise(np.zeros(1), np.ones(1))
+
+
+@pytest.mark.parametrize(("name", "value"), [("learning_starts", 1000), ("gradient_steps", 4), ("action_noise", NOISE)])
+def test_assignments_that_change_nothing_are_named_once(name: str, value: Any, tmp_path: Path) -> None:
+    model = TD3BC("MlpPolicy", DATA, **SMALL).learn(1)
+    model.save(tmp_path / "m")
+    for each in (model, TD3BC.load(tmp_path / "m"), copy.deepcopy(model)):
+        setattr(each, name, value)
+        with pytest.warns(UserWarning, match=rf"model\.{name} = .* changes nothing in TD3BC.learn"):
+            each.learn(1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            each.learn(1)
+
+
+def test_what_learn_online_sets_is_no_assignment() -> None:
+    model = TD3BC("MlpPolicy", DATA, **SMALL).learn(1)
+    model.learn_online(4, learning_starts=1, gradient_steps=2, train_freq=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.learn(1)
+
+
+def test_a_buffer_that_is_assigned_is_pointed_to_dataset() -> None:
+    collected = SAC("MlpPolicy", "Pendulum-v1", learning_starts=999, buffer_size=500, device="cpu").learn(250).replay_buffer
+    model = CQL("MlpPolicy", "Pendulum-v1", dataset=DATA, **SMALL).learn(1)
+    model.replay_buffer = collected
+    with pytest.warns(UserWarning, match="Assign model.dataset = that buffer"):
+        model.learn(1)
+    assert model.replay_buffer.size() == 30_000
+    model.dataset = collected
+    assert model.learn(1).replay_buffer.size() == 250
+
+
+@pytest.mark.parametrize("parts", ["latent_pi", "actor"])
+@pytest.mark.parametrize("algorithm", [CQL, TD3BC])
+def test_frozen_layers_stay_and_the_rest_learns(parts: str, algorithm: Any) -> None:
+    model = algorithm("MlpPolicy", DATA, **SMALL)
+    hidden = model.actor.latent_pi if algorithm is CQL else model.actor.mu[:2]
+    frozen = [*(hidden if parts == "latent_pi" else model.actor).requires_grad_(False).parameters()]
+    before, critic = [parameter.clone() for parameter in frozen], copy.deepcopy(model.critic.state_dict())
+    model.learn(4)
+    assert all(map(th.equal, frozen, before))
+    assert not all(th.equal(value, critic[name]) for name, value in model.critic.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("policy_kwargs", "message"),
+    [
+        ({"net_arch": [0]}, "a layer of net_arch must be at least 1"),
+        ({"net_arch": {"pi": [8], "qf": [8.5]}}, "a layer of net_arch must be a whole number"),
+        ({"n_critics": 0, "net_arch": [8]}, "n_critics must be at least 1"),
+    ],
+)
+def test_networks_that_there_are_not(policy_kwargs: dict[str, Any], message: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=message):
+        CQL("MlpPolicy", DATA, policy_kwargs=policy_kwargs)
 
 
 def test_no_policy_acts_on_what_is_no_number() -> None:

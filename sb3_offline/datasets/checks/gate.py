@@ -12,6 +12,7 @@ from sb3_offline.datasets.errors import DatasetError, DatasetWarning
 from sb3_offline.datasets.offline_dataset import OfflineDataset
 
 _passed: set[tuple[str, str, str]] = set()
+_whole: set[tuple[str, str, str]] = set()
 
 
 def check_dataset(dataset: OfflineDataset, statistics: Statistics | None = None) -> list[Finding]:
@@ -32,14 +33,33 @@ def pass_gate(dataset: OfflineDataset, stacklevel: int = 2) -> None:
     :param stacklevel: whose line the warnings name, as in ``warnings.warn``
     :raises DatasetError: for data that cannot be right, one line a finding
     """
-    facts = (dataset.fingerprint(), str(dataset.action_space), str(dataset.env_spec))
+    facts = _facts(dataset)
     if facts in _passed:
         return
+    for finding in _without_errors(dataset):
+        warnings.warn(f"{dataset.info.dataset_id}: {finding}", DatasetWarning, stacklevel=stacklevel + 1)
+    _passed.add(facts)
+
+
+def refuse_broken(dataset: OfflineDataset) -> None:
+    """
+    The gate for data that judge and are not trained on: what only makes learning hard is not warned of.
+
+    :raises DatasetError: for data that cannot be right, one line a finding
+    """
+    facts = _facts(dataset)
+    if facts not in _passed | _whole:
+        _without_errors(dataset)
+        _whole.add(facts)
+
+
+def _facts(dataset: OfflineDataset) -> tuple[str, str, str]:
+    return dataset.fingerprint(), str(dataset.action_space), str(dataset.env_spec)
+
+
+def _without_errors(dataset: OfflineDataset) -> list[Finding]:
     findings = check_dataset(dataset)
-    name = dataset.info.dataset_id
-    errors = [f"{name}: {finding}" for finding in findings if finding.severity == "error"]
+    errors = [f"{dataset.info.dataset_id}: {finding}" for finding in findings if finding.severity == "error"]
     if errors:
         raise DatasetError("\n".join(errors))
-    for finding in findings:
-        warnings.warn(f"{name}: {finding}", DatasetWarning, stacklevel=stacklevel + 1)
-    _passed.add(facts)
+    return findings

@@ -14,7 +14,14 @@ import h5py
 from sb3_offline.datasets.checks.keys import BY_KEY, UnreadArray, keys_to_read, meaning_of, on_one_level
 from sb3_offline.datasets.errors import DatasetError
 from sb3_offline.datasets.mapped import row_blocks
-from sb3_offline.datasets.sources.hdf5_safety import check_numbers, check_sizes, check_stored, is_short, refuse_links_out
+from sb3_offline.datasets.sources.hdf5_safety import (
+    check_numbers,
+    check_sizes,
+    check_stored,
+    check_unscaled,
+    is_short,
+    refuse_links_out,
+)
 from sb3_offline.datasets.sources.raw import Arrays, RawSource, by_key, collect_metadata, raw_from_metadata
 from sb3_offline.files.kinds import true_kind
 
@@ -130,6 +137,7 @@ def hdf5_array(path: Path, file: h5py.Group, key: str) -> h5py.Dataset:
     if not isinstance(item, h5py.Dataset):
         raise DatasetError(f"{path}: {key} is a group, not an array. Only observations may be a group, of arrays by key.")
     check_stored(path, key, item)
+    check_unscaled(path, key, item)
     return item
 
 

@@ -56,6 +56,18 @@ def check_stored(path: Path, key: str, item: h5py.Dataset) -> None:
             )
 
 
+def check_unscaled(path: Path, key: str, item: h5py.Dataset) -> None:
+    """
+    :raises DatasetError: if the numbers are packed as NetCDF's tools pack them, and unpack them when they read
+    """
+    for name, neutral in (("scale_factor", 1), ("add_offset", 0)):
+        if name in item.attrs and not (is_short(item.attrs.get_id(name)) and np.all(item.attrs[name] == neutral)):
+            raise DatasetError(
+                f"{path}: {key} is packed, as its attribute {name} says: values are numbers * scale_factor + add_offset. "
+                "Write them unpacked (xarray.open_dataset unpacks), without these attributes."
+            )
+
+
 def check_numbers(path: Path, key: str, item: h5py.Dataset) -> None:
     """
     :raises DatasetError: for entries that have no length of their own: many may share one text of the file, and each is a copy
