@@ -188,7 +188,7 @@ def test_what_cannot_be_imported_is_named(
     if content is not None:
         Path(name).write_text(content)
     assert main(["--import", name, "datasets"]) == 2
-    assert message in capsys.readouterr().err
+    assert f"sb3-offline datasets: {message}" in capsys.readouterr().err
 
 
 # --- the root package ---

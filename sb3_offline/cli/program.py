@@ -14,7 +14,7 @@ from sb3_offline.cli import data, models, studies, training
 from sb3_offline.commands import USER_ERRORS, report
 from sb3_offline.files.refusal import printable
 from sb3_offline.shell.flags import name_flags_alone
-from sb3_offline.shell.own_code import OPTION, import_own, imports_first
+from sb3_offline.shell.own_code import OPTION, import_own, imports_apart
 
 _PASS_ON = {"ignore_unknown_options": True, "allow_extra_args": True}
 
@@ -68,12 +68,12 @@ name_flags_alone(app)
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit status is 0, or 2 with one line that says what is wrong."""
     words = list(sys.argv[1:] if argv is None else argv)
+    imports, words = imports_apart(words)
     name = " ".join(["sb3-offline", *words[:1]])
-    words = imports_first(words)
     try:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_: print(f"warning: {printable(str(message))}", file=sys.stderr)
-            return int(app(words, prog_name="sb3-offline", standalone_mode=False) or 0)
+            return int(app([*imports, *words], prog_name="sb3-offline", standalone_mode=False) or 0)
     except USER_ERRORS as error:
         return report(name, error)
     except (KeyboardInterrupt, typer.Abort):

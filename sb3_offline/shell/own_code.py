@@ -12,8 +12,8 @@ from types import ModuleType
 OPTION = "--import"
 
 
-def imports_first(words: Sequence[str]) -> list[str]:
-    """A command line with every ``--import NAME`` in front, where the shell reads it ahead of the command."""
+def imports_apart(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Every ``--import NAME`` of a command line, which the shell reads ahead of the command, and the rest."""
     front: list[str] = []
     rest: list[str] = []
     pending = iter(words)
@@ -24,7 +24,7 @@ def imports_first(words: Sequence[str]) -> list[str]:
             front.append(word)
         else:
             rest.append(word)
-    return front + rest
+    return front, rest
 
 
 def import_own(name: str) -> None:

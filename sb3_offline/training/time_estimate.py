@@ -16,10 +16,10 @@ class TimeEstimate:
         self.done += 1
         if self.done == 10:  # the first updates pay for allocations
             self.start = time.perf_counter()
-        if self.done < min(self.after, self.steps):
+        if self.done < self.after:
             return False
         rate = (self.done - 10) / max(time.perf_counter() - self.start, 1e-9)
-        if self.done > 10:
+        if self.done < self.steps:  # what is over needs no estimate
             minutes = self.steps / rate / 60
             print(f"{self.name}: {self.steps:,} gradient steps at {rate:.0f} a second, about {minutes:.1f} minutes.")
         return True

@@ -40,8 +40,11 @@ def playing(trust: bool) -> Iterator[None]:
         check_run_folder(Path(os.fspath(stats_path)))
         return read(stats_path, *args, **kwargs)
 
-    def get_model_path(*args: Any, **kwargs: Any) -> Any:
-        found = find(*args, **kwargs)
+    def get_model_path(exp_id: int, folder: str, algo: str, env_name: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            found = find(exp_id, folder, algo, env_name, *args, **kwargs)
+        except AssertionError as error:  # that there is no such folder
+            raise ValueError(_no_run(Path(folder), algo, f"{env_name}_{exp_id}" if exp_id > 0 else str(env_name))) from error
         if printable(found[1]) != found[1]:  # RL-Zoo prints the name as it is
             raise FileRefused(f"{found[1]}: the name holds what is no letter. Rename the file.")
         return found
@@ -60,6 +63,12 @@ def playing(trust: bool) -> Iterator[None]:
     finally:
         for names in modules:
             names.update(create_test_env=make, get_saved_hyperparams=read, get_model_path=find)
+
+
+def _no_run(folder: Path, algo: str, run: str) -> str:
+    runs = sorted(printable(str(path.relative_to(folder))) for path in folder.glob("*/*_*") if path.is_dir())
+    there = f"There are: {', '.join(runs[:10])}{', ...' if len(runs) > 10 else ''}." if runs else "It holds no run at all."
+    return f"{folder} holds no run {algo}/{run}. {there} Train first, or name another folder (-f), algorithm or env."
 
 
 @contextmanager

@@ -211,6 +211,15 @@ def test_enjoy_and_continue_use_no_pickle(logs: Path, monkeypatch: pytest.Monkey
     assert mine.read_text() == before.read_text()
 
 
+def test_a_run_that_is_not_there_is_named_beside_those_that_are(logs: Path, tmp_path: Path) -> None:
+    words = ["--algo", "dromo", "--env", ENV, "-f", str(logs), "--no-render", "--device", "cpu"]
+    for more, missing in (([], FOLDER), (["--exp-id", "7"], f"{FOLDER}_7")):
+        with pytest.raises(ValueError, match=f"holds no run dromo/{missing}. There are: cql/{FOLDER}_1"):
+            enjoy([*words, *more])
+    with pytest.raises(ValueError, match=r"no run at all\. Train first"):
+        enjoy([*words, "-f", str(tmp_path)])
+
+
 def test_enjoy_refuses_pickles_and_code_of_a_run(logs: Path, tmp_path: Path) -> None:
     folder = next(path.parent for path in logs.rglob("config.yml") if "more" not in path.parts)
     before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
