@@ -81,6 +81,11 @@ def summarize(records: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
                 "last checkpoint": [float(row["policy"].rsplit("_", 1)[1]) for row in rows],
             }
             found |= {key: figures(truths, np.array(column)) for key, column in substitutes.items()}
+    pair = [{row["policy"]: row for row in records if row["estimator"] == name} for name in ("FQE", "ModelBased")]
+    if pair[0] and pair[0].keys() == pair[1].keys():
+        truths = np.array([row["truth"] for row in pair[0].values()])
+        bounds = np.array([(row["low"] + pair[1][policy]["low"]) / 2 for policy, row in pair[0].items()])
+        found["the mean of FQE's and ModelBased's lower bounds"] = figures(truths, bounds)
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 from sb3_offline.datasets import OfflineDataset
@@ -19,7 +20,7 @@ class Ranked:
     A policy and what was said of it.
 
     :param name: as it was given
-    :param estimates: by estimator's name, in the order in which they were asked; the first one ranks
+    :param estimates: by estimator's name, in the order in which they were asked
     """
 
     name: str
@@ -27,8 +28,13 @@ class Ranked:
 
     @property
     def estimate(self) -> Estimate:
-        """The one that ranks."""
+        """The first one's."""
         return next(iter(self.estimates.values()))
+
+    @property
+    def bound(self) -> float:
+        """What ranks: the mean of the estimates' lower bounds."""
+        return fmean(estimate.bound for estimate in self.estimates.values())
 
     @property
     def doubts(self) -> list[str]:
@@ -47,9 +53,10 @@ def rank(
     models: Mapping[str, Any] | Iterable[Any], dataset: OfflineDataset, estimators: Sequence[Estimator] | None = None
 ) -> list[Ranked]:
     """
-    Estimate every policy, and put the one of the first estimator's highest lower bound first: of many estimates the highest
-    is more often the one that errs upwards, and errs most where the log shows least, where the interval is wide. Without an
-    interval (a single critic) the value itself ranks.
+    Estimate every policy, and put the one of the highest lower bound first: of many estimates the highest is more often the
+    one that errs upwards, and errs most where the log shows least, where the interval is wide. Without an interval (a single
+    critic) the value itself ranks. Of several estimators' bounds the mean does: a policy that one of them takes for too good
+    has to please the others, too.
 
     :param models: policies by name; names are made up (``model 0``, ...) for a plain list
     :param dataset: logged episodes, best such as no policy was trained on
@@ -61,4 +68,4 @@ def rank(
     if not named or not asked:
         raise ValueError(f"rank needs at least one model and one estimator, got {len(named)} and {len(asked)}.")
     ranked = [Ranked(name, {each.name: each.estimate(model, dataset) for each in asked}) for name, model in named.items()]
-    return sorted(ranked, key=lambda one: one.estimate.bound, reverse=True)
+    return sorted(ranked, key=lambda one: one.bound, reverse=True)

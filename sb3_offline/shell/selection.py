@@ -116,7 +116,7 @@ def select(folder: Path, dataset: OfflineDataset, estimator: Estimator, trust: b
         )
     if not candidates:
         raise ValueError(f"None of the models in {folder} could be judged by {dataset.info.dataset_id}: see the warnings.")
-    candidates.sort(key=lambda one: one.ranked.estimate.bound, reverse=True)
+    candidates.sort(key=lambda one: one.ranked.bound, reverse=True)
     behavior = behavior_value(dataset, estimator.gamma)
     return Selection(candidates, behavior, dataset.info.dataset_id, dataset.n_episodes)
 

@@ -139,6 +139,24 @@ def test_rank_goes_by_the_lower_bound() -> None:
     assert alone.bound == 3.0
 
 
+class Doubted(Told):
+    """Says half of it, with three times the width."""
+
+    name = "Doubted"
+
+    def _estimate(self, policy: EvaluatedPolicy, dataset: Any) -> Estimate:
+        value, half = policy.source.worth
+        return self._result(value / 2, (value / 2 - 3 * half, value / 2 + 3 * half), np.zeros(dataset.n_episodes), {})
+
+
+def test_rank_goes_by_the_mean_of_the_bounds_of_all_that_were_asked() -> None:
+    """Of 8 +- 2 the bounds are 6 and 4 - 6 = -2, their mean 2; of 5 +- 1 they are 4 and -.5, mean 1.75; of 4 +- 0 4 and 2."""
+    policies = {"eight": Worth(8.0, 2.0), "five": Worth(5.0, 1.0), "four": Worth(4.0)}
+    ranked = rank(policies, DATA, [Told(), Doubted()])
+    assert [(one.name, one.bound) for one in ranked] == [("four", 3.0), ("eight", 2.0), ("five", 1.75)]
+    assert [one.name for one in rank(policies, DATA, [Told()])] == ["eight", "five", "four"]
+
+
 def test_what_an_interval_does_not_tell() -> None:
     """The log's middle 95% of 1, 2, ..., 41 lie from 2 to 40."""
     returns = np.arange(1.0, 42.0)
