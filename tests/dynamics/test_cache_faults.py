@@ -228,7 +228,10 @@ FORGED = [None, -1, "x", [th.zeros(1)], {"state": {}, "param_groups": []}]
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [*product(("start", "tensors", "optimizer", "generator", "epoch", "stale"), FORGED), ("generator", beyond)],
+    [
+        *product(("start", "tensors", "optimizer", "generator", "epoch", "stale"), FORGED),
+        pytest.param("generator", beyond, id="generator-beyond"),
+    ],
     ids=str,
 )
 def test_a_forged_state_of_a_fit_is_no_beginning(key: str, value: Any, pendulum_arrays: Arrays) -> None:
