@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args
 
 import torch as th
+from torch.func import grad
 
 from sb3_offline.arguments import NOT_NEGATIVE, check_number
 from sb3_offline.common.offline_td3 import OfflineTD3, TD3Noise
 from sb3_offline.execution import ranks
 from sb3_offline.networks.networks import Batch, Logs, TD3Networks
 from sb3_offline.training.schedules import HoldThenDecay
+
+NormalizeBy = Literal["value", "gradient"]
 
 
 class TD3BC(OfflineTD3):
@@ -27,6 +30,8 @@ class TD3BC(OfflineTD3):
     ``policy_kwargs=dict(normalize_observations=False)`` leaves them as they are.
 
     :param alpha: Weight of Q beside imitation: 0 is regression on the logged actions, and much of it TD3.
+    :param normalize_by: What lambda divides alpha by: "value", mean \\|Q\\| as in the paper, or "gradient", the mean length of
+        Q's gradient in the action, which neither a long horizon nor a constant in the rewards changes: alpha is about .15 then.
     """
 
     td_weight: ClassVar[float] = 1.0
@@ -40,15 +45,24 @@ class TD3BC(OfflineTD3):
         "averaging_rate": 0.001,
     }
 
-    def __init__(self, *args: Any, alpha: float = 5.0, **kwargs: Any):
+    def __init__(self, *args: Any, alpha: float = 5.0, normalize_by: NormalizeBy = "value", **kwargs: Any):
         self.alpha = check_number("alpha", alpha, NOT_NEGATIVE)
+        if normalize_by not in get_args(NormalizeBy):
+            raise ValueError(f"normalize_by must be one of {', '.join(get_args(NormalizeBy))}, got {normalize_by!r}.")
+        self.normalize_by = normalize_by
         super().__init__(*args, **kwargs)
 
     def actor_loss(self, nets: TD3Networks, batch: Batch, noise: TD3Noise) -> tuple[th.Tensor, Logs]:
         """-lambda E Q_1(s, mu(s)) + E (mu(s) - a)^2, the square a mean over rows and dimensions; lambda has no gradient."""
         actions = nets.action(batch.observations)  # (B, 1, action_dim)
-        q = nets.q1_frozen(batch.observations, actions)
-        weight = self.alpha / ranks.batch_mean(q.abs())
+        if self.normalize_by == "value":
+            q = nets.q1_frozen(batch.observations, actions)
+            scale = ranks.batch_mean(q.abs())
+        else:
+            gradient = grad(lambda at: nets.q1_frozen(batch.observations, at).sum())(actions.detach())
+            q = (gradient * actions).sum(dim=-1)  # which ascends as Q does
+            scale = ranks.batch_mean(gradient.norm(dim=-1))
+        weight = self.alpha / scale
         imitation = (actions.squeeze(1) - batch.actions).square().mean()
         loss = -weight * q.mean() + imitation
         return loss, {"actor_loss": loss, "imitation_loss": imitation, "q_weight": weight}

@@ -88,6 +88,7 @@ def test_ten_updates_of_members_are_those_of_runs_alone(cls: Any) -> None:
         (DROMO, {"robustness": {"kind": "cvar", "share": 0.5}, "bootstrap_policy": "target"}, 1e-10),
         (DROMO, {"actor_regularizer": {"kind": "entropy", "states": "model"}}, 1e-10),
         (TD3BC, {"averaging_rate": 0.1, "policy_kwargs": {"net_arch": [8, 8, 8], "layer_norm": True}}, 1e-10),
+        (TD3BC, {"normalize_by": "gradient"}, 1e-10),
         (IQL, {"policy_kwargs": {"net_arch": [8], "activation_fn": th.nn.Tanh, "n_critics": 3}}, 1e-10),
         (OfflineSAC, {"policy_kwargs": {"net_arch": [8], "spectral_norm": 0.5}}, 1e-10),
     ],

@@ -30,6 +30,20 @@ def test_the_actors_loss_by_hand(pendulum_arrays: Arrays) -> None:
     assert (float(loss), float(logs["q_weight"]), float(logs["imitation_loss"])) == pytest.approx((1.5, 1.25, 0.25))
 
 
+def test_the_actors_loss_normalised_by_the_gradient(pendulum_arrays: Arrays) -> None:
+    """
+    Q = (3 a, a) + 100: its gradients in the action are 3 and 1, their mean length 2, lambda = .5 / 2 = .25. The loss descends
+    by -.25 (3, 1) / 2 + 2 (mu - a) / 2 = (-.375, -.125) + (-.5, -.5), whatever is added to Q.
+    """
+    model = make(pendulum_arrays, alpha=0.5, normalize_by="gradient")
+    mu = th.tensor([[[0.5]], [[-0.5]]], requires_grad=True)
+    nets: Any = SimpleNamespace(action=lambda _: mu, q1_frozen=lambda _, a: (a * th.tensor([[[3.0]], [[1.0]]])).sum(-1) + 100)
+    batch = Batch(None, th.tensor([[1.0], [0.0]]), None, th.zeros(2), th.zeros(2), 2)
+    loss, logs = model.actor_loss(nets, batch, None)
+    assert (float(logs["q_weight"]), float(logs["imitation_loss"])) == pytest.approx((0.25, 0.25))
+    th.testing.assert_close(th.autograd.grad(loss, mu)[0].flatten(), th.tensor([-0.875, -0.625]))
+
+
 def test_the_first_critic_alone(pendulum_arrays: Arrays) -> None:
     """What all critics say, first of them: Q and its slope in the actions."""
     model = make(pendulum_arrays).learn(3)
@@ -49,8 +63,9 @@ def gradient(model: Any, batch: Batch) -> th.Tensor:
     return th.cat([part.flatten() for part in th.autograd.grad(loss, list(model.actor.parameters()))])
 
 
-def test_between_regression_and_td3(pendulum_arrays: Arrays) -> None:
-    model = make(pendulum_arrays).learn(3)
+@pytest.mark.parametrize("normalize_by", ["value", "gradient"])
+def test_between_regression_and_td3(normalize_by: Any, pendulum_arrays: Arrays) -> None:
+    model = make(pendulum_arrays, normalize_by=normalize_by).learn(3)
     batch = model.sample_batch()
     mean_squares = (model.actor(batch.observations) - batch.actions).square().mean()
     regression = th.cat([part.flatten() for part in th.autograd.grad(mean_squares, list(model.actor.parameters()))])
@@ -95,3 +110,8 @@ def test_it_goes_on_online(pendulum_arrays: Arrays) -> None:
 def test_a_weight_that_cannot_be_is_refused(alpha: Any, pendulum_arrays: Arrays) -> None:
     with pytest.raises((TypeError, ValueError), match="alpha must"):
         make(pendulum_arrays, alpha=alpha)
+
+
+def test_a_scale_that_is_none_is_refused(pendulum_arrays: Arrays) -> None:
+    with pytest.raises(ValueError, match="normalize_by must be one of value, gradient, got 'Q'"):
+        make(pendulum_arrays, normalize_by="Q")
