@@ -31,7 +31,7 @@ class TD3BC(OfflineTD3):
 
     :param alpha: Weight of Q beside imitation: 0 is regression on the logged actions, and much of it TD3.
     :param normalize_by: What lambda divides alpha by: "value", mean \\|Q\\| as in the paper, or "gradient", the mean length of
-        Q's gradient in the action, which neither a long horizon nor a constant in the rewards changes: alpha is about .15 then.
+        Q's gradient in the action, which neither horizon nor a constant in the rewards changes: alpha is about .15 then.
     """
 
     td_weight: ClassVar[float] = 1.0
