@@ -13,8 +13,6 @@ import hashlib
 import json
 import multiprocessing
 import os
-import platform
-import shlex
 import shutil
 import subprocess
 import sys
@@ -31,8 +29,8 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
+from benchmarks.run import command, machine
 from sb3_offline import COMBO, CQL, load_dataset
-from sb3_offline._version import __version__
 from sb3_offline.buffers.statistics import STATISTICS, save_statistics
 from sb3_offline.cli import main as shell
 from sb3_offline.datasets.offline_dataset import ARRAY_NAMES
@@ -152,8 +150,7 @@ class Cache(Writer):
     def _fit(self, state: str) -> str:
         model = COMBO("MlpPolicy", DATASET, dynamics_kwargs=FIT, dynamics_cache=True, seed=int(state), **SMALL)
         model.fit_dynamics()
-        content = [value.numpy().tobytes() for value in model.dynamics.state_dict().values()]
-        return hashlib.sha256(b"".join(content)).hexdigest()
+        return _digest(model.dynamics)
 
 
 class Model(Writer):
@@ -166,15 +163,11 @@ class Model(Writer):
         CQL("MlpPolicy", "Pendulum-v1", dataset=small_data(), seed=int(state), **SMALL).save(self.target)
 
     def read(self) -> str:
-        weights = [value.numpy().tobytes() for value in CQL.load(self.target, device="cpu").policy.state_dict().values()]
-        return hashlib.sha256(b"".join(weights)).hexdigest()
+        return _digest(CQL.load(self.target, device="cpu").policy)
 
 
 class Statistics(Writer):
     """``vecnormalize.json``, whose bytes are known by its numbers."""
-
-    def __init__(self, place: Path) -> None:
-        self.place = place
 
     def write(self, state: str) -> None:
         normalizer: Any = VecNormalize(DummyVecEnv([lambda: gym.make("Pendulum-v1")]))
@@ -202,6 +195,10 @@ class Page(Writer):
     def read(self) -> str:
         text = self.target.read_text()
         return "whole" if text.startswith("<!") and text.rstrip().endswith("</html>") else f"torn: {len(text)}"
+
+
+def _digest(module: th.nn.Module) -> str:
+    return hashlib.sha256(b"".join(value.numpy().tobytes() for value in module.state_dict().values())).hexdigest()
 
 
 #: Those that ``kill_and_resume`` kills, too.
@@ -338,15 +335,9 @@ def main() -> None:
         if len(ALL[kind].states) > 1:
             full[kind] = fill_disk(kind) or "may not mount one"
         facts = {
-            "command": shlex.join(["python", "-m", "benchmarks.kill_writers", *sys.argv[1:]]),
+            "command": command("kill_writers", arguments.output),
             "seed": arguments.seed,
-            "versions": {
-                "sb3_offline": __version__,
-                "torch": th.__version__,
-                "numpy": np.__version__,
-                "python": platform.python_version(),
-            },
-            "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, 1 thread",
+            "machine": machine(),
             "kills": len(trials),
             "whole": sum(trial.whole and trial.whole_again for trial in trials),
             "a full disk": full,

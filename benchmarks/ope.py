@@ -63,8 +63,11 @@ def figures(truths: np.ndarray, values: np.ndarray) -> dict[str, float]:
 def summarize(records: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
     """The figures of each estimator, over the policies that it could judge, and of what people look at instead."""
     found: dict[str, dict[str, float]] = {}
-    for name in dict.fromkeys(record["estimator"] for record in records):
-        rows = [record for record in records if record["estimator"] == name and record.get("value") is not None]
+    judged: dict[str, list[dict[str, Any]]] = {record["estimator"]: [] for record in records}
+    for record in records:
+        if record.get("value") is not None:
+            judged[record["estimator"]].append(record)
+    for name, rows in judged.items():
         if len(rows) < 3:
             continue
         truths, undiscounted, values = (np.array([row[key] for row in rows]) for key in ("truth", "undiscounted", "value"))
@@ -81,10 +84,10 @@ def summarize(records: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
                 "last checkpoint": [float(row["policy"].rsplit("_", 1)[1]) for row in rows],
             }
             found |= {key: figures(truths, np.array(column)) for key, column in substitutes.items()}
-    pair = [{row["policy"]: row for row in records if row["estimator"] == name} for name in ("FQE", "ModelBased")]
-    if pair[0] and pair[0].keys() == pair[1].keys():
-        truths = np.array([row["truth"] for row in pair[0].values()])
-        bounds = np.array([(row["low"] + pair[1][policy]["low"]) / 2 for policy, row in pair[0].items()])
+    fqe, world = ({row["policy"]: row for row in judged.get(name, [])} for name in ("FQE", "ModelBased"))
+    if fqe and fqe.keys() == world.keys():
+        truths = np.array([row["truth"] for row in fqe.values()])
+        bounds = np.array([(row["low"] + world[policy]["low"]) / 2 for policy, row in fqe.items()])
         found["the mean of FQE's and ModelBased's lower bounds"] = figures(truths, bounds)
     return found
 

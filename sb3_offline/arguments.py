@@ -106,13 +106,12 @@ def check_names(name: str, value: object) -> list[str] | None:
     """
     if value is None:
         return None
-    names = [] if isinstance(value, str) or not isinstance(value, Iterable) else [*value]
-    texts = [each for each in names if isinstance(each, str)]
-    if len(texts) < len(names) or isinstance(value, str) or not isinstance(value, Iterable):
+    names = None if isinstance(value, str) or not isinstance(value, Iterable) else [*value]
+    if names is None or not all(isinstance(each, str) for each in names):
         raise TypeError(
             f"{name} must be a list of names, such as [{value if isinstance(value, str) else 'name'!r}]; got {value!r}."
         )
-    return texts
+    return names
 
 
 def check_entropy(ent_coef: str | float, target_entropy: str | float) -> None:
