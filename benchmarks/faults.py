@@ -12,7 +12,6 @@ import io
 import json
 import multiprocessing
 import os
-import platform
 import shutil
 import tempfile
 import time
@@ -42,6 +41,7 @@ from sb3_offline.files.checksum import read_checked
 from sb3_offline.files.optimizer_state import checked_state
 from sb3_offline.files.tensors import tensors_in
 from sb3_offline.shell.writing import write_dataset
+from sb3_offline.studies.records import machine
 
 DATASET = "sb3_offline/Pendulum-medium-v0"
 SMALL: dict[str, Any] = {"policy_kwargs": {"net_arch": [16]}, "batch_size": 32, "seed": 0, "device": "cpu"}
@@ -240,8 +240,7 @@ def main() -> None:
     result = {
         "command": f"python -m benchmarks.faults -n {args.n} --seed {args.seed}",
         "seconds": round(time.perf_counter() - start, 1),
-        "versions": {"python": platform.python_version(), "torch": th.__version__, "numpy": np.__version__},
-        "machine": f"{platform.machine()}, 1 thread",
+        "machine": machine(),
         "outcomes": {name: dict(sorted(counts.items())) for name, counts in outcomes.items()},
     }
     args.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

@@ -12,7 +12,6 @@ import hashlib
 import json
 import multiprocessing
 import os
-import platform
 import shlex
 import sys
 import tempfile
@@ -27,9 +26,9 @@ import torch as th
 from stable_baselines3.common.callbacks import CheckpointCallback
 
 from benchmarks.kill_writers import WRITERS, WriterTrial, enlarge, measure_writer, small_disk
-from sb3_offline._version import __version__
 from sb3_offline.common.offline_algorithm import OfflineAlgorithm
 from sb3_offline.registry import class_names, find_algorithm
+from sb3_offline.studies.records import machine
 
 DATASET = "sb3_offline/Pendulum-medium-v0"
 SMALL: dict[str, Any] = {"policy_kwargs": {"net_arch": [16, 16]}, "batch_size": 32, "seed": 0, "device": "cpu"}
@@ -172,8 +171,7 @@ def main() -> None:
         """The figures so far: whoever is cut off keeps those."""
         facts = {
             "command": shlex.join(["python", "-m", "benchmarks.kill_and_resume", *sys.argv[1:]]),
-            "versions": {"sb3_offline": __version__, "torch": th.__version__, "python": platform.python_version()},
-            "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, 1 thread",
+            "machine": machine(),
             "identical": sum(trial.identical for trial in trials),
             "kills": len(trials),
             "trials": [asdict(trial) for trial in trials],

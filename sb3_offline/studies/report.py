@@ -18,6 +18,7 @@ from sb3_offline.studies.figures import pictures
 from sb3_offline.studies.results import Results
 from sb3_offline.studies.statistics import Interval
 
+_ENOUGH = 5  #: seeds; intervals of fewer are too narrow to tell anything apart
 _CAPTIONS = {
     "curves": "Learning curves: mean over the seeds, from the worst to the best seed; dashed: what the data earned.",
     "scores": "Interquartile mean over all runs, with 95 % stratified bootstrap intervals; dashed: what the data earned.",
@@ -47,19 +48,21 @@ def write_report(results: Results, out: Path) -> list[Path]:
 def sentences(results: Results) -> list[str]:
     """What the figures say, in words."""
     said = []
+    fewest = min(len(line.scores) for line in results.lines.values())
     if results.pooled:
         ranked = sorted(results.names, key=lambda name: results.pooled[name].value, reverse=True)
         said.append(f"The highest interquartile mean has {ranked[0]}: {_interval(results.pooled[ranked[0]])}.")
         if len(ranked) > 1:
             chance = results.improvement[ranked[0], ranked[1]]
-            clear = math.isfinite(chance.low) and chance.low > 0.5
+            clear = fewest >= _ENOUGH and math.isfinite(chance.low) and chance.low > 0.5
             said.append(
                 f"A run of it beats one of {ranked[1]} with probability {_interval(chance, 2)}: "
                 + ("the seeds tell them apart." if clear else "these seeds do not tell them apart.")
             )
-    fewest = min(len(line.scores) for line in results.lines.values())
-    if fewest < 5:
-        said.append(f"Some have {fewest} seed{'s' if fewest > 1 else ''} only: intervals of fewer than 5 are too narrow.")
+    if fewest < _ENOUGH:
+        said.append(
+            f"Some have {fewest} seed{'s' if fewest > 1 else ''} only: intervals of fewer than {_ENOUGH} are too narrow."
+        )
     return [*said, *(f"Not pooled: {reason}." for reason in results.left_out)]
 
 

@@ -107,6 +107,17 @@ def test_a_study_of_two_on_two(tmp_path: Path) -> None:
     assert "| iql | hop | 5 | 42.0 ± 2.0 |" in to_markdown(results, {})
 
 
+def test_two_seeds_tell_nothing_apart(tmp_path: Path) -> None:
+    for algo, base in (("iql", 40), ("td3bc", 60)):
+        for seed in range(2):
+            made(tmp_path, algo, "hop", seed, base + seed, [base / 2, base + seed])
+    results = read_results(tmp_path)
+    assert results.improvement["td3bc", "iql"].low == 1.0
+    said = sentences(results)
+    assert "these seeds do not tell them apart" in said[1]
+    assert said[2] == "Some have 2 seeds only: intervals of fewer than 5 are too narrow."
+
+
 def test_files_of_a_report(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     from matplotlib import image
