@@ -1,6 +1,6 @@
 """
-Eq 8 and Eq 13 as they stand, with small networks: what figures on packaged data were made with before the recipe. And TD3+BC
-as its paper has it, which is what others' speed is compared with.
+Eq 8 and Eq 13 as they stand, with small networks: what figures on packaged data were made with before the recipe. And the
+peers' settings as their papers have them, which is what others' speed is compared with.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from sb3_offline.training.schedules import HoldThenDecay
+from sb3_offline.training.schedules import CosineSchedule, HoldThenDecay
 
 PENDULUM_OPTIONS: dict[str, Any] = {
     "policy_kwargs": {"net_arch": [64, 64], "layer_norm": False},
@@ -40,14 +40,18 @@ EQUATIONS: dict[str, Any] = {
     "rollout_batch_size": 10_000,
 }
 
-TD3BC_AS_PUBLISHED: dict[str, Any] = {
-    "alpha": 2.5,
-    "learning_rate": 3e-4,
-    "qf_learning_rate": 3e-4,
+_BEFORE_THE_RECIPES: dict[str, Any] = {
     "gamma": 0.99,
     "tau": 0.005,
     "averaging_rate": 0.0,
+    "qf_learning_rate": 3e-4,
     "policy_kwargs": {"net_arch": [256, 256], "layer_norm": False},
+}
+
+#: By algorithm's name, what others' speed is compared with, and what small policies start from.
+AS_PUBLISHED: dict[str, dict[str, Any]] = {
+    "td3bc": _BEFORE_THE_RECIPES | {"alpha": 2.5, "learning_rate": 3e-4},
+    "iql": _BEFORE_THE_RECIPES | {"beta": 3.0, "reward_scale": 1.0, "learning_rate": CosineSchedule(3e-4)},
 }
 
 

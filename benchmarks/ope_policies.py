@@ -21,13 +21,14 @@ import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 
-from benchmarks.equations import TD3BC_AS_PUBLISHED
+from benchmarks.equations import AS_PUBLISHED
 from sb3_offline.datasets import OfflineDataset, load_dataset
 from sb3_offline.registry import find_algorithm
 
 GAMMA = 0.99
 _SMALL: dict[str, Any] = {"policy_kwargs": {"net_arch": [64, 64]}}
 _QUICK: dict[str, Any] = {**_SMALL, "learning_rate": 1e-3}
+_PLAIN: dict[str, Any] = {"policy_kwargs": {"net_arch": [64, 64], "layer_norm": False}, "learning_rate": 1e-3}
 
 
 @dataclass(frozen=True)
@@ -55,14 +56,14 @@ def _continuous(**td3bc: Any) -> tuple[tuple[str, int, dict[str, Any]], ...]:
     """Five algorithms on small networks, TD3+BC as published but for ``td3bc``."""
     return (
         ("bc", 0, _QUICK),
-        ("td3bc", 0, {**TD3BC_AS_PUBLISHED, **td3bc}),
-        ("iql", 0, _QUICK),
+        ("td3bc", 0, {**AS_PUBLISHED["td3bc"], **td3bc}),
+        ("iql", 0, {**AS_PUBLISHED["iql"], **_PLAIN}),
         ("awac", 0, _QUICK),
         ("offline_sac", 0, _SMALL),  # no pessimism: it leaves the data
     )
 
 
-_CONTINUOUS = _continuous(policy_kwargs={"net_arch": [64, 64], "layer_norm": False}, learning_rate=1e-3)
+_CONTINUOUS = _continuous(**_PLAIN)
 _DISCRETE = (
     ("discrete_bc", 0, _SMALL),
     ("discrete_iql", 0, _SMALL),

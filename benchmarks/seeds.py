@@ -23,7 +23,7 @@ from unittest import mock
 
 import torch as th
 
-from benchmarks.equations import TD3BC_AS_PUBLISHED
+from benchmarks.equations import AS_PUBLISHED
 from benchmarks.run import RESULTS, machine
 from benchmarks.speed_updates import BATCH_SIZE, count_flops, random_data
 from sb3_offline.common.model_based import ModelBasedAlgorithm
@@ -43,8 +43,7 @@ def make(name: str, data: OfflineDataset, seed: int, device: str) -> Any:
     options: dict[str, Any] = {"policy_kwargs": {"net_arch": [256] * layers}, "batch_size": BATCH_SIZE, "device": device}
     if "behavior_kwargs" in inspect.signature(algorithm).parameters:
         options["behavior_kwargs"] = {"n_steps": 10}
-    if name == "td3bc":
-        options |= TD3BC_AS_PUBLISHED
+    options |= AS_PUBLISHED.get(name, {})
     env = SpacesOnlyEnv(data.info.observation_space, data.info.action_space)
     model = algorithm("MlpPolicy", env, dataset=data, check_data=False, seed=seed, **options)
     if isinstance(model, ModelBasedAlgorithm):

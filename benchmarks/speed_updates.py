@@ -16,7 +16,7 @@ from gymnasium import spaces
 from stable_baselines3 import SAC
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.equations import TD3BC_AS_PUBLISHED
+from benchmarks.equations import AS_PUBLISHED
 from benchmarks.peers import d3rlpy_peer
 from benchmarks.reference_cql import ReferenceCQL, make_reference
 from benchmarks.speed_dynamics import MODES, product_rate, seconds
@@ -49,8 +49,8 @@ SETTINGS = {
     "DROMO": Setting(DROMO, 2, "2x256, 10+10 actions", "CQL"),
     "MOPO": Setting(MOPO, 2, "2x256", "SAC"),
     "BC": Setting(BC, 2, "2x256, deterministic", "BC", options={"deterministic": True}),
-    "TD3BC": Setting(TD3BC, 2, "2x256", "TD3BC", options=TD3BC_AS_PUBLISHED),
-    "IQL": Setting(IQL, 2, "2x256", "IQL"),
+    "TD3BC": Setting(TD3BC, 2, "2x256", "TD3BC", options=AS_PUBLISHED["td3bc"]),
+    "IQL": Setting(IQL, 2, "2x256", "IQL", options=AS_PUBLISHED["iql"]),
     "AWAC": Setting(AWAC, 2, "2x256", "AWAC"),
     "SACN": Setting(SACN, 2, "2x256, 10 critics", "SAC"),
 }

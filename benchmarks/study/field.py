@@ -55,7 +55,9 @@ def is_default(run: Record) -> bool:
     if run["algo"] not in registered():
         return False
     algorithm = find_algorithm(run["algo"])
-    defaults = {name: parameter.default for name, parameter in inspect.signature(algorithm).parameters.items()}
+    plain = algorithm("MlpPolicy", None, _init_setup_model=False)  # what options of None come to
+    names = inspect.signature(algorithm).parameters
+    defaults = {name: getattr(plain, name) for name in names if hasattr(plain, name)}
     defaults["policy_kwargs"] = algorithm.default_policy_kwargs
     return all(name in defaults and _is_equal(defaults[name], options[name]) for name in options)
 

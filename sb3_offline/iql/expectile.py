@@ -25,7 +25,7 @@ class ExpectileLearning(GradientAlgorithm):
     V(s) is an expectile of Q over the logged actions, Q's target is r + gamma V(s'), and the actor is a weighted imitation.
     The critics descend (Q - y)^2 without the 1/2 of most algorithms here, as the paper's do.
 
-    :param learning_rate: Of the actor: a cosine to 0 over ``learn``, as in the paper.
+    :param learning_rate: Of the actor; in the paper a cosine to 0 over ``learn``.
     :param qf_learning_rate: Of the critics, and of V.
     :param expectile: tau of the paper, in (0, 1): 0.5 values the policy of the data, near 1 the best logged action.
     :param beta: Inverse temperature of the actor's weights exp(beta A); 0 clones the data.

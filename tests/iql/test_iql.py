@@ -38,7 +38,7 @@ def test_expectiles_of_three_numbers(expectile: float, value: float, pendulum_ar
 
 def test_the_target_and_the_actors_weights_by_hand(pendulum_arrays: Arrays) -> None:
     """beta = 3, A = (-1, .5, 2): exp(-3), exp(1.5), and exp(6) = 403 clipped at 100."""
-    model = make(pendulum_arrays, gamma=0.9)
+    model = make(pendulum_arrays, gamma=0.9, beta=3.0)
     q = th.tensor([[[0.0], [1.5], [3.0]], [[9.0], [9.0], [9.0]]])
     log_prob = th.tensor([[-1.0], [-2.0], [-3.0]], requires_grad=True)
     nets: Any = SimpleNamespace(q_target=lambda *_: q, value=lambda _: th.ones(3), log_prob=lambda *_: log_prob)
@@ -159,12 +159,21 @@ def test_a_high_expectile_is_the_best_logged_action(pendulum_arrays: Arrays) -> 
 
 
 def test_the_actor_follows_a_cosine_and_v_the_critics_rate(pendulum_arrays: Arrays) -> None:
-    model = make(pendulum_arrays, qf_learning_rate=1e-3)
-    assert model.learning_rate == CosineSchedule(3e-4)
-    model.learn(5)
+    model = make(pendulum_arrays, learning_rate=CosineSchedule(3e-4), qf_learning_rate=1e-3).learn(5)
     assert model.value_net.optimizer.param_groups[0]["lr"] == pytest.approx(1e-3)
     rate = 0.5 * 3e-4 * (1 + np.cos(np.pi * 0.8))  # at the fifth of five steps
     assert float(model.actor.optimizer.param_groups[0]["lr"]) == pytest.approx(rate)
+
+
+def test_the_recipes_weights_do_not_change_with_the_rewards_scale(pendulum_arrays: Arrays) -> None:
+    """By default beta A is the same for rewards in other units, as they are divided by their root mean square."""
+    weights = []
+    for unit in (1.0, 1000.0):
+        model = make({**pendulum_arrays, "rewards": unit * pendulum_arrays["rewards"]}, seed=0).learn(3)
+        assert (model.beta, model.reward_scale) == (0.5, "auto")
+        batch = model.sample_batch()
+        weights.append(model.actor_loss(model.networks(), batch, None)[1]["actor_weight"])
+    th.testing.assert_close(*weights, rtol=1e-3, atol=0.0)
 
 
 def test_v_is_as_the_policy_says(pendulum_arrays: Arrays) -> None:

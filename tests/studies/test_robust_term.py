@@ -229,9 +229,9 @@ def test_the_field_counts_defaults_alone() -> None:
     plain = field_run("td3bc", {}, (1.0,), set="defaults")
     assert field.is_default(plain)
     assert not field.is_default({**plain, "set": "td3bc_as_published"})  # of other defaults
-    assert field.is_default({**plain, "options": {"alpha": 5.0}, "set": "."})
+    assert field.is_default({**plain, "options": {"alpha": 0.15, "normalize_by": "gradient"}, "set": "."})
     held = "HoldThenDecay(initial=0.0003, final=0.0, hold=0.5)"  # as a run's file has it
-    assert field.is_default({**plain, "options": {"alpha": 5, "learning_rate": held}, "set": "."})
+    assert field.is_default({**plain, "options": {"tau": 0.02, "learning_rate": held}, "set": "."})
     assert not field.is_default({**plain, "options": {"learning_rate": held.replace("0.5", "0.4")}, "set": "."})
     assert field.is_default({**plain, "algo": "combo", "options": {"gamma": 0.995}, "set": "."})
     layer_norm = {"policy_kwargs": {"layer_norm": True}}

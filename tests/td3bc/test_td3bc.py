@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -110,6 +111,23 @@ def test_it_goes_on_online(pendulum_arrays: Arrays) -> None:
 def test_a_weight_that_cannot_be_is_refused(alpha: Any, pendulum_arrays: Arrays) -> None:
     with pytest.raises((TypeError, ValueError), match="alpha must"):
         make(pendulum_arrays, alpha=alpha)
+
+
+@pytest.mark.parametrize(
+    ("given", "taken"),
+    [
+        ({}, ("gradient", 0.15)),
+        ({"alpha": 2.5}, ("value", 2.5)),  # the paper's, as others' code and zoo files give it
+        ({"normalize_by": "value"}, ("value", 5.0)),
+        ({"normalize_by": "gradient", "alpha": 0.0}, ("gradient", 0.0)),
+    ],
+)
+def test_an_alpha_alone_counts_as_the_papers(given: Any, taken: Any, pendulum_arrays: Arrays, tmp_path: Path) -> None:
+    model = make(pendulum_arrays, **given)
+    assert (model.normalize_by, model.alpha) == taken
+    model.save(tmp_path / "model")
+    loaded = TD3BC.load(tmp_path / "model")
+    assert (loaded.normalize_by, loaded.alpha) == taken
 
 
 def test_a_scale_that_is_none_is_refused(pendulum_arrays: Arrays) -> None:
