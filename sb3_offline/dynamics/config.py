@@ -15,7 +15,7 @@ from sb3_offline.dynamics.recalibration import CalibrationMethod
 from sb3_offline.dynamics.reward import check_reward
 from sb3_offline.dynamics.termination import Termination, check_termination
 
-DEPTH, MIN_WIDTH, MAX_WIDTH = 4, 64, 200
+BATCH_SIZE, DEPTH, MIN_WIDTH, MAX_WIDTH = 256, 4, 64, 200
 EPOCHS, MIN_STEPS, MAX_STEPS = 30, 2_000, 10_000
 
 _INTERVALS = {
@@ -37,7 +37,7 @@ class DynamicsConfig:
     :param hidden_sizes: widths of the hidden layers; None goes by the inputs, see :meth:`sizes`
     :param weight_decay: one float, or one per layer; None is MBPO's: 2.5e-5 at the first layer, rising to 1e-4
     :param learning_rate: Adam's at the start; it falls to 0 over the fit, as half a cosine
-    :param batch_size: transitions per member and step
+    :param batch_size: transitions per member and step; None goes by the data's size, see :meth:`rows_a_step`
     :param holdout_fraction: share of the data held out, at most 1000 transitions
     :param max_epochs: passes over the data; None goes by its size, see :meth:`epochs`
     :param patience: epochs without improvement of any member after which the fit ends before ``max_epochs``; None for never
@@ -58,7 +58,7 @@ class DynamicsConfig:
     hidden_sizes: tuple[int, ...] | None = None
     weight_decay: float | tuple[float, ...] | None = None
     learning_rate: float = 2e-3
-    batch_size: int = 256
+    batch_size: int | None = None
     holdout_fraction: float = 0.2
     max_epochs: int | None = None
     patience: int | None = None
@@ -72,7 +72,7 @@ class DynamicsConfig:
     def __post_init__(self) -> None:
         counts = {name: getattr(self, name) for name in ("n_members", "n_elites", "batch_size", "patience", "max_epochs")}
         for name, value in counts.items():
-            if not (name in ("max_epochs", "patience") and value is None):
+            if not (name in ("max_epochs", "patience", "batch_size") and value is None):
                 self._set(name, check_count(f"dynamics_kwargs[{name!r}]", value))
         if self.n_elites > self.n_members:
             raise ValueError(f"dynamics_kwargs['n_elites']={self.n_elites} exceeds n_members={self.n_members}.")
@@ -105,6 +105,16 @@ class DynamicsConfig:
             return self.hidden_sizes
         return (min(max(16 * n_inputs, MIN_WIDTH), MAX_WIDTH),) * DEPTH
 
+    def rows_a_step(self, n_rows: int) -> int:
+        """
+        Transitions per member and step. By default 256, or a quarter of the rows where there are few.
+
+        :param n_rows: transitions to fit to
+        """
+        if self.batch_size is not None:
+            return self.batch_size
+        return min(max(n_rows // 4, 1), BATCH_SIZE)
+
     def epochs(self, n_rows: int) -> int:
         """
         Passes over the data. By default 30, with at least 2,000 steps and at most 10,000: the first counts where there are
@@ -114,7 +124,7 @@ class DynamicsConfig:
         """
         if self.max_epochs is not None:
             return self.max_epochs
-        n_batches = math.ceil(n_rows / self.batch_size)
+        n_batches = math.ceil(n_rows / self.rows_a_step(n_rows))
         steps = min(max(EPOCHS * n_batches, MIN_STEPS), MAX_STEPS)
         return max(round(steps / n_batches), 1)
 

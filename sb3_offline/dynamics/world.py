@@ -97,7 +97,7 @@ def fit_world(
         th.optim.Adam(model.member_parameters(), lr=config.learning_rate, fused=True),
         *_modelled(dataset, rows, model.device),
         generator=streams["dynamics"],
-        batch_size=config.batch_size,
+        batch_size=config.rows_a_step(len(rows)),
         holdout_fraction=config.holdout_fraction,
         max_epochs=config.epochs(len(rows)),
         patience=config.patience,

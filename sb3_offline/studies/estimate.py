@@ -25,7 +25,7 @@ _STEPS = 20
 
 def seconds_of(cell: Cell, ended: Sequence[Cell]) -> float:
     """
-    Seconds of a run; without one that has ended, measured: the dynamics' first epoch, some steps, and an episode.
+    Seconds of a run; without one that has ended, measured: the dynamics' first epochs, some steps, and an episode.
 
     :param ended: finished runs of the same algorithm, options and data
     """
@@ -40,13 +40,14 @@ def _measured(cell: Cell) -> float:
     protocol, run = cell.protocol, cell.run
     algorithm: Any = find_algorithm(run.algo)
     data = open_dataset(run.dataset).load().sample_episodes(run.fraction, run.seed)
-    options, epochs = dict(protocol.options), 1
+    options, epochs, measured = dict(protocol.options), 0, [0.0]  # seconds of each epoch of the dynamics' fit
     if issubclass(algorithm, ModelBasedAlgorithm):
         config = DynamicsConfig.from_kwargs(options.get("dynamics_kwargs"))
         epochs = config.epochs(len(data))
-        options |= {"dynamics_kwargs": {**(options.get("dynamics_kwargs") or {}), "max_epochs": 1}, "dynamics_cache": False}
+        options |= {"dynamics_kwargs": {**(options.get("dynamics_kwargs") or {}), "max_epochs": 2}, "dynamics_cache": False}
     start = time.perf_counter()
     model = algorithm("MlpPolicy", dataset=data, seed=run.seed, **options)
+    model._log_dynamics = lambda stats: measured.append(stats.seconds)
     with closing(model.learning(_STEPS + 5, log_interval=None)) as steps:
         next(steps)
         preparation = time.perf_counter() - start
@@ -64,4 +65,4 @@ def _measured(cell: Cell) -> float:
     judge.evaluate(1)
     episode = time.perf_counter() - start
     n_episodes = protocol.steps // protocol.eval_every * protocol.episodes + protocol.final_episodes
-    return preparation * epochs + step * protocol.steps + episode * n_episodes
+    return preparation + max(epochs - 2, 0) * measured[-1] + step * protocol.steps + episode * n_episodes

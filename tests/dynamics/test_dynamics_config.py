@@ -9,7 +9,7 @@ def test_defaults():
     config = DynamicsConfig.from_kwargs(None)
     assert config == DynamicsConfig() == DynamicsConfig.from_kwargs({})
     assert (config.n_members, config.n_elites, config.sizes(n_inputs=14)) == (7, 5, (200, 200, 200, 200))
-    assert (config.learning_rate, config.batch_size, config.patience) == (2e-3, 256, None)
+    assert (config.learning_rate, config.batch_size, config.patience) == (2e-3, None, None)
     assert config.termination == "auto"
 
 
@@ -23,7 +23,8 @@ def test_sizes_go_by_the_inputs_unless_they_are_given():
 @pytest.mark.parametrize(
     ("n_rows", "epochs"),
     [
-        (600, 667),  # 3 batches an epoch: 2,000 steps
+        (600, 500),  # 4 batches of 150 an epoch: 2,000 steps
+        (100_000, 26),  # 391 batches of 256: 10,000 steps
         (256 * 50, 40),
         (256 * 100, 30),
         (256 * 400, 25),  # 10,000 steps
@@ -33,6 +34,12 @@ def test_sizes_go_by_the_inputs_unless_they_are_given():
 def test_epochs_go_by_the_rows_unless_they_are_given(n_rows, epochs):
     assert DynamicsConfig().epochs(n_rows) == epochs
     assert DynamicsConfig(max_epochs=7).epochs(n_rows) == 7
+
+
+@pytest.mark.parametrize(("n_rows", "size"), [(3, 1), (146, 36), (600, 150), (1023, 255), (1024, 256), (10**6, 256)])
+def test_batches_go_by_the_rows_unless_they_are_given(n_rows, size):
+    assert DynamicsConfig().rows_a_step(n_rows) == size
+    assert DynamicsConfig(batch_size=64).rows_a_step(n_rows) == 64
 
 
 def test_lists_from_yaml_become_tuples():

@@ -98,3 +98,18 @@ def test_zero_rewards_and_huge_scales_calibrate(pendulum_arrays: dict[str, np.nd
     assert (sample.rewards.abs() < 1e-9).all()
     assert th.isfinite(model.calibration.table).all()
     assert (model.calibration.scale > 0).all()
+
+
+def test_few_rows_are_fitted_in_small_batches(dataset: OfflineDataset) -> None:
+    """200 rows hold two batches of 256 no more: 40 are held out, and 160 are four batches of 50, the last one smaller."""
+    few = dataset.take_episodes(np.array([0]))
+    steps: list[int] = []
+    original_step = th.optim.Adam.step
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(th.optim.Adam, "step", lambda self, *args: (steps.append(1), original_step(self, *args))[1])
+        model = fit(few, batch_size=None, termination="never")
+    assert len(few) == 200
+    assert bool(model.fitted)
+    assert len(steps) == 4
+    with pytest.raises(ValueError, match="200 transitions are too few.*change batch_size"):
+        fit(few, batch_size=256)

@@ -15,6 +15,7 @@ import pytest
 from sb3_offline.cli import main
 from sb3_offline.studies import engine
 from sb3_offline.studies.engine import StudyStopped, run_by_ray, run_in_pool, work
+from sb3_offline.studies.estimate import seconds_of
 from sb3_offline.studies.plan import Cell, StudyError, read_study
 from sb3_offline.studies.records import is_finished, partial_of, read_lines, read_runs
 from sb3_offline.studies.single import CurveCallback, run_one
@@ -206,6 +207,30 @@ def test_the_shell_plans_runs_and_reports(tmp_path: Path, capsys: pytest.Capture
     runs = read_runs(tmp_path / "pendulum")
     rows = (tmp_path / "pendulum" / "report.csv").read_text().splitlines()[1:]
     assert sorted(float(row.split(",")[3]) for row in rows) == sorted(run["mean_last_5"] for run in runs)
+
+
+def test_a_fit_of_many_epochs_is_estimated_by_an_epochs_time(tmp_path: Path) -> None:
+    """Not by that of the whole preparation, most of which comes once: an epoch of one batch takes the less of it."""
+    seconds = []
+    for epochs in (2, 1002):
+        study = (
+            STUDY.split("algorithms:")[0]
+            + f"""
+algorithms: [combo]
+datasets: [{DATA}]
+fractions: [0.02]
+seeds: 0
+steps: 2
+eval_every: 2
+episodes: 1
+final_episodes: 1
+options: {{policy_kwargs: {{net_arch: [8]}}, device: cpu, dynamics_kwargs: {{hidden_sizes: [8], max_epochs: {epochs}}}}}
+"""
+        )
+        (cell,) = read_study(written(tmp_path, study)).cells
+        seconds.append(seconds_of(cell, []))
+    few, many = seconds
+    assert 0.0 < (many - few) / 1000 < few / 3
 
 
 def test_errors_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
