@@ -111,5 +111,5 @@ def test_few_rows_are_fitted_in_small_batches(dataset: OfflineDataset) -> None:
     assert len(few) == 200
     assert bool(model.fitted)
     assert len(steps) == 4
-    with pytest.raises(ValueError, match="200 transitions are too few.*change batch_size"):
+    with pytest.raises(ValueError, match=r"200 transitions are too few.*change batch_size"):
         fit(few, batch_size=256)
