@@ -3,8 +3,8 @@ Question 5: every algorithm with its defaults, from the runs that the recipes' a
 
     python -m benchmarks.study.field            # writes field/ below the study's results: report.html, field.md, field.csv
 
-A run counts if it has all of the data, at least 20,000 steps, and no option beside the algorithm's defaults: its options are
-empty and its folder is named "defaults", or each option that it names has the default's value today.
+A run counts if it has all of the data, at least 20,000 steps, and lies in a folder named "defaults" or in that of the search
+whose options became the defaults; each option that it names has the default's value today, as its file says nothing of others.
 The report, with the performance profile, is that of ``sb3-offline report`` over the algorithms that have runs on both data
 sets; the table has all, and shows a gap as a gap.
 """
@@ -37,6 +37,7 @@ SOURCES = ("recipes", "peers")
 ALGORITHMS = ("bc", "td3bc", "rebrac", "iql", "awac", "edac", "sacn", "fql", "cql", "mopo", "combo", "dromo", "mobile")
 DATA = {"hopper medium-replay": ("hopper", "medium-replay"), "halfcheetah medium-replay": ("halfcheetah", "medium-replay")}
 LEAST_STEPS = 20_000
+BECAME_DEFAULT = {"combo": "gamma_995", "dromo": "gamma_995", "mopo": "rollouts_25"}  # of benchmarks/recipes.yml
 _COLUMNS = ("runs", "last", "least", "greatest", "best on the way", "minutes", "reached 80%", "minutes to 80%")
 
 
@@ -49,11 +50,11 @@ def is_default(run: Record) -> bool:
     """Whether it was made with today's defaults."""
     if run["fraction"] != 1 or run["steps"] < LEAST_STEPS or data_of(run["dataset"]) is None:
         return False
-    options = run.get("options") or {}
-    if not options:
-        return "library" in run or "defaults" in run["set"].split("/")
-    if run["algo"] not in registered():
+    if "library" in run:
+        return not run.get("options")
+    if run["algo"] not in registered() or not {"defaults", BECAME_DEFAULT.get(run["algo"])} & set(run["set"].split("/")):
         return False
+    options = run.get("options") or {}
     algorithm = find_algorithm(run["algo"])
     plain = algorithm("MlpPolicy", None, _init_setup_model=False)  # what options of None come to
     names = inspect.signature(algorithm).parameters

@@ -229,18 +229,24 @@ def test_the_field_counts_defaults_alone() -> None:
     plain = field_run("td3bc", {}, (1.0,), set="defaults")
     assert field.is_default(plain)
     assert not field.is_default({**plain, "set": "td3bc_as_published"})  # of other defaults
-    assert field.is_default({**plain, "options": {"alpha": 0.15, "normalize_by": "gradient"}, "set": "."})
+    gradient = {"alpha": 0.15, "normalize_by": "gradient"}  # what options of None come to
+    assert field.is_default({**plain, "options": gradient})
+    assert not field.is_default(
+        {**plain, "options": gradient, "set": "td3bc_gradient"}
+    )  # its other options may have been others
     held = "HoldThenDecay(initial=0.0003, final=0.0, hold=0.5)"  # as a run's file has it
-    assert field.is_default({**plain, "options": {"tau": 0.02, "learning_rate": held}, "set": "."})
-    assert not field.is_default({**plain, "options": {"learning_rate": held.replace("0.5", "0.4")}, "set": "."})
-    assert field.is_default({**plain, "algo": "combo", "options": {"gamma": 0.995}, "set": "."})
-    layer_norm = {"policy_kwargs": {"layer_norm": True}}
-    assert field.is_default({**plain, "algo": "mopo", "options": layer_norm, "set": "."})
+    assert field.is_default({**plain, "options": {"tau": 0.02, "learning_rate": held}})
+    assert not field.is_default({**plain, "options": {"learning_rate": held.replace("0.5", "0.4")}})
+    assert field.is_default({**plain, "algo": "combo", "options": {"gamma": 0.995}, "set": "gamma_995"})
+    assert not field.is_default({**plain, "algo": "combo", "options": {"gamma": 0.99}, "set": "gamma_995"})
+    assert not field.is_default({**plain, "algo": "mopo", "set": "gamma_995"})
+    assert field.is_default({**plain, "algo": "mopo", "options": {"policy_kwargs": {"layer_norm": True}}})
     assert not field.is_default({**plain, "options": {"policy_kwargs": {"layer_norm": False}}})
     assert not field.is_default({**plain, "options": {"alpha": 1.0}})
     assert not field.is_default({**plain, "options": {"alhpa": 2.5}})
     assert not field.is_default({**plain, "steps": 10_000})
     assert not field.is_default({**plain, "dataset": "offline/hopper/expert-v0"})
+    assert field.is_default({**plain, "algo": "TD3PlusBC", "library": "d3rlpy==2.8.1", "set": "d3rlpy"})
 
 
 def test_the_fields_table_shows_gaps() -> None:
