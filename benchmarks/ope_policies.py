@@ -58,7 +58,7 @@ def _continuous(**td3bc: Any) -> tuple[tuple[str, int, dict[str, Any]], ...]:
         ("bc", 0, _QUICK),
         ("td3bc", 0, {**AS_PUBLISHED["td3bc"], **td3bc}),
         ("iql", 0, {**AS_PUBLISHED["iql"], **_PLAIN}),
-        ("awac", 0, _QUICK),
+        ("awac", 0, {**AS_PUBLISHED["awac"], **_PLAIN}),
         ("offline_sac", 0, _SMALL),  # no pessimism: it leaves the data
     )
 

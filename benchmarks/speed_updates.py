@@ -51,7 +51,7 @@ SETTINGS = {
     "BC": Setting(BC, 2, "2x256, deterministic", "BC", options={"deterministic": True}),
     "TD3BC": Setting(TD3BC, 2, "2x256", "TD3BC", options=AS_PUBLISHED["td3bc"]),
     "IQL": Setting(IQL, 2, "2x256", "IQL", options=AS_PUBLISHED["iql"]),
-    "AWAC": Setting(AWAC, 2, "2x256", "AWAC"),
+    "AWAC": Setting(AWAC, 2, "2x256", "AWAC", options=AS_PUBLISHED["awac"]),
     "SACN": Setting(SACN, 2, "2x256, 10 critics", "SAC"),
 }
 PEER_WORK = {"CQL": "3x256, N=10"}  # of the others 2x256

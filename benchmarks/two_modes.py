@@ -25,16 +25,22 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.utils import set_random_seed
 
+from benchmarks.equations import AS_PUBLISHED
 from benchmarks.run import RESULTS, machine, parse_seeds
 from sb3_offline.registry import find_algorithm, names
 
 N_PILLARS, HALF_WIDTH, WAY_ROUND = 10, 0.4, 0.6
-OPTIONS: dict[str, dict[str, Any]] = {"fql": {"distill_weight": 0.3, "normalize_q": True}}
 SHARED: dict[str, Any] = {
     "learning_rate": 1e-3,
     "qf_learning_rate": 1e-3,
     "policy_kwargs": {"net_arch": [64, 64]},
     "gamma": 0.9,
+}
+_PLAIN = SHARED | {"policy_kwargs": {"net_arch": [64, 64], "layer_norm": False}}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "fql": SHARED | {"distill_weight": 0.3, "normalize_q": True},
+    "awac": AS_PUBLISHED["awac"] | _PLAIN,
+    "iql": AS_PUBLISHED["iql"] | _PLAIN,
 }
 
 
@@ -80,7 +86,7 @@ def passages(n_episodes: int = 1000, seed: int = 0) -> dict[str, np.ndarray]:
 def score(algo: str, seed: int, steps: int, n_episodes: int) -> dict[str, float]:
     """Mean returns of a policy trained on the passages."""
     model = find_algorithm(algo)(
-        "MlpPolicy", Pillars(), dataset=passages(), seed=seed, device="cpu", check_data=False, **SHARED | OPTIONS.get(algo, {})
+        "MlpPolicy", Pillars(), dataset=passages(), seed=seed, device="cpu", check_data=False, **OPTIONS.get(algo, SHARED)
     )
     model.learn(steps, log_interval=None)
     returns = {}
@@ -111,9 +117,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         "machine": machine(),
         "steps": arguments.steps,
         "episodes": arguments.episodes,
-        "options": {"shared": SHARED, **OPTIONS},
+        "options": {algo: OPTIONS.get(algo, SHARED) for algo in arguments.algos},
     }
-    arguments.out.write_text(json.dumps(figures | {"runs": runs}, indent=1) + "\n", encoding="utf-8")
+    arguments.out.write_text(json.dumps(figures | {"runs": runs}, indent=1, default=str) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -20,8 +20,8 @@ make = maker(AWAC, **FAST, check_data=False)
 
 def test_the_weights_by_hand(pendulum_arrays: Arrays) -> None:
     advantages = th.tensor([0.0, 1.0, 2.0])
-    th.testing.assert_close(make(pendulum_arrays).weights(advantages), th.tensor([1.0, 2.718282, 7.389056]))
-    normalised = make(pendulum_arrays, normalize_weights=True).weights(advantages)
+    th.testing.assert_close(make(pendulum_arrays, temperature=1.0).weights(advantages), th.tensor([1.0, 2.718282, 7.389056]))
+    normalised = make(pendulum_arrays, temperature=1.0, normalize_weights=True).weights(advantages)
     th.testing.assert_close(normalised, th.tensor([0.270092, 0.734185, 1.995723]), atol=2e-6, rtol=0)
     th.testing.assert_close(
         make(pendulum_arrays, temperature=2.0, max_weight=2.0).weights(advantages)[1:], th.tensor([1.648721, 2.0])
@@ -41,7 +41,7 @@ def stand_in(q_logged: list[float], q_own: list[float], log_prob: th.Tensor) -> 
 
 def test_the_actors_loss_and_the_target_by_hand(pendulum_arrays: Arrays) -> None:
     """A = (3 - 3, 2 - 1, 5 - 3) = (0, 1, 2); y = r + .9 (1 - done) Q'(s', a')."""
-    model = make(pendulum_arrays, gamma=0.9)
+    model = make(pendulum_arrays, gamma=0.9, temperature=1.0)
     log_prob = th.tensor([[-1.0], [-2.0], [-3.0]], requires_grad=True)
     nets = stand_in([3.0, 2.0, 5.0], [3.0, 1.0, 3.0], log_prob)
     batch = Batch(None, th.ones(3, 1), None, th.tensor([1.0, 2.0, 3.0]), th.tensor([0.0, 0.0, 1.0]), 3)
