@@ -37,11 +37,12 @@ Sizes = dict[tuple[str, str], dict[int, np.ndarray]]
 
 
 def helps(parts: Sequence[Results], repeats: int = REPEATS) -> list[str]:
-    """Question 1, of each weight over all tasks that both have."""
+    """Question 1, of each weight over all tasks that both have: two seeds of each at least, for one has no interval."""
     lines = {key: line for results in parts for key, line in results.lines.items()}
     said = []
     for name in WEIGHTS:
-        tasks = [task for own, task in lines if own == name and (RIVAL, task) in lines]
+        both = [task for own, task in lines if own == name and (RIVAL, task) in lines]
+        tasks = [task for task in both if min(len(lines[each, task].scores) for each in (name, RIVAL)) > 1]
         if not tasks:
             continue
         scores: list[Scores] = [[lines[each, task].scores for task in tasks] for each in (name, RIVAL)]

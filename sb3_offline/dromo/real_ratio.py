@@ -70,7 +70,8 @@ def next_real_ratio(model: ModelBasedSAC, rate: float) -> float:
         actions = unscale_actions(data.actions, low, high)
         sample = model.dynamics.sample(data.observations, actions, generator)
         ended = model.termination(data.observations, actions, sample.next_observations)
-        rewards = model.reward_factor * sample.rewards + model.reward_shift
+        paid = sample.rewards + model.dynamics.end_reward * ended
+        rewards = model.reward_factor * paid + model.reward_shift
         return data._replace(next_observations=sample.next_observations, rewards=rewards, dones=ended.float())
 
     y_model = th.stack([target(imagined()) for _ in range(N_DRAWS)])

@@ -21,7 +21,7 @@ from sb3_offline.files.checksum import MAGIC, read_checked, read_label, write_ch
 from sb3_offline.files.regular import read_regular
 from sb3_offline.files.tensors import same_kind
 
-FORMAT = 3  # raised when a fit computes something else, or keeps more
+FORMAT = 4  # raised when a fit computes something else, or keeps more
 
 
 def cache_folder() -> Path:
@@ -90,6 +90,8 @@ def load_dynamics(dynamics: EnsembleDynamics, path: Path, label: str | None = No
             found = {"dynamics": read_tensors(content, str(path)), "ends": {}}  # as earlier versions wrote it
         state: Any = found.get("dynamics")
         own = dynamics.state_dict()
+        if isinstance(state, dict):
+            state.setdefault("end_reward", th.tensor(0.0))  # of earlier versions, which knew none
         if not isinstance(state, dict) or not all(same_kind(state.get(name), value) for name, value in own.items()):
             raise ValueError(f"{str(path)!r} is damaged, or holds a dynamics model of other sizes.")
         if bad := _not_finite({name: state[name] for name in own}):

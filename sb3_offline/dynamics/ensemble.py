@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch as th
 from torch import nn
@@ -79,6 +79,7 @@ class EnsembleDynamics(nn.Module):
     residual_std: th.Tensor  # (observation_dim + 1,) of the members' mean prediction on held-out rows
     holdout_rows: th.Tensor  # (MAX_HOLDOUT_ROWS,) int64, rows of the data that were held out, then -1
     test_every: th.Tensor  # () int64: every so many episodes one was kept from all fits; 0 for none
+    end_reward: th.Tensor  # () what a transition that ends pays beside what the networks say, see world.reward_of_ending
     max_logvar: nn.Parameter  # (n_members, 1, observation_dim + 1)
     min_logvar: nn.Parameter
 
@@ -120,6 +121,7 @@ class EnsembleDynamics(nn.Module):
         self.register_buffer("residual_std", th.ones(observation_dim + 1))
         self.register_buffer("holdout_rows", th.full((MAX_HOLDOUT_ROWS,), -1))
         self.register_buffer("test_every", th.tensor(0))
+        self.register_buffer("end_reward", th.tensor(0.0))
         self.calibration = CalibrationMaps(n_members, observation_dim + 1)
         self.termination_head = termination_head
 
@@ -185,6 +187,11 @@ class EnsembleDynamics(nn.Module):
         max_logvar, min_logvar = pick(self.max_logvar), pick(self.min_logvar)
         logvar = max_logvar - F.softplus(max_logvar - logvar)
         return mean, min_logvar + F.softplus(logvar - min_logvar)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """As torch's; a model of earlier versions knows no reward of ending."""
+        state_dict.setdefault(f"{prefix}end_reward", th.tensor(0.0))
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def forward(self, observations: th.Tensor, actions: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
         """

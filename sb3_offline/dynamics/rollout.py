@@ -70,9 +70,10 @@ def rollout(
         n_stepped, n_kept = n_stepped + len(alive), n_kept + len(rows)
         kept = (observations, actions, sample.next_observations, sample.rewards, alive)
         observations, actions, next_observations, rewards, alive = (column.index_select(0, rows) for column in kept)
+        ended = termination(observations, actions, next_observations)
+        rewards = rewards + model.end_reward * ended
         if reward is not None and len(rows):
             rewards = reward(observations, actions, next_observations)
-        ended = termination(observations, actions, next_observations)
         steps.append((observations, actions, next_observations, rewards, ended, alive))
         going = (~ended).nonzero().squeeze(1)
         observations, alive = next_observations.index_select(0, going), alive.index_select(0, going)

@@ -18,7 +18,7 @@ from sb3_offline.dynamics.config import DynamicsConfig
 from sb3_offline.dynamics.ensemble import EnsembleDynamics
 from sb3_offline.dynamics.fit_checkpoint import FitCheckpoint
 from sb3_offline.dynamics.reward import UserReward
-from sb3_offline.dynamics.termination import UserTermination, known_rule
+from sb3_offline.dynamics.termination import UserTermination, known_rule, never_ended
 from sb3_offline.dynamics.termination_fit import MIN_TERMINATIONS, check_counts, fit_termination_head
 from sb3_offline.dynamics.termination_head import TerminationHead, TerminationReport
 from sb3_offline.dynamics.training import EpochStats, FitReport, fit_ensemble
@@ -26,6 +26,7 @@ from sb3_offline.execution.precision import Precision
 from sb3_offline.training.rng import Streams
 from sb3_offline.training.schedules import CosineSchedule
 
+STANDS_OUT = 3.0  #: what rows that end pay beyond the others, in standard deviations of the others' rewards
 _MODELLED = ("observations", "actions", "next_observations", "rewards")
 
 
@@ -36,13 +37,14 @@ class Columns:
     observations: th.Tensor  # (n, observation_dim)
     actions: th.Tensor  # (n, action_dim), one-hot where they are discrete
     next_observations: th.Tensor  # (n, observation_dim)
-    rewards: th.Tensor  # (n,)
+    rewards: th.Tensor  # (n,), of rows that end less what ending pays
     terminations: th.Tensor  # (n,) bool
 
     @classmethod
-    def of(cls, dataset: OfflineDataset, rows: np.ndarray, device: th.device) -> Columns:
+    def of(cls, dataset: OfflineDataset, rows: np.ndarray, device: th.device, end_reward: float = 0.0) -> Columns:
         columns = {name: getattr(dataset, name)[rows] for name in (*_MODELLED, "terminations")}
         columns["actions"] = encode_actions(columns["actions"], dataset.action_space)
+        columns["rewards"] = columns["rewards"] - np.float32(end_reward) * columns["terminations"]
         return cls(**{name: th.as_tensor(column, device=device) for name, column in columns.items()})
 
     @property
@@ -92,10 +94,12 @@ def fit_world(
         n = min(int(config.calibration_fraction * len(rows)), MAX_CALIBRATION_ROWS)
         shuffled = rows[permutation(len(rows), streams["calibration"])]
         calibration_rows, rows = shuffled[:n], np.sort(shuffled[n:])
+    end_reward = reward_of_ending(dataset, rows, config)
+    model.end_reward.fill_(end_reward)
     report = fit_ensemble(
         model,
         th.optim.Adam(model.member_parameters(), lr=config.learning_rate, fused=True),
-        *_modelled(dataset, rows, model.device),
+        *_modelled(dataset, rows, model.device, end_reward),
         generator=streams["dynamics"],
         batch_size=config.rows_a_step(len(rows)),
         holdout_fraction=config.holdout_fraction,
@@ -112,7 +116,7 @@ def fit_world(
     model.holdout_rows[held_out] = th.as_tensor(rows, device=model.device)[model.holdout_rows[held_out]]
     model.test_every.fill_(test_interval(dataset, config))
     if config.calibration != "none":
-        residuals = standardized_residuals(model, Columns.of(dataset, calibration_rows, model.device))
+        residuals = standardized_residuals(model, Columns.of(dataset, calibration_rows, model.device, end_reward))
         model.calibration.fit(config.calibration, residuals)
     fit_termination(model, dataset, config, streams)
     return report
@@ -134,15 +138,38 @@ def try_functions(dataset: OfflineDataset, config: DynamicsConfig, device: th.de
         UserReward(config.reward)(*rows)
 
 
-def _modelled(dataset: OfflineDataset, rows: np.ndarray, device: th.device) -> tuple[Rows, Rows, Rows, Rows]:
+def _modelled(
+    dataset: OfflineDataset, rows: np.ndarray, device: th.device, end_reward: float
+) -> tuple[Rows, Rows, Rows, Rows]:
     """Observations, actions, next observations and rewards of these rows; left in their files if they are mapped."""
     if is_mapped(dataset):
         encode = functools.partial(encode_actions, space=dataset.action_space)
-        o, n, r = (HostRows(getattr(dataset, name), device, rows) for name in ("observations", "next_observations", "rewards"))
-        a = HostRows(dataset.actions, device, rows, read=encode)
-        return o, a, n, r
-    known = Columns.of(dataset, rows, device)
+        o, n = (HostRows(getattr(dataset, name), device, rows) for name in ("observations", "next_observations"))
+        rewards = dataset.rewards if end_reward == 0 else dataset.rewards - np.float32(end_reward) * dataset.terminations
+        return o, HostRows(dataset.actions, device, rows, read=encode), n, HostRows(rewards, device, rows)
+    known = Columns.of(dataset, rows, device, end_reward)
     return known.observations, known.actions, known.next_observations, known.rewards
+
+
+def reward_of_ending(dataset: OfflineDataset, rows: np.ndarray, config: DynamicsConfig) -> float:
+    """
+    What rows that end pay beyond the others in the mean, a prize or a fine, where it stands out; else 0. A network smears it
+    over the states next to the end, where imagined episodes would collect it at every step without ending; taken out of what
+    the networks learn, it is paid exactly where an imagined episode ends.
+
+    :param rows: those that the fit sees
+    :return: 0 unless it is more than ``STANDS_OUT`` standard deviations of the other rows' rewards, or where no imagined
+        episode ends
+    """
+    ends = needs_head(dataset, config) or callable(config.termination)
+    rule = known_rule(dataset.info.env_spec) if config.termination == "auto" else None
+    if not ends and (rule is None or rule is never_ended):
+        return 0.0
+    rewards, ended = np.asarray(dataset.rewards[rows], dtype=np.float64), np.asarray(dataset.terminations[rows], dtype=bool)
+    if not ended.any() or ended.all():
+        return 0.0
+    paid = float(rewards[ended].mean() - rewards[~ended].mean())
+    return paid if abs(paid) > STANDS_OUT * rewards[~ended].std() else 0.0
 
 
 def fit_termination(

@@ -119,14 +119,16 @@ class ModelBased(Estimator):
             std = (0.5 * logvar).exp().flatten(0, 1) * model.target_std
             noise = th.randn(std.shape, generator=generator, device=model.device)
             drawn = mean.flatten(0, 1) * model.target_std + model.target_mean + std * model.calibration(noise, members)
-            following, rewards = states + drawn[:, :-1], drawn[:, -1].clamp(least, most)
+            following = states + drawn[:, :-1]
+            ended = ends(states, actions, following)
+            rewards = (drawn[:, -1] + model.end_reward * ended).clamp(least, most)
             whole = th.isfinite(following).all(dim=1) & th.isfinite(rewards)
             n_broken += int((alive & ~whole).sum())
             alive &= whole
             returns += th.where(alive, self.gamma**step * rewards, 0.0)
             n_steps += int(alive.sum())
             n_outside += int((alive & ((following < low) | (following > high)).any(dim=1)).sum())
-            alive &= ~ends(states, actions, following)
+            alive &= ~ended
             if not bool(alive.any()):
                 break
             states = th.where(alive[:, None], following, states)

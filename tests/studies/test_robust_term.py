@@ -179,6 +179,8 @@ def test_answers_of_made_up_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         made(tmp_path / "small", "combo", 1, seed, 50 + seed, "river")
         made(tmp_path / "small" / "std_0.1", "dromo", 1, seed, 70 + seed, "river")
         made(tmp_path / "small" / "std_1", "dromo", 1, seed, 20 + seed, "river")
+    made(tmp_path / "small", "combo", 1, 0, 90, "pond")  # one seed has no interval, and is left out of question 1
+    made(tmp_path / "small" / "std_0.1", "dromo", 1, 0, 10, "pond")
     monkeypatch.setattr(figures, "field_runs", lambda: [])
     tenths = [{"ratio": 1.0} for _ in range(10)]
     for name, rank in (("combo", 0.0), ("dromo std_0.1", 0.5)):
