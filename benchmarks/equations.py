@@ -44,14 +44,15 @@ _BEFORE_THE_RECIPES: dict[str, Any] = {
     "gamma": 0.99,
     "tau": 0.005,
     "averaging_rate": 0.0,
+    "learning_rate": 3e-4,
     "qf_learning_rate": 3e-4,
     "policy_kwargs": {"net_arch": [256, 256], "layer_norm": False},
 }
 
 #: By algorithm's name, what others' speed is compared with, and what small policies start from.
 AS_PUBLISHED: dict[str, dict[str, Any]] = {
-    "td3bc": _BEFORE_THE_RECIPES | {"alpha": 2.5, "learning_rate": 3e-4},
-    "awac": _BEFORE_THE_RECIPES | {"temperature": 1.0, "reward_scale": 1.0, "learning_rate": 3e-4},
+    "td3bc": _BEFORE_THE_RECIPES | {"alpha": 2.5},
+    "awac": _BEFORE_THE_RECIPES | {"temperature": 1.0, "reward_scale": 1.0},
     "iql": _BEFORE_THE_RECIPES | {"beta": 3.0, "reward_scale": 1.0, "learning_rate": CosineSchedule(3e-4)},
 }
 

@@ -8,9 +8,8 @@ from typing import Any, ClassVar
 import torch as th
 
 from sb3_offline.arguments import POSITIVE, check_flag, check_number
-from sb3_offline.common.actor_critic import OfflineActorCritic
+from sb3_offline.common.actor_critic import MODEL_FREE_RECIPE, OfflineActorCritic
 from sb3_offline.networks.networks import Batch, GaussianNetworks, Logs
-from sb3_offline.training.schedules import HoldThenDecay
 
 
 @dataclass(frozen=True)
@@ -38,14 +37,7 @@ class AWAC(OfflineActorCritic):
 
     td_weight: ClassVar[float] = 1.0
     default_policy_kwargs: ClassVar = {"layer_norm": True}
-    recipe: ClassVar = {
-        "reward_scale": "auto",
-        "learning_rate": HoldThenDecay(3e-4),
-        "qf_learning_rate": HoldThenDecay(3e-4),
-        "tau": 0.02,
-        "gamma": 0.995,
-        "averaging_rate": 0.001,
-    }
+    recipe: ClassVar = {**MODEL_FREE_RECIPE, "reward_scale": "auto"}
 
     def __init__(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -24,8 +24,20 @@ from sb3_offline.execution.optimizers import minimize, polyak
 from sb3_offline.execution.updates import Call, call_plainly
 from sb3_offline.networks.networks import ActorCriticNetworks, Batch, GaussianNetworks, Logs
 from sb3_offline.networks.policies import GAUSSIAN_POLICIES, OfflinePolicy
+from sb3_offline.training.schedules import HoldThenDecay
 
 SelfActorCritic = TypeVar("SelfActorCritic", bound="OfflineActorCritic")
+
+
+#: What the recipes of TD3BC, IQL and AWAC share, found on hopper and halfcheetah medium-replay: targets that follow four times
+#: as fast as published, rates that fall to 0 in the second half of ``learn``, an average of the actor's weights.
+MODEL_FREE_RECIPE: Mapping[str, Any] = {
+    "learning_rate": HoldThenDecay(3e-4),
+    "qf_learning_rate": HoldThenDecay(3e-4),
+    "tau": 0.02,
+    "gamma": 0.995,
+    "averaging_rate": 0.001,
+}
 
 
 class OfflineActorCritic(GradientAlgorithm):

@@ -13,7 +13,7 @@ import platformdirs
 import torch as th
 
 from sb3_offline.dynamics.config import DynamicsConfig
-from sb3_offline.dynamics.ensemble import EnsembleDynamics
+from sb3_offline.dynamics.ensemble import EnsembleDynamics, complete
 from sb3_offline.execution.precision import Precision
 from sb3_offline.files.archives import FileRefused, read_tensors
 from sb3_offline.files.atomic import write_atomically
@@ -91,7 +91,7 @@ def load_dynamics(dynamics: EnsembleDynamics, path: Path, label: str | None = No
         state: Any = found.get("dynamics")
         own = dynamics.state_dict()
         if isinstance(state, dict):
-            state.setdefault("end_reward", th.tensor(0.0))  # of earlier versions, which knew none
+            complete(state)
         if not isinstance(state, dict) or not all(same_kind(state.get(name), value) for name, value in own.items()):
             raise ValueError(f"{str(path)!r} is damaged, or holds a dynamics model of other sizes.")
         if bad := _not_finite({name: state[name] for name in own}):

@@ -49,6 +49,11 @@ def weight_decay_per_layer(weight_decay: float | Sequence[float] | None, n_layer
     return decays
 
 
+def complete(state: dict[str, Any], prefix: str = "") -> None:
+    """Add what a model of earlier versions did not keep: it knew no reward of ending."""
+    state.setdefault(f"{prefix}end_reward", th.tensor(0.0))
+
+
 class EnsembleDynamics(nn.Module):
     """
     (s, a) -> Gaussian over (s' - s, r), by ``n_members`` swish networks whose weights are stacked along a first
@@ -189,8 +194,8 @@ class EnsembleDynamics(nn.Module):
         return mean, min_logvar + F.softplus(logvar - min_logvar)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """As torch's; a model of earlier versions knows no reward of ending."""
-        state_dict.setdefault(f"{prefix}end_reward", th.tensor(0.0))
+        """As torch's, of earlier versions, too."""
+        complete(state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def forward(self, observations: th.Tensor, actions: th.Tensor) -> tuple[th.Tensor, th.Tensor]:

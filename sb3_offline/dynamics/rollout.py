@@ -71,8 +71,9 @@ def rollout(
         kept = (observations, actions, sample.next_observations, sample.rewards, alive)
         observations, actions, next_observations, rewards, alive = (column.index_select(0, rows) for column in kept)
         ended = termination(observations, actions, next_observations)
-        rewards = rewards + model.end_reward * ended
-        if reward is not None and len(rows):
+        if reward is None:
+            rewards = rewards + model.end_reward * ended
+        elif len(rows):
             rewards = reward(observations, actions, next_observations)
         steps.append((observations, actions, next_observations, rewards, ended, alive))
         going = (~ended).nonzero().squeeze(1)

@@ -44,7 +44,7 @@ class Columns:
     def of(cls, dataset: OfflineDataset, rows: np.ndarray, device: th.device, end_reward: float = 0.0) -> Columns:
         columns = {name: getattr(dataset, name)[rows] for name in (*_MODELLED, "terminations")}
         columns["actions"] = encode_actions(columns["actions"], dataset.action_space)
-        columns["rewards"] = columns["rewards"] - np.float32(end_reward) * columns["terminations"]
+        columns["rewards"] = _without_end(columns["rewards"], columns["terminations"], end_reward)
         return cls(**{name: th.as_tensor(column, device=device) for name, column in columns.items()})
 
     @property
@@ -145,10 +145,15 @@ def _modelled(
     if is_mapped(dataset):
         encode = functools.partial(encode_actions, space=dataset.action_space)
         o, n = (HostRows(getattr(dataset, name), device, rows) for name in ("observations", "next_observations"))
-        rewards = dataset.rewards if end_reward == 0 else dataset.rewards - np.float32(end_reward) * dataset.terminations
+        rewards = _without_end(dataset.rewards, dataset.terminations, end_reward)
         return o, HostRows(dataset.actions, device, rows, read=encode), n, HostRows(rewards, device, rows)
     known = Columns.of(dataset, rows, device, end_reward)
     return known.observations, known.actions, known.next_observations, known.rewards
+
+
+def _without_end(rewards: np.ndarray, terminations: np.ndarray, end_reward: float) -> np.ndarray:
+    """What the networks learn to pay, (n,); no copy where ending pays nothing of its own."""
+    return rewards if end_reward == 0 else rewards - np.float32(end_reward) * terminations
 
 
 def reward_of_ending(dataset: OfflineDataset, rows: np.ndarray, config: DynamicsConfig) -> float:

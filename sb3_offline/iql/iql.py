@@ -7,11 +7,10 @@ from typing import ClassVar
 import torch as th
 from stable_baselines3.common.policies import BasePolicy
 
-from sb3_offline.common.actor_critic import OfflineActorCritic
+from sb3_offline.common.actor_critic import MODEL_FREE_RECIPE, OfflineActorCritic
 from sb3_offline.iql.expectile import ExpectileLearning
 from sb3_offline.iql.policies import VALUE_POLICIES, ValueNetworks
 from sb3_offline.networks.networks import Batch
-from sb3_offline.training.schedules import HoldThenDecay
 
 
 class IQL(ExpectileLearning, OfflineActorCritic):
@@ -26,15 +25,7 @@ class IQL(ExpectileLearning, OfflineActorCritic):
     """
 
     default_policy_kwargs: ClassVar = {"layer_norm": True}
-    recipe: ClassVar = {
-        "beta": 0.5,
-        "reward_scale": "auto",
-        "learning_rate": HoldThenDecay(3e-4),
-        "qf_learning_rate": HoldThenDecay(3e-4),
-        "tau": 0.02,
-        "gamma": 0.995,
-        "averaging_rate": 0.001,
-    }
+    recipe: ClassVar = {**MODEL_FREE_RECIPE, "reward_scale": "auto", "beta": 0.5}
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = VALUE_POLICIES
 
     def networks(self) -> ValueNetworks:

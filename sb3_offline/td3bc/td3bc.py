@@ -8,10 +8,10 @@ import torch as th
 from torch.func import grad
 
 from sb3_offline.arguments import NOT_NEGATIVE, check_number
+from sb3_offline.common.actor_critic import MODEL_FREE_RECIPE
 from sb3_offline.common.offline_td3 import OfflineTD3, TD3Noise
 from sb3_offline.execution import ranks
 from sb3_offline.networks.networks import Batch, Logs, TD3Networks
-from sb3_offline.training.schedules import HoldThenDecay
 
 NormalizeBy = Literal["value", "gradient"]
 ALPHAS: dict[NormalizeBy, float] = {"value": 5.0, "gradient": 0.15}  # of the recipe
@@ -40,13 +40,7 @@ class TD3BC(OfflineTD3):
     td_weight: ClassVar[float] = 1.0
     standardizes: ClassVar[bool] = True
     default_policy_kwargs: ClassVar = {"layer_norm": True}
-    recipe: ClassVar = {
-        "learning_rate": HoldThenDecay(3e-4),
-        "qf_learning_rate": HoldThenDecay(3e-4),
-        "tau": 0.02,
-        "gamma": 0.995,
-        "averaging_rate": 0.001,
-    }
+    recipe: ClassVar = MODEL_FREE_RECIPE
 
     def __init__(
         self,

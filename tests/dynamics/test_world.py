@@ -30,7 +30,7 @@ def dataset(pendulum_arrays: dict[str, np.ndarray]) -> OfflineDataset:
 def fit(dataset: OfflineDataset, **options: Any) -> Any:
     config = DynamicsConfig.from_kwargs(OPTIONS | options)
     streams = Streams(0, CPU)
-    model = build_dynamics(3, 1, config, streams, CPU)
+    model = build_dynamics(dataset.observations.shape[1], dataset.actions.shape[1], config, streams, CPU)
     fit_world(model, dataset, config, streams)
     return model
 
@@ -132,19 +132,14 @@ def corridor(prize: float, noise: float = 0.3, n_episodes: int = 60) -> OfflineD
             for name, value in zip(rows, ([x], [action], paid, [following], ended, False), strict=True):
                 rows[name].append(value)
             x = following
-    unit = gym.spaces.Box(-1.0, 1.0, (1,), np.float32)
     return load_dataset(
         {name: np.asarray(values, dtype=np.float32) for name, values in rows.items()},
         observation_space=gym.spaces.Box(-2.0, 2.0, (1,), np.float32),
-        action_space=unit,
+        action_space=gym.spaces.Box(-1.0, 1.0, (1,), np.float32),
     )
 
 
-def fitted_to(data: OfflineDataset, **options: Any) -> Any:
-    config = DynamicsConfig.from_kwargs({"hidden_sizes": (32, 32), "n_members": 3, "max_epochs": 60, **options})
-    model = build_dynamics(1, 1, config, streams := Streams(0, CPU), CPU)
-    fit_world(model, data, config, streams)
-    return model
+FOR_CORRIDOR = {"hidden_sizes": (32, 32), "n_members": 3, "max_epochs": 60, "batch_size": None}
 
 
 def test_what_ending_pays_is_taken_out_where_it_stands_out() -> None:
@@ -160,7 +155,7 @@ def test_what_ending_pays_is_taken_out_where_it_stands_out() -> None:
 
 def test_imagined_episodes_are_paid_for_their_end_once() -> None:
     """From just ahead of the end: whatever is paid more than a step's noise allows comes with the end, and all ends pay."""
-    model = fitted_to(corridor(10.0))
+    model = fit(corridor(10.0), **FOR_CORRIDOR)
     assert float(model.end_reward) == pytest.approx(10.0, abs=0.15)
     starts = th.linspace(0.55, 0.79, 500)[:, None]
     imagined = rollout(
@@ -173,7 +168,7 @@ def test_imagined_episodes_are_paid_for_their_end_once() -> None:
 
 
 def test_a_model_of_an_earlier_version_knows_no_reward_of_ending() -> None:
-    model = fitted_to(corridor(10.0), max_epochs=1)
+    model = fit(corridor(10.0))
     old = {name: value for name, value in model.state_dict().items() if name != "end_reward"}
     model.load_state_dict(old)
     assert float(model.end_reward) == 0.0
