@@ -20,14 +20,13 @@ from sb3_offline.buffers.returns import unit_scale
 from sb3_offline.buffers.storage import Storage, check_storage, make_dataset_buffer
 from sb3_offline.common import copies, data_backed, loop, parts, replay_files, saving, signature
 from sb3_offline.common.idle import keep_online_options
+from sb3_offline.common.policy_options import check_policy_kwargs, named_policy_kwargs
 from sb3_offline.common.signature import (
     check_device,
     check_log_folder,
-    check_policy_kwargs,
     check_verbose,
     follow_recipe,
     merge_signature,
-    named_policy_kwargs,
 )
 from sb3_offline.common.validation import HeldOutValues, Validation
 from sb3_offline.datasets import DatasetInfo, OfflineDataset

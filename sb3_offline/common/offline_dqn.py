@@ -13,7 +13,7 @@ from stable_baselines3.common.type_aliases import Schedule
 
 from sb3_offline.arguments import UPDATE_RATE, Interval, check_count, check_number
 from sb3_offline.common.discrete_actions import DiscreteActions
-from sb3_offline.common.signature import check_policy_kwargs
+from sb3_offline.common.policy_options import check_policy_kwargs
 from sb3_offline.common.validation import HeldOutValues, Validation
 from sb3_offline.execution.optimizers import minimize
 from sb3_offline.execution.updates import Call, call_plainly

@@ -20,7 +20,8 @@ from sb3_offline._version import __version__
 from sb3_offline.arguments import OptionError, check_count, check_flag, check_names
 from sb3_offline.buffers.statistics import check_statistics
 from sb3_offline.common.data_backed import carries_data, check_env, keep_statistics, match_normalization, open_id, open_source
-from sb3_offline.common.signature import NO_OPTIONS, arguments_of_sb3, check_device, check_policy_kwargs
+from sb3_offline.common.policy_options import check_policy_kwargs
+from sb3_offline.common.signature import NO_OPTIONS, arguments_of_sb3, check_device
 from sb3_offline.common.sizes import check_rows
 from sb3_offline.datasets.bounds import with_bounds
 from sb3_offline.execution import ranks

@@ -7,17 +7,13 @@ import difflib
 import functools
 import inspect
 import os
-import re
 import warnings
-from collections.abc import Iterator, Mapping, Set
-from contextlib import contextmanager
+from collections.abc import Mapping, Set
 from numbers import Real
 from typing import Any
 
 import torch as th
-from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import nn
-from torch.optim import Optimizer
 
 from sb3_offline.arguments import OptionError, check_count
 
@@ -108,7 +104,7 @@ def check_arguments(cls: type, kwargs: dict[str, Any]) -> None:
             continue
         if name in reasons:
             raise TypeError(f"{cls.__name__} takes no {name!r}: {reasons[name]}. Leave it out.")
-        raise TypeError(f"{cls.__name__} takes no argument {name!r}.{_nearest(name, known)}")
+        raise TypeError(f"{cls.__name__} takes no argument {name!r}.{nearest(name, known)}")
 
 
 def upgraded(cls: Any, attributes: Mapping[str, Any]) -> dict[str, Any]:
@@ -197,60 +193,7 @@ def given_options(model: Any) -> dict[str, Any]:
     return options
 
 
-def check_policy_kwargs(policy_kwargs: object) -> dict[str, Any]:
-    """
-    A copy, which SB3 writes into.
-
-    :raises TypeError: for what is no mapping, or where a class is needed for what is none
-    """
-    if policy_kwargs is None:
-        return {}
-    if not isinstance(policy_kwargs, Mapping):
-        raise TypeError(f"policy_kwargs must be a dict, got {policy_kwargs!r}.")
-    for name, example in (("activation_fn", "torch.nn.ReLU"), ("optimizer_class", "torch.optim.Adam")):
-        value = policy_kwargs.get(name)
-        if value is not None and (isinstance(value, nn.Module | Optimizer) or not callable(value)):
-            raise TypeError(f"policy_kwargs: {name} must be a class, such as {example}; got {value!r}.")
-    arch = policy_kwargs.get("net_arch")
-    for part in arch.values() if isinstance(arch, Mapping) else [arch]:
-        for width in part if isinstance(part, list | tuple) else []:
-            if isinstance(width, Real):
-                check_count("policy_kwargs: a layer of net_arch", width)
-    if policy_kwargs.get("n_critics") is not None:
-        check_count("policy_kwargs: n_critics", policy_kwargs["n_critics"])
-    return dict(policy_kwargs)
-
-
-@contextmanager
-def named_policy_kwargs(model: BaseAlgorithm) -> Iterator[None]:
-    """
-    Where a policy is made: say which of its ``policy_kwargs`` it does not take, and what was probably meant.
-
-    :raises TypeError: in place of Python's
-    """
-    try:
-        yield
-    except TypeError as error:
-        match = re.search(r"unexpected keyword argument '(\w+)'", str(error))
-        if match is None or match[1] not in model.policy_kwargs:
-            raise
-        hint = _nearest(match[1], _policy_arguments(model.policy_class))
-        raise TypeError(f"policy_kwargs: {model.policy_class.__name__} takes no {match[1]!r}.{hint}") from error
-
-
-def _policy_arguments(policy: type) -> set[str]:
-    """What a policy's constructor takes by name, and what it hands on to its parents by ``**kwargs``."""
-    known: set[str] = set()
-    for base in policy.__mro__:
-        if "__init__" in vars(base):
-            parameters = inspect.signature(vars(base)["__init__"]).parameters.values()
-            hands_on = {parameter.name for parameter in parameters if parameter.kind is inspect.Parameter.VAR_KEYWORD}
-            known |= {parameter.name for parameter in parameters} - hands_on
-            if not hands_on:
-                break
-    return known - {"self", "observation_space", "action_space", "lr_schedule"}
-
-
-def _nearest(name: str, known: Set[str]) -> str:
-    nearest = difflib.get_close_matches(name, known, n=1)
-    return f" Did you mean {nearest[0]!r}?" if nearest else f" It takes: {', '.join(sorted(known))}."
+def nearest(name: str, known: Set[str]) -> str:
+    """A sentence of the known name that was probably meant, or of all."""
+    matches = difflib.get_close_matches(name, known, n=1)
+    return f" Did you mean {matches[0]!r}?" if matches else f" It takes: {', '.join(sorted(known))}."

@@ -16,7 +16,7 @@ from sb3_offline.common.idle import keep_online_options
 from sb3_offline.common.loop import check_call
 from sb3_offline.common.offline_algorithm import OfflineAlgorithm
 from sb3_offline.common.online import OnlineOptions, check_simulator
-from sb3_offline.common.signature import check_policy_kwargs
+from sb3_offline.common.policy_options import check_policy_kwargs
 from sb3_offline.execution.optimizers import check_gradients, minimize
 from sb3_offline.linearization.q_function import QFunction
 from sb3_offline.linearization.td_linearization import Transitions

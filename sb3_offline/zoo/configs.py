@@ -15,6 +15,8 @@ from sb3_offline.common.signature import ONLINE_ONLY, left_out_of
 #: Keys that RL-Zoo takes for itself; all others are the constructor's.
 ZOO_KEYS = ("n_timesteps", "n_envs", "normalize", "env_wrapper", "vec_env_wrapper", "callback", "env_kwargs", "monitor_kwargs")
 
+#: Arguments of the constructor that RL-Zoo hands it from its command line.
+_COMMAND_LINE = ("env", "seed", "device", "verbose", "tensorboard_log")
 _REFUSED = {
     "frame_stack": "the data hold single observations",
     "noise_type": ONLINE_ONLY["action_noise"],
@@ -79,6 +81,10 @@ def check_hyperparams(algo: type[OfflineAlgorithm], hyperparams: Mapping[str, An
         )
     known = {key for key in inspect.signature(algo).parameters if not key.startswith("_")} | {*ZOO_KEYS}
     for key in hyperparams:
+        if key in _COMMAND_LINE:
+            raise TypeError(
+                f"{where}: {key!r} is no hyperparameter here: give it to the command, by --{key.replace('_', '-')}."
+            )
         if key in known:
             continue
         reason = {**ONLINE_ONLY, **_REFUSED, **left_out_of(algo)}.get(key)

@@ -111,6 +111,18 @@ def test_a_recipe_is_what_is_not_given() -> None:
         (CQL, {"policy_kwargs": {"activation_fn": "relu"}}, r"activation_fn must be a class, such as torch\.nn\.ReLU"),
         (CQL, {"policy_kwargs": {"activation_fn": th.nn.ReLU()}}, "activation_fn must be a class"),
         (CQL, {"policy_kwargs": {"optimizer_class": "adam"}}, "optimizer_class must be a class"),
+        (CQL, {"policy_kwargs": {"features_extractor_class": "Flat"}}, "features_extractor_class must be a class"),
+        (CQL, {"policy_kwargs": {"net_arch": "64,64"}}, r"net_arch must be a list .* such as \[256, 256\]"),
+        (CQL, {"policy_kwargs": {"net_arch": {"pi": 64, "qf": [64]}}}, "net_arch must be a list"),
+        (CQL, {"policy_kwargs": {"net_arch": {"pi": [64], "vf": [64]}}}, "the critics' under 'qf'"),
+        (CQL, {"policy_kwargs": {"net_arch": [64, "64"]}}, "a layer of net_arch must be a whole number, got '64'"),
+        (CQL, {"policy_kwargs": {"optimizer_kwargs": 3}}, "optimizer_kwargs must be a dict"),
+        (CQL, {"policy_kwargs": {"optimizer_kwargs": {"wd": 3}}}, r"Adam does not take optimizer_kwargs=\{'wd': 3\}"),
+        (CQL, {"policy_kwargs": {"optimizer_kwargs": {"betas": (0.9,)}}}, "Adam does not take optimizer_kwargs"),
+        (CQL, {"policy_kwargs": {"optimizer_kwargs": {"lr": 1e-3}}}, "the rate is the algorithm's learning_rate"),
+        (CQL, {"policy_kwargs": {"features_extractor_kwargs": {"x": 3}}}, "FlattenExtractor takes no 'x'"),
+        (CQL, {"policy_kwargs": {"layer_norm": "yes"}}, "layer_norm must be True or False"),
+        (CQL, {"policy_kwargs": {"log_std_init": "x"}}, "log_std_init must be a number"),
         (OfflineSAC, {"semi_gradient": 1}, "semi_gradient"),
         (DiscreteCQL, {"policy_kwargs": "x"}, "policy_kwargs must be a dict"),
         (DiscreteCQL, {"policy_kwargs": {"net_arch": {"pi": [4]}}}, r"net_arch is of one Q-network here, a list"),
@@ -173,3 +185,10 @@ def test_learn_refuses_by_name(pendulum_arrays: Arrays, steps: Any, log_interval
         model.learn(steps, log_interval=log_interval)
     assert model.num_timesteps == 0
     assert model.learn(2e0).num_timesteps == 2
+
+
+def test_layers_may_be_tuples(pendulum_arrays: Arrays) -> None:
+    options = FAST | {"policy_kwargs": {"net_arch": {"pi": (8,), "qf": (9, 10)}}}
+    policy = CQL("MlpPolicy", env="Pendulum-v1", dataset=pendulum_arrays, **options).policy
+    assert policy.actor.latent_pi[0].out_features == 8
+    assert [layer.out_features for layer in policy.critic.q_networks[0] if isinstance(layer, th.nn.Linear)] == [9, 10, 1]

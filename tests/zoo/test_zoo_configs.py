@@ -232,6 +232,9 @@ def test_an_algorithm_of_ones_own_has_the_constructors_defaults() -> None:
         ({"frame_stack": 4}, TypeError, "single observations"),
         ({"noise_type": "normal"}, TypeError, "nothing is explored"),
         ({"train_freq": 4}, TypeError, "one timestep is one gradient step"),
+        ({"tensorboard_log": "logs"}, TypeError, "give it to the command, by --tensorboard-log"),
+        ({"env": "Pendulum-v1"}, TypeError, "give it to the command, by --env"),
+        ({"seed": 1}, TypeError, "by --seed"),
     ],
 )
 def test_bad_entries_are_refused(change: dict[str, Any], error: type[Exception], message: str) -> None:
