@@ -17,8 +17,9 @@ class DiscreteCOMBO(ModelBasedDQN):
     1/2 E_{d_f}(Q - y)^2 (Eq 8 of the DROMO paper, Eq 2 of COMBO). rho is the model buffer's states with the greedy
     policy's action.
 
-    The defaults are the recipe of :class:`~sb3_offline.COMBO` as far as a Q-network alone has its parts: long rollouts, quick
-    targets, rewards of unit size, a soft maximum over all states, and a rate that falls to 0 in the second half of ``learn``.
+    The defaults are the recipe of :class:`~sb3_offline.COMBO` as far as a Q-network alone has its parts: long rollouts, a far
+    horizon, quick targets, rewards of unit size, a soft maximum over all states, and a rate that falls to 0 in the second half
+    of ``learn``.
 
     :param conservative_weight: beta, 0.5 if neither it nor ``target_gap`` is given; half of a published weight.
     :param target_gap: Learn beta, within [1e-6, 1e3], by dual descent so that E_rho Q - E_D Q stays below this, or "auto":
@@ -30,6 +31,7 @@ class DiscreteCOMBO(ModelBasedDQN):
     recipe: ClassVar = {
         "learning_rate": HoldThenDecay(1e-3),
         "tau": 0.02,
+        "gamma": 0.995,
         "reward_scale": "auto",
         "rollout_length": 50,
         "rollout_freq": 250,
