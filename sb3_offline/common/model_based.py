@@ -32,7 +32,7 @@ RolloutPolicy = Literal["current", "target", "uniform"]
 
 class ModelBasedAlgorithm(GradientAlgorithm):
     """
-    Batches that mix data with short rollouts of a learned ensemble (MBPO, Janner et al. 2019). A child says who acts in
+    Batches that mix data with rollouts of a learned ensemble (MBPO, Janner et al. 2019). A child says who acts in
     them: :meth:`rollout_actor`.
 
     :param real_ratio: f, the share of real rows in a batch: d_f = f d + (1 - f) rho; in (0, 1).

@@ -30,7 +30,7 @@ _INTERVALS = {
 @dataclass(frozen=True)
 class DynamicsConfig:
     """
-    Options of the dynamics model and of its fit; the model's defaults are those of MBPO and COMBO.
+    Options of the dynamics model and of its fit; 7 members and 5 elites are MBPO's and COMBO's, the rest goes by the data.
 
     :param n_members: networks in the ensemble
     :param n_elites: how many of them, the best on held-out data, are rolled out
