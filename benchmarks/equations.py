@@ -20,6 +20,7 @@ PENDULUM_OPTIONS: dict[str, Any] = {
     "gamma": 0.98,
     "ent_coef": "auto_0.1",
     "conservative_weight": 0.1,
+    "conservative": "logsumexp",
     "dynamics_kwargs": {
         "hidden_sizes": (64, 64),
         "n_members": 5,
@@ -51,6 +52,15 @@ _BEFORE_THE_RECIPES: dict[str, Any] = {
 
 #: By algorithm's name, what others' speed is compared with, and what small policies start from.
 AS_PUBLISHED: dict[str, dict[str, Any]] = {
+    "cql": _BEFORE_THE_RECIPES
+    | {
+        "learning_rate": 1e-4,
+        "conservative_weight": 2.5,
+        "conservative": "logsumexp",
+        "ent_coef": "auto",
+        "reward_scale": 1.0,
+        "policy_kwargs": {"net_arch": [256, 256, 256], "layer_norm": False},
+    },
     "td3bc": _BEFORE_THE_RECIPES | {"alpha": 2.5},
     "awac": _BEFORE_THE_RECIPES | {"temperature": 1.0, "reward_scale": 1.0},
     "iql": _BEFORE_THE_RECIPES | {"beta": 3.0, "reward_scale": 1.0, "learning_rate": CosineSchedule(3e-4)},
@@ -60,5 +70,5 @@ AS_PUBLISHED: dict[str, dict[str, Any]] = {
 def demo_options(algorithm: type) -> dict[str, Any]:
     """What ``--demo-options`` stands for, as far as the algorithm takes it."""
     known = inspect.signature(algorithm).parameters
-    options = (EQUATIONS if "penalty_states" in known else {}) | PENDULUM_OPTIONS
+    options = PENDULUM_OPTIONS | (EQUATIONS if "penalty_states" in known else {})
     return {name: value for name, value in options.items() if name in known}

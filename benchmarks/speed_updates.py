@@ -44,7 +44,7 @@ class Setting(NamedTuple):
 
 SETTINGS = {
     "OfflineSAC": Setting(OfflineSAC, 2, "2x256", "SAC", SAC),
-    "CQL": Setting(CQL, 3, "3x256, N=10", "CQL", ReferenceCQL),
+    "CQL": Setting(CQL, 3, "3x256, N=10", "CQL", ReferenceCQL, options=AS_PUBLISHED["cql"]),
     "COMBO": Setting(COMBO, 2, "2x256, Eq 8", "CQL"),
     "DROMO": Setting(DROMO, 2, "2x256, 10+10 actions", "CQL"),
     "MOPO": Setting(MOPO, 2, "2x256", "SAC"),
@@ -217,7 +217,7 @@ def sweep(device: str, repeats: int = 5, block_seconds: float = 1.0, n_updates: 
     data, best, execution = random_data(), peaks(device), ways(device)[-1]
     changes: dict[str, list[dict[str, Any]]] = {
         "batch size": [{"batch_size": size} for size in (64, 256, 1024)],
-        "width": [{"policy_kwargs": {"net_arch": [width] * 3}} for width in (128, 512)],
+        "width": [{"policy_kwargs": {"net_arch": [width] * 3, "layer_norm": False}} for width in (128, 512)],
         "N": [{"n_action_samples": n} for n in (1, 30)],
     }
     contenders = []

@@ -20,6 +20,18 @@ th.set_num_threads(1)  # small networks: threads only wait for each other
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # in the programs that tests start, too
 FAST_DYNAMICS = {"hidden_sizes": (32, 32), "n_members": 3, "n_elites": 2, "max_epochs": 3, "weight_decay": 1e-5}
 FAST: dict[str, Any] = {"policy_kwargs": {"net_arch": [32, 32]}, "batch_size": 64, "seed": 0, "device": "cpu"}
+#: CQL without its recipe
+PLAIN_CQL: dict[str, Any] = {
+    "learning_rate": 1e-4,
+    "qf_learning_rate": 3e-4,
+    "tau": 0.005,
+    "policy_kwargs": {"net_arch": [32, 32], "layer_norm": False},
+    "averaging_rate": 0.0,
+    "ent_coef": "auto",
+    "reward_scale": 1.0,
+    "gamma": 0.99,
+    "conservative": "logsumexp",
+}
 FAST_MODEL_BASED = FAST | {
     "dynamics_kwargs": FAST_DYNAMICS,
     "dynamics_cache": False,

@@ -20,7 +20,7 @@ from sb3_offline.buffers.returns import unit_scale
 from sb3_offline.buffers.storage import Storage, check_storage, make_dataset_buffer
 from sb3_offline.common import copies, data_backed, loop, parts, replay_files, saving, signature
 from sb3_offline.common.idle import keep_online_options
-from sb3_offline.common.policy_options import check_policy_kwargs, named_policy_kwargs
+from sb3_offline.common.policy_options import named_policy_kwargs, whole_policy_kwargs
 from sb3_offline.common.signature import (
     check_device,
     check_log_folder,
@@ -40,7 +40,6 @@ from sb3_offline.files.model_file import FilePath
 from sb3_offline.networks.choices import CHOICE_SPACES
 from sb3_offline.networks.networks import Normalizer, normalizer_of, vec_normalizer
 from sb3_offline.networks.observations import check_actions, check_numbers, check_observations, check_policy
-from sb3_offline.networks.policies import ActorPolicy
 from sb3_offline.training.callback_checks import check_evaluation
 from sb3_offline.training.log_sums import LogSums
 from sb3_offline.training.resume import Continuation, open_checkpoint
@@ -166,8 +165,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         self.storage = check_storage(storage)
         self.check_data = check_flag("check_data", check_data)
         check_policy(type(self).__name__, policy, self.policy_aliases)
-        own_policy = isinstance(policy, str) or issubclass(policy, ActorPolicy)
-        policy_kwargs = (dict(self.default_policy_kwargs) if own_policy else {}) | check_policy_kwargs(policy_kwargs)
+        policy_kwargs = whole_policy_kwargs(type(self), policy, policy_kwargs)
         env = self._resolve_env(env, dataset, loading=not _init_setup_model)
         if env is not None:  # load() gives none
             check_observations(type(self).__name__, policy, env, policy_kwargs, self.vectors_only)

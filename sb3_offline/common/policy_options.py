@@ -10,10 +10,12 @@ from typing import Any
 
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.policies import BasePolicy
 from torch import nn
 
 from sb3_offline.arguments import check_count, check_flag, check_number
 from sb3_offline.common.signature import nearest
+from sb3_offline.networks.policies import ActorPolicy
 
 _CLASSES = {  # by an example of each
     "activation_fn": "torch.nn.ReLU",
@@ -48,6 +50,12 @@ def check_policy_kwargs(policy_kwargs: object) -> dict[str, Any]:
     if kwargs.get("optimizer_kwargs"):
         _try_optimizer(kwargs.get("optimizer_class") or th.optim.Adam, kwargs["optimizer_kwargs"])
     return kwargs
+
+
+def whole_policy_kwargs(cls: Any, policy: str | type[BasePolicy], policy_kwargs: object) -> dict[str, Any]:
+    """Those that are given, checked, beside the defaults that an algorithm's class has for our own policies."""
+    own = isinstance(policy, str) or issubclass(policy, ActorPolicy)
+    return {**(cls.default_policy_kwargs if own else {}), **check_policy_kwargs(policy_kwargs)}
 
 
 def _check_mapping(name: str, value: object) -> Mapping[str, Any]:

@@ -20,7 +20,7 @@ from sb3_offline._version import __version__
 from sb3_offline.arguments import OptionError, check_count, check_flag, check_names
 from sb3_offline.buffers.statistics import check_statistics
 from sb3_offline.common.data_backed import carries_data, check_env, keep_statistics, match_normalization, open_id, open_source
-from sb3_offline.common.policy_options import check_policy_kwargs
+from sb3_offline.common.policy_options import check_policy_kwargs, whole_policy_kwargs
 from sb3_offline.common.signature import NO_OPTIONS, arguments_of_sb3, check_device
 from sb3_offline.common.sizes import check_rows
 from sb3_offline.datasets.bounds import with_bounds
@@ -113,16 +113,12 @@ def load(
     kwargs: dict[str, Any],
 ) -> Any:
     """See :meth:`~sb3_offline.common.offline_algorithm.OfflineAlgorithm.load`."""
-    if custom_objects is not None and not (
-        isinstance(custom_objects, dict) and all(isinstance(key, str) for key in custom_objects)
-    ):
-        raise ValueError("custom_objects must be a dict of hyperparameters by name, or None.")
+    _check_custom_objects(custom_objects)
     check_device(device)
     check_flag("print_system_info", print_system_info)
     check_flag("force_reset", force_reset)
     if env is not None and not isinstance(env, str):
         check_env(env)
-    check_policy_kwargs((custom_objects or {}).get("policy_kwargs"))
     file, name = ModelFile(path), name_of(path)
     given = {name: value for name, value in kwargs.items() if name != "policy_kwargs"} | (custom_objects or {})
     header = file.header()
@@ -133,6 +129,8 @@ def load(
             given = cls.upgraded(given)
         except ValueError as error:
             raise FileRefused(f"{name}: {error}") from error
+        if (custom_objects or {}).get("policy_kwargs") is not None and isinstance(given.get("policy_class"), type):
+            given["policy_kwargs"] = whole_policy_kwargs(cls, given["policy_class"], given["policy_kwargs"])
         sb3s = arguments_of_sb3(cls)  # which a file holds for SB3's own load
         unnamed = {key: value for key, value in (custom_objects or {}).items() if key not in given and key not in _OF_ZOOS}
         cls.check_arguments(unnamed | {key: value for key, value in kwargs.items() if key not in given or key in sb3s})
@@ -191,6 +189,18 @@ def check_loaded(model: Any) -> None:
         check_statistics(model.observation_statistics, model.observation_space.shape or ())
     if model.env is not None:
         match_normalization(model, model._vec_normalize_env)
+
+
+def _check_custom_objects(custom_objects: object) -> None:
+    """
+    :raises ValueError: if they are no dict by names, or ``policy_kwargs`` cannot be
+    :raises TypeError: for ``policy_kwargs`` of the wrong kind
+    """
+    if custom_objects is None:
+        return
+    if not isinstance(custom_objects, dict) or not all(isinstance(key, str) for key in custom_objects):
+        raise ValueError("custom_objects must be a dict of hyperparameters by name, or None.")
+    check_policy_kwargs(custom_objects.get("policy_kwargs"))
 
 
 def _check_same_policy(cls: type, name: str, given: dict[str, Any], saved: dict[str, Any]) -> None:

@@ -15,11 +15,11 @@ Params = dict[str, Any]
 SPACES: dict[str, Callable[[optuna.Trial, str], Any]] = {
     # COMBO, Yu et al. 2021, section on hyperparameters: 1e-4 and 3e-4
     "qf_learning_rate": lambda trial, name: trial.suggest_float(name, 1e-4, 1e-3, log=True),
-    # published grids reach from 0.5 to 10
-    "conservative_weight": lambda trial, name: trial.suggest_float(name, 0.05, 5.0, log=True),
-    # COMBO: {0.5, 0.8} and {1, 5, 25}
+    # published grids reach from 0.5 to 10, half of which is ours
+    "conservative_weight": lambda trial, name: trial.suggest_float(name, 0.05, 10.0, log=True),
+    # COMBO: {0.5, 0.8} and {1, 5, 25}; the default is 50, MOPO's 25
     "real_ratio": lambda trial, name: trial.suggest_float(name, 0.05, 0.8),
-    "rollout_length": lambda trial, name: trial.suggest_categorical(name, [1, 3, 5, 10]),
+    "rollout_length": lambda trial, name: trial.suggest_categorical(name, [1, 5, 25, 50]),
     # the weight on the spread of Q
     "robust_weight": lambda trial, name: trial.suggest_float(name, 0.01, 3.0, log=True),
     # MOPO's lambda, and MOBILE's; Yu et al. 2020 search {0.5, 1, 2, 5}, Sun et al. 2023 take 0.1 to 5
@@ -31,9 +31,9 @@ SPACES: dict[str, Callable[[optuna.Trial, str], Any]] = {
     "critic_beta": lambda trial, name: trial.suggest_float(name, 1e-3, 0.5, log=True),
     # %BC; Chen et al. 2021 take these
     "top_percent": lambda trial, name: trial.suggest_categorical(name, [10, 25, 40, 100]),
-    # IQL; Kostrikov et al. 2021 take .7 and .9, and 3 and 10
+    # IQL; Kostrikov et al. 2021 take .7 and .9, and 3 and 10; the default of scaled rewards is .5
     "expectile": lambda trial, name: trial.suggest_float(name, 0.5, 0.95),
-    "beta": lambda trial, name: trial.suggest_float(name, 0.5, 10.0, log=True),
+    "beta": lambda trial, name: trial.suggest_float(name, 0.1, 10.0, log=True),
     # BCQ's tau; Fujimoto et al. 2019 take .3. None has no such rule
     "support_threshold": lambda trial, name: trial.suggest_categorical(name, [None, 0.1, 0.3, 0.5]),
     # AWAC; around the published 1

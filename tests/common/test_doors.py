@@ -220,7 +220,7 @@ def test_what_load_gives_is_what_the_constructor_makes_of_it(tmp_path: Path) -> 
     ("cls", "name", "value"),
     [
         (CQL, "target_gap", 5.0),
-        (CQL, "ent_coef", 0.1),
+        (CQL, "ent_coef", "auto"),
         (BC, "deterministic", True),
         (DiscreteCQL, "target_gap", "auto"),
         (DiscreteCQL, "support_threshold", 0.3),

@@ -21,9 +21,9 @@ from sb3_offline.buffers.buffers import OfflineDatasetBuffer
 from sb3_offline.buffers.online_buffer import OfflineOnlineBuffer
 from sb3_offline.networks.policies import OfflineSACPolicy
 from sb3_offline.training.schedules import HoldThenDecay
-from tests.conftest import FAST, FAST_MODEL_BASED, Arrays, maker
+from tests.conftest import FAST, FAST_MODEL_BASED, PLAIN_CQL, Arrays, maker
 
-FAST_CQL = FAST | {"n_action_samples": 4}
+FAST_CQL = FAST | PLAIN_CQL | {"n_action_samples": 4}
 
 
 make = maker(CQL, **FAST_CQL)
@@ -241,12 +241,12 @@ def test_without_a_simulator_it_says_so(pendulum_arrays: Arrays) -> None:
 # --- to_sac ---
 
 
-@pytest.mark.parametrize("policy_kwargs", [{}, {"layer_norm": True, "normalize_observations": True}])
+@pytest.mark.parametrize("policy_kwargs", [{"layer_norm": False}, {"layer_norm": True, "normalize_observations": True}])
 def test_to_sac_is_the_same_policy(pendulum_arrays: Arrays, tmp_path: Path, policy_kwargs: dict[str, Any]) -> None:
     model = make(pendulum_arrays, policy_kwargs={"net_arch": [32, 32], **policy_kwargs}).learn(20)
     sac = model.to_sac(learning_starts=10)
     assert type(sac) is SAC
-    assert type(sac.policy) is (OfflineSACPolicy if policy_kwargs else SACPolicy)
+    assert type(sac.policy) is (OfflineSACPolicy if policy_kwargs["layer_norm"] else SACPolicy)
     expected, _ = model.predict(observations(), deterministic=True)
     np.testing.assert_array_equal(sac.predict(observations(), deterministic=True)[0], expected)
     assert sac.log_ent_coef.item() == model.log_ent_coef.item()

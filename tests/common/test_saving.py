@@ -183,7 +183,7 @@ def test_env_by_id(tmp_path: Path, pendulum_arrays: Arrays) -> None:
 
 
 def test_sb3s_tools_read_our_file(tmp_path: Path) -> None:
-    model = small().learn(2)
+    model = small(ent_coef="auto", averaging_rate=0.0).learn(2)
     model.save(tmp_path / "model")
     data, parameters, variables = load_from_zip_file(tmp_path / "model.zip", device="cpu")
     assert data is not None
@@ -327,7 +327,10 @@ def test_a_pickle_among_hyperparameters_is_not_run(tmp_path: Path) -> None:
         ({"policy_class": {":serialized:": "", ":json:": {"!": "class", "name": "os.system"}}}, "policy_class cannot be read"),
         ({"policy_class": "NoPolicy"}, "NoPolicy"),
         ({"policy_kwargs": 3}, "does not make a CQL"),
-        ({"policy_kwargs": {"net_arch": [16]}}, "does not make a CQL: RuntimeError: .*SACPolicy: size mismatch"),
+        (
+            {"policy_kwargs": {"net_arch": [16], "layer_norm": True}},
+            "does not make a CQL: RuntimeError: .*SACPolicy: size mismatch",
+        ),
         ({"policy_kwargs": {"net_arch": [10**9, 10**9]}}, "asks for networks much larger than its tensors"),
         ({"policy_kwargs": {"net_arch": [1] * 50_000}}, "asks for networks much larger"),
         ({"observation_space": None}, "observation_space is no space"),

@@ -105,7 +105,7 @@ def test_cql_h(seed: int) -> None:
     batch = full_batch(problem.real, np.zeros_like(problem.real), problem.y_real, problem.y_model)
     every = enumerate_policy(np.ones((4, 3), dtype=int), batch.observations)
     single = th.zeros(len(batch.rewards), 1, 1)
-    model = make(CQL, conservative_weight=0.7)
+    model = make(CQL, conservative="logsumexp", conservative_weight=0.7)
     solution = minimise(model, TableNetworks(np.zeros((4, 3))), batch, cql_noise(single, single, every, every, every))
     expected = cql_h_update(problem.y_real, problem.pi_beta / 12, 0.7)
     np.testing.assert_allclose(solution, expected, atol=TOLERANCE)
@@ -116,7 +116,7 @@ def test_cql_h_by_hand() -> None:
     y = (1 + np.tanh(1.0)) * np.array([[1.0, -1.0]])
     batch = full_batch(np.array([[1, 1]]), np.array([[0, 0]]), y, y)
     every, single = enumerate_policy(np.array([[1, 1]]), batch.observations), th.zeros(2, 1, 1)
-    model = make(CQL, conservative_weight=1.0)
+    model = make(CQL, conservative="logsumexp", conservative_weight=1.0)
     solution = minimise(model, TableNetworks(np.zeros((1, 2))), batch, cql_noise(single, single, every, every, every))
     np.testing.assert_allclose(solution, [[1.0, -1.0]], atol=TOLERANCE)
 

@@ -18,7 +18,7 @@ from stable_baselines3.common.utils import LinearSchedule
 from sb3_offline import COMBO, CQL, MOPO, DiscreteCQL, DivergenceGuard, load_dataset
 from sb3_offline.datasets import save_mapped
 from sb3_offline.training.health import TrainingDivergedError
-from tests.conftest import FAST, FAST_MODEL_BASED, PUBLISHED_MOPO, Arrays, maker
+from tests.conftest import FAST, FAST_MODEL_BASED, PLAIN_CQL, PUBLISHED_MOPO, Arrays, maker
 
 # Critics that run away within a few hundred steps: a rate 1000 times too large, and targets that follow at once
 WILD: dict[str, Any] = {"qf_learning_rate": 0.3, "tau": 1.0, "conservative_weight": 0.0}
@@ -26,7 +26,7 @@ WILD: dict[str, Any] = {"qf_learning_rate": 0.3, "tau": 1.0, "conservative_weigh
 IMPOSSIBLE: dict[str, Any] = {"target_gap": -1e6, "qf_learning_rate": 1e-2}
 
 
-make = maker(CQL, **FAST, n_action_samples=2)
+make = maker(CQL, **FAST | PLAIN_CQL, n_action_samples=2)
 
 
 def weights(model: SAC) -> list[th.Tensor]:

@@ -19,12 +19,12 @@ from sb3_offline.execution import precision as precisions
 from sb3_offline.execution.fallback import FallbackWarning, announce
 from sb3_offline.execution.precision import Precision, available_precision, precision_scope
 from sb3_offline.execution.updates import UpdateRunner
-from tests.conftest import FAST, FAST_DROMO, FAST_MODEL_BASED, Arrays
+from tests.conftest import FAST, FAST_DROMO, FAST_MODEL_BASED, PLAIN_CQL, Arrays
 from tests.execution.capturing import FakeGraph, NothingFromTheHost, NothingWaits, capture_by_fakes
 
 CASES: dict[str, tuple[type[OfflineSAC], dict[str, Any]]] = {
     "OfflineSAC": (OfflineSAC, FAST | {"entropy_backup": True}),
-    "CQL": (CQL, FAST | {"n_action_samples": 4}),
+    "CQL": (CQL, FAST | PLAIN_CQL | {"n_action_samples": 4}),
     "COMBO": (COMBO, FAST_MODEL_BASED),
     "DROMO": (DROMO, FAST_DROMO),
 }

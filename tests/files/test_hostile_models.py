@@ -25,7 +25,7 @@ State = dict[str, Any]
 def genuine(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     path = tmp_path_factory.mktemp("genuine") / "model.zip"
     options: State = {"policy_kwargs": {"net_arch": [8]}, "batch_size": 8, "seed": 0, "device": "cpu"}
-    CQL("MlpPolicy", "sb3_offline/Pendulum-medium-v0", target_gap=1.0, **options).learn(2).save(path)
+    CQL("MlpPolicy", "sb3_offline/Pendulum-medium-v0", target_gap=1.0, ent_coef="auto", **options).learn(2).save(path)
     return path.read_bytes()
 
 

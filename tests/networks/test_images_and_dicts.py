@@ -235,9 +235,9 @@ def robot(pictures: dict[str, np.ndarray]) -> Any:
         name: {"camera": pictures[name], "mode": mode[rows], "speed": speed[rows]}
         for name, rows in (("observations", slice(N)), ("next_observations", slice(1, None)))
     }
-    kwargs = {"net_arch": [16], "features_extractor_kwargs": {"cnn_output_dim": 8}}
-    data = continuous(pictures) | arrays
-    model = CQL("MultiInputPolicy", Spaces(ROBOT), dataset=data, policy_kwargs=kwargs, n_action_samples=2, **QUICK)
+    kwargs = {"net_arch": [16], "features_extractor_kwargs": {"cnn_output_dim": 8}, "layer_norm": False}
+    data, options = continuous(pictures) | arrays, QUICK | {"n_action_samples": 2, "averaging_rate": 0.0}
+    model = CQL("MultiInputPolicy", Spaces(ROBOT), dataset=data, policy_kwargs=kwargs, **options)
     return model.learn(3), {key: part[:5] for key, part in arrays["observations"].items()}
 
 

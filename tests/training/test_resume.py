@@ -239,7 +239,7 @@ def test_what_cannot_be_continued_is_refused(pendulum_arrays: Arrays, tmp_path: 
         model.learn()
     model.dataset = pendulum_arrays
     assert model.learn().num_timesteps == 7  # it is still a resumed run
-    with pytest.raises(ValueError, match=r"other options: tau=0\.5 \(was 0\.005\)"):
+    with pytest.raises(ValueError, match=r"other options: tau=0\.5 \(was 0\.02\)"):
         CQL.resume(tmp_path, dataset=pendulum_arrays, custom_objects={"tau": 0.5})
     with pytest.raises(ValueError, match="No data to learn from"):
         CQL.resume(tmp_path).learn()

@@ -55,7 +55,8 @@ def test_negative_rates_are_refused() -> None:
 
 
 def test_it_is_followed_and_saved(pendulum_arrays: dict[str, np.ndarray], tmp_path: Path) -> None:
-    model = CQL("MlpPolicy", "Pendulum-v1", pendulum_arrays, learning_rate=CosineSchedule(1e-3), **FAST)
+    rates = {"learning_rate": CosineSchedule(1e-3), "qf_learning_rate": 3e-4}
+    model = CQL("MlpPolicy", "Pendulum-v1", pendulum_arrays, **rates, **FAST)
     model.learn(4)  # the last update sees 3 of 4 steps done
     assert model.actor.optimizer.param_groups[0]["lr"] == pytest.approx(CosineSchedule(1e-3)(0.25))
     assert model.critic.optimizer.param_groups[0]["lr"] == pytest.approx(3e-4)

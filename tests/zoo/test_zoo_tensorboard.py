@@ -76,4 +76,4 @@ def test_options_that_are_objects_become_text() -> None:
     model = CQL("MlpPolicy", "sb3_offline/Pendulum-medium-v0", learning_rate=lambda progress: 1e-4 * progress, device="cpu")
     values = hyperparameters(model)
     assert all(isinstance(value, (bool, int, float, str)) for value in values.values())
-    assert values["conservative_weight"] == 2.5
+    assert values["conservative_weight"] == 1.0
