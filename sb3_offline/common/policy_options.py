@@ -45,8 +45,6 @@ def check_policy_kwargs(policy_kwargs: object) -> dict[str, Any]:
             _check_mapping(f"policy_kwargs: {name}", kwargs[name])
     if kwargs.get("net_arch") is not None:
         kwargs["net_arch"] = _check_layers(kwargs["net_arch"])
-    if kwargs.get("n_critics") is not None:
-        check_count("policy_kwargs: n_critics", kwargs["n_critics"])
     if kwargs.get("optimizer_kwargs"):
         _try_optimizer(kwargs.get("optimizer_class") or th.optim.Adam, kwargs["optimizer_kwargs"])
     return kwargs
@@ -92,7 +90,7 @@ def named_policy_kwargs(model: BaseAlgorithm) -> Iterator[None]:
     :raises TypeError: in place of Python's; and for an option of another kind than its annotation says
     :raises ValueError: for a number that is none of those that the option takes, or layers of networks that there are not
     """
-    known = policy_arguments(model.policy_class)
+    known = _policy_arguments(model.policy_class)
     for name, value in model.policy_kwargs.items():
         kind = known[name].annotation if name in known else None
         check = _CHECKS.get(getattr(kind, "__name__", kind))
@@ -120,7 +118,7 @@ def named_policy_kwargs(model: BaseAlgorithm) -> Iterator[None]:
         raise
 
 
-def policy_arguments(policy: type) -> dict[str, inspect.Parameter]:
+def _policy_arguments(policy: type) -> dict[str, inspect.Parameter]:
     """What a policy's constructor takes by name, and what it hands on to its parents by ``**kwargs``."""
     known: dict[str, inspect.Parameter] = {}
     for base in policy.__mro__:
