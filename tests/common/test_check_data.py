@@ -93,8 +93,8 @@ def test_warnings_are_said_once_for_equal_data(arrays: Arrays) -> None:
         model.learn(1, reset_num_timesteps=False)
         cql({name: values.copy() for name, values in arrays.items()}).learn(1)
     assert said(caught) == [
-        "arrays: data: few transitions (1,000 of 5,000 rows wanted). Bring more if you can: from so few CQL, IQL and TD3BC "
-        "learn better than what learns a dynamics model."
+        "arrays: data: few transitions (1,000 of 5,000 rows wanted). Bring more if you can, and hold CQL, IQL or TD3BC "
+        "beside what learns a dynamics model from so few."
     ]
     assert {warning.filename for warning in caught if issubclass(warning.category, DatasetWarning)} == {__file__}
     arrays["rewards"][0] += 1.0

@@ -53,7 +53,7 @@ def _rows(dataset: OfflineDataset, statistics: Statistics) -> Iterator[Finding]:
             n,
             FEW_ROWS,
             "few transitions",
-            "Bring more if you can: from so few CQL, IQL and TD3BC learn better than what learns a dynamics model.",
+            "Bring more if you can, and hold CQL, IQL or TD3BC beside what learns a dynamics model from so few.",
             "rows wanted",
         )
     measured = isinstance(dataset.observation_space, spaces.Box | spaces.Dict)  # states that can be counted come back
