@@ -40,8 +40,7 @@ EQ_8 = {
 STD_OF_ALL = {"robust_weight": 0.1, "visitation": "simhash", "robustness": {"kind": "std", "n_states": None}}
 OPTIONS: dict[str, dict[str, Any]] = {
     "OfflineSAC": AS_IN_SAC,
-    "CQL": AS_IN_SAC
-    | {"conservative": "logsumexp", "conservative_weight": 2.5, "policy_kwargs": {"net_arch": [256] * 3, "layer_norm": False}},
+    "CQL": AS_IN_SAC | {"conservative": "logsumexp", "conservative_weight": 2.5},
     "COMBO": AS_IN_SAC | ROLLOUTS | EQ_8,
     "DROMO": AS_IN_SAC | ROLLOUTS | EQ_8 | STD_OF_ALL,
     "MOPO": AS_IN_SAC | ROLLOUTS | {"penalty_weight": 1.0, "penalty": "max_std", "real_ratio": 0.05, "entropy_backup": True},

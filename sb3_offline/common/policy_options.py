@@ -29,9 +29,9 @@ def check_policy_kwargs(policy_kwargs: object) -> dict[str, Any]:
     """
     A copy, which SB3 writes into; layers as lists.
 
-    :raises TypeError: for what is no mapping, where a class is needed for what is none, or for layers that are no lists of
-        whole numbers
-    :raises ValueError: for widths below 1, or options that the optimizer does not take
+    :raises TypeError: for what is no mapping, where a class is needed for what is none, for layers that are no lists of whole
+        numbers, or for options that the optimizer does not have
+    :raises ValueError: for widths below 1, or values that the optimizer does not take
     """
     if policy_kwargs is None:
         return {}
@@ -79,7 +79,8 @@ def _try_optimizer(make: Any, options: Mapping[str, Any]) -> None:
     try:
         make([nn.Parameter(th.zeros(1))], lr=1e-3, **options)
     except (TypeError, ValueError, LookupError) as error:
-        raise ValueError(f"policy_kwargs: {name} does not take optimizer_kwargs={dict(options)!r}: {error}.") from error
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"policy_kwargs: {name} does not take optimizer_kwargs={dict(options)!r}: {error}.") from error
 
 
 @contextmanager

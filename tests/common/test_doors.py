@@ -16,7 +16,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from typer.testing import CliRunner
 
-from sb3_offline import BC, CQL, DROMO, MOPO, SACN, DiscreteCQL
+from sb3_offline import BC, CQL, DROMO, MOPO, SACN, DiscreteCQL, OfflineSAC
 from sb3_offline.cli import app
 from sb3_offline.datasets import load_dataset
 from sb3_offline.files.refusal import FileRefused
@@ -221,6 +221,7 @@ def test_what_load_gives_is_what_the_constructor_makes_of_it(tmp_path: Path) -> 
     [
         (CQL, "target_gap", 5.0),
         (CQL, "ent_coef", "auto"),
+        (OfflineSAC, "ent_coef", 0.1),
         (BC, "deterministic", True),
         (DiscreteCQL, "target_gap", "auto"),
         (DiscreteCQL, "support_threshold", 0.3),

@@ -26,7 +26,7 @@ def test_misspelt_policy_kwargs(policy: Any, pendulum_arrays: Arrays) -> None:
         make(pendulum_arrays, policy=policy, net_arc=[8])
     with pytest.raises(TypeError, match=r"'xyzzy'\. It takes: activation_fn, (?!.*lr_schedule).*, use_expln, use_sde\."):
         make(pendulum_arrays, policy=policy, xyzzy=1)
-    with pytest.raises(ValueError, match=r"Adam.* unexpected keyword argument 'epss'"):  # not the policy's
+    with pytest.raises(TypeError, match=r"Adam.* unexpected keyword argument 'epss'"):  # not the policy's
         make(pendulum_arrays, policy=policy, optimizer_kwargs={"epss": 1e-3})
 
 
