@@ -68,8 +68,9 @@ def test_continuing_a_run_writes_into_it(tmp_path: Path) -> None:
     )
     model.learn(4, log_interval=2).learn(4, log_interval=2, reset_num_timesteps=False)
     (run,) = tmp_path.iterdir()
-    steps = [event.step for event in EventAccumulator(str(run)).Reload().Scalars("train/critic_loss")]
-    assert steps == [2, 4, 6, 8]
+    # files of one second are read in the order of their names, in which a process's tenth (".10") comes before its ninth
+    events = sorted(EventAccumulator(str(run)).Reload().Scalars("train/critic_loss"), key=lambda event: event.wall_time)
+    assert [event.step for event in events] == [2, 4, 6, 8]
 
 
 def test_options_that_are_objects_become_text() -> None:
