@@ -39,7 +39,7 @@ def quality(model: EnsembleDynamics, dataset: OfflineDataset) -> dict[str, Any]:
     a single member; ``nll`` a dimension of the elites' mixture, and of a single elite; root mean square open-loop errors.
     """
     _, test = split_episodes(dataset, round(1 / TEST_FRACTION))
-    columns = Columns.of(dataset, test, model.device, float(model.end_reward))
+    columns = Columns.of(dataset, test, model.device, model.end_reward)
     mean, logvar = (part[model.elites] for part in model(columns.observations, columns.actions))
     residual = mean - columns.targets
     scale = columns.targets.std(dim=0)

@@ -70,7 +70,7 @@ def next_real_ratio(model: ModelBasedSAC, rate: float) -> float:
         actions = unscale_actions(data.actions, low, high)
         sample = model.dynamics.sample(data.observations, actions, generator)
         ended = model.termination(data.observations, actions, sample.next_observations)
-        paid = sample.rewards + model.dynamics.end_reward * ended
+        paid = sample.rewards + model.dynamics.end_reward(sample.next_observations, ended)
         rewards = model.reward_factor * paid + model.reward_shift
         return data._replace(next_observations=sample.next_observations, rewards=rewards, dones=ended.float())
 

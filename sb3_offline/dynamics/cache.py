@@ -21,7 +21,7 @@ from sb3_offline.files.checksum import MAGIC, read_checked, read_label, write_ch
 from sb3_offline.files.regular import read_regular
 from sb3_offline.files.tensors import same_kind
 
-FORMAT = 4  # raised when a fit computes something else, or keeps more
+FORMAT = 5  # raised when a fit computes something else, or keeps more
 
 
 def cache_folder() -> Path:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from sb3_offline.buffers.moments import Moments
 from sb3_offline.buffers.rows import Rows, row_blocks
 from sb3_offline.dynamics.calibration import CalibrationMaps
+from sb3_offline.dynamics.end_reward import EndReward
 from sb3_offline.dynamics.termination_head import TerminationHead
 
 FLOAT32_ROUNDING = 1e-6  # relative; what varies less is constant
@@ -50,8 +51,11 @@ def weight_decay_per_layer(weight_decay: float | Sequence[float] | None, n_layer
 
 
 def complete(state: dict[str, Any], prefix: str = "") -> None:
-    """Add what a model of earlier versions did not keep: it knew no reward of ending."""
-    state.setdefault(f"{prefix}end_reward", th.tensor(0.0))
+    """Add what a model of earlier versions did not keep: it knew one reward of all ends, or none."""
+    own = f"{prefix}end_reward"
+    if f"{own}.paid" not in state and f"{prefix}target_mean" in state:
+        earlier = EndReward.everywhere(len(state[f"{prefix}target_mean"]) - 1, float(state.pop(own, 0.0)))
+        state.update((f"{own}.{name}", value) for name, value in earlier.state_dict().items())
 
 
 class EnsembleDynamics(nn.Module):
@@ -84,7 +88,6 @@ class EnsembleDynamics(nn.Module):
     residual_std: th.Tensor  # (observation_dim + 1,) of the members' mean prediction on held-out rows
     holdout_rows: th.Tensor  # (MAX_HOLDOUT_ROWS,) int64, rows of the data that were held out, then -1
     test_every: th.Tensor  # () int64: every so many episodes one was kept from all fits; 0 for none
-    end_reward: th.Tensor  # () what a transition that ends pays beside what the networks say, see world.reward_of_ending
     max_logvar: nn.Parameter  # (n_members, 1, observation_dim + 1)
     min_logvar: nn.Parameter
 
@@ -126,8 +129,8 @@ class EnsembleDynamics(nn.Module):
         self.register_buffer("residual_std", th.ones(observation_dim + 1))
         self.register_buffer("holdout_rows", th.full((MAX_HOLDOUT_ROWS,), -1))
         self.register_buffer("test_every", th.tensor(0))
-        self.register_buffer("end_reward", th.tensor(0.0))
         self.calibration = CalibrationMaps(n_members, observation_dim + 1)
+        self.end_reward = EndReward(observation_dim)  # what a transition that ends pays beside what the networks say
         self.termination_head = termination_head
 
     @property

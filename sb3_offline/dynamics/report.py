@@ -83,7 +83,7 @@ def model_report(
     _, test = split_episodes(dataset, int(model.test_every))
     fresh = len(test) > 0
     rows = rng.permutation(test)[:2000] if fresh else held_out_rows(model, dataset)
-    columns = Columns.of(dataset, rows, model.device, float(model.end_reward))
+    columns = Columns.of(dataset, rows, model.device, model.end_reward)
     known = np.flatnonzero(dataset.valid_next)
     everything = Columns.of(dataset, test if fresh else known, model.device)
     observations = th.as_tensor(dataset.observations, device=model.device)

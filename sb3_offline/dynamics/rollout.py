@@ -72,7 +72,7 @@ def rollout(
         observations, actions, next_observations, rewards, alive = (column.index_select(0, rows) for column in kept)
         ended = termination(observations, actions, next_observations)
         if reward is None:
-            rewards = rewards + model.end_reward * ended
+            rewards = rewards + model.end_reward(next_observations, ended)
         elif len(rows):
             rewards = reward(observations, actions, next_observations)
         steps.append((observations, actions, next_observations, rewards, ended, alive))

@@ -15,6 +15,7 @@ from sb3_offline.datasets.mapped import is_mapped
 from sb3_offline.dynamics.actions import encode_actions
 from sb3_offline.dynamics.calibration import MAX_CALIBRATION_ROWS
 from sb3_offline.dynamics.config import DynamicsConfig
+from sb3_offline.dynamics.end_reward import EndReward
 from sb3_offline.dynamics.ensemble import EnsembleDynamics
 from sb3_offline.dynamics.fit_checkpoint import FitCheckpoint
 from sb3_offline.dynamics.reward import UserReward
@@ -26,8 +27,8 @@ from sb3_offline.execution.precision import Precision
 from sb3_offline.training.rng import Streams
 from sb3_offline.training.schedules import CosineSchedule
 
-STANDS_OUT = 3.0  #: what rows that end pay beyond the others, in standard deviations of the others' rewards
 _MODELLED = ("observations", "actions", "next_observations", "rewards")
+_PAYING = ("rewards", "next_observations", "terminations")
 
 
 @dataclass(frozen=True)
@@ -37,14 +38,15 @@ class Columns:
     observations: th.Tensor  # (n, observation_dim)
     actions: th.Tensor  # (n, action_dim), one-hot where they are discrete
     next_observations: th.Tensor  # (n, observation_dim)
-    rewards: th.Tensor  # (n,), of rows that end less what ending pays
+    rewards: th.Tensor  # (n,), of rows that end less what ending pays, if that is said
     terminations: th.Tensor  # (n,) bool
 
     @classmethod
-    def of(cls, dataset: OfflineDataset, rows: np.ndarray, device: th.device, end_reward: float = 0.0) -> Columns:
+    def of(cls, dataset: OfflineDataset, rows: np.ndarray, device: th.device, end_reward: EndReward | None = None) -> Columns:
         columns = {name: getattr(dataset, name)[rows] for name in (*_MODELLED, "terminations")}
         columns["actions"] = encode_actions(columns["actions"], dataset.action_space)
-        columns["rewards"] = _without_end(columns["rewards"], columns["terminations"], end_reward)
+        if end_reward is not None:
+            columns["rewards"] = _without_end(end_reward, **{name: columns[name] for name in _PAYING})
         return cls(**{name: th.as_tensor(column, device=device) for name, column in columns.items()})
 
     @property
@@ -94,12 +96,11 @@ def fit_world(
         n = min(int(config.calibration_fraction * len(rows)), MAX_CALIBRATION_ROWS)
         shuffled = rows[permutation(len(rows), streams["calibration"])]
         calibration_rows, rows = shuffled[:n], np.sort(shuffled[n:])
-    end_reward = reward_of_ending(dataset, rows, config)
-    model.end_reward.fill_(end_reward)
+    fit_end_reward(model.end_reward, dataset, rows, config)
     report = fit_ensemble(
         model,
         th.optim.Adam(model.member_parameters(), lr=config.learning_rate, fused=True),
-        *_modelled(dataset, rows, model.device, end_reward),
+        *_modelled(dataset, rows, model.device, model.end_reward),
         generator=streams["dynamics"],
         batch_size=config.rows_a_step(len(rows)),
         holdout_fraction=config.holdout_fraction,
@@ -116,7 +117,7 @@ def fit_world(
     model.holdout_rows[held_out] = th.as_tensor(rows, device=model.device)[model.holdout_rows[held_out]]
     model.test_every.fill_(test_interval(dataset, config))
     if config.calibration != "none":
-        residuals = standardized_residuals(model, Columns.of(dataset, calibration_rows, model.device, end_reward))
+        residuals = standardized_residuals(model, Columns.of(dataset, calibration_rows, model.device, model.end_reward))
         model.calibration.fit(config.calibration, residuals)
     fit_termination(model, dataset, config, streams)
     return report
@@ -139,42 +140,44 @@ def try_functions(dataset: OfflineDataset, config: DynamicsConfig, device: th.de
 
 
 def _modelled(
-    dataset: OfflineDataset, rows: np.ndarray, device: th.device, end_reward: float
+    dataset: OfflineDataset, rows: np.ndarray, device: th.device, end_reward: EndReward
 ) -> tuple[Rows, Rows, Rows, Rows]:
     """Observations, actions, next observations and rewards of these rows; left in their files if they are mapped."""
     if is_mapped(dataset):
         encode = functools.partial(encode_actions, space=dataset.action_space)
         o, n = (HostRows(getattr(dataset, name), device, rows) for name in ("observations", "next_observations"))
-        rewards = _without_end(dataset.rewards, dataset.terminations, end_reward)
+        rewards = _without_end(end_reward, **{name: getattr(dataset, name) for name in _PAYING})
         return o, HostRows(dataset.actions, device, rows, read=encode), n, HostRows(rewards, device, rows)
     known = Columns.of(dataset, rows, device, end_reward)
     return known.observations, known.actions, known.next_observations, known.rewards
 
 
-def _without_end(rewards: np.ndarray, terminations: np.ndarray, end_reward: float) -> np.ndarray:
+def _without_end(
+    end_reward: EndReward, rewards: np.ndarray, next_observations: np.ndarray, terminations: np.ndarray
+) -> np.ndarray:
     """What the networks learn to pay, (n,); no copy where ending pays nothing of its own."""
-    return rewards if end_reward == 0 else rewards - np.float32(end_reward) * terminations
+    if not end_reward.n_ends:
+        return rewards
+    ends = np.flatnonzero(terminations)
+    where = th.as_tensor(next_observations[ends], device=end_reward.paid.device)
+    without = np.array(rewards, dtype=np.float32)
+    without[ends] -= end_reward(where, th.ones(len(ends), dtype=th.bool, device=where.device)).cpu().numpy()
+    return without
 
 
-def reward_of_ending(dataset: OfflineDataset, rows: np.ndarray, config: DynamicsConfig) -> float:
+def fit_end_reward(end_reward: EndReward, dataset: OfflineDataset, rows: np.ndarray, config: DynamicsConfig) -> None:
     """
-    What rows that end pay beyond the others in the mean, a prize or a fine, where it stands out; else 0. A network smears it
-    over the states next to the end, where imagined episodes would collect it at every step without ending; taken out of what
-    the networks learn, it is paid exactly where an imagined episode ends.
+    Fit what ending pays, where an imagined episode can end.
 
     :param rows: those that the fit sees
-    :return: 0 unless it is more than ``STANDS_OUT`` standard deviations of the other rows' rewards, or where no imagined
-        episode ends
     """
     ends = needs_head(dataset, config) or callable(config.termination)
     rule = known_rule(dataset.info.env_spec) if config.termination == "auto" else None
     if not ends and (rule is None or rule is never_ended):
-        return 0.0
-    rewards, ended = np.asarray(dataset.rewards[rows], dtype=np.float64), np.asarray(dataset.terminations[rows], dtype=bool)
-    if not ended.any() or ended.all():
-        return 0.0
-    paid = float(rewards[ended].mean() - rewards[~ended].mean())
-    return paid if abs(paid) > STANDS_OUT * rewards[~ended].std() else 0.0
+        return
+    ended = np.asarray(dataset.terminations[rows], dtype=bool)
+    parts = dataset.next_observations[rows[ended]], dataset.rewards[rows[ended]], dataset.rewards[rows[~ended]]
+    end_reward.fit(*(th.as_tensor(part, device=end_reward.paid.device) for part in parts))
 
 
 def fit_termination(

@@ -121,7 +121,7 @@ class ModelBased(Estimator):
             drawn = mean.flatten(0, 1) * model.target_std + model.target_mean + std * model.calibration(noise, members)
             following = states + drawn[:, :-1]
             ended = ends(states, actions, following)
-            rewards = (drawn[:, -1] + model.end_reward * ended).clamp(least, most)
+            rewards = (drawn[:, -1] + model.end_reward(following, ended)).clamp(least, most)
             whole = th.isfinite(following).all(dim=1) & th.isfinite(rewards)
             n_broken += int((alive & ~whole).sum())
             alive &= whole

@@ -13,8 +13,7 @@ from sb3_offline import load_dataset
 from sb3_offline.datasets import OfflineDataset
 from sb3_offline.dynamics import DynamicsConfig
 from sb3_offline.dynamics import world as world_module
-from sb3_offline.dynamics.rollout import rollout
-from sb3_offline.dynamics.world import build_dynamics, fit_world, held_out_rows, reward_of_ending, split_episodes
+from sb3_offline.dynamics.world import build_dynamics, fit_world, held_out_rows, split_episodes
 from sb3_offline.training.rng import Streams
 
 CPU = th.device("cpu")
@@ -114,61 +113,3 @@ def test_few_rows_are_fitted_in_small_batches(dataset: OfflineDataset) -> None:
     assert len(steps) == 4
     with pytest.raises(ValueError, match=r"200 transitions are too few.*change batch_size"):
         fit(few, batch_size=256)
-
-
-def corridor(prize: float, noise: float = 0.3, n_episodes: int = 60) -> OfflineDataset:
-    """A walk from 0 by steps of about .1 that ends beyond .8 and then pays a prize; a step pays -.4 with some noise."""
-    rng = np.random.default_rng(0)
-    rows: dict[str, list[Any]] = {
-        name: [] for name in ("observations", "actions", "rewards", "next_observations", "terminations", "truncations")
-    }
-    for _ in range(n_episodes):
-        x, ended = 0.0, False
-        while not ended:
-            action = rng.uniform(0.2, 1.0)
-            following = x + 0.1 * action + rng.normal(0.0, 0.01)
-            ended = following > 0.8
-            paid = -0.4 + noise * rng.normal() + (prize if ended else 0.0)
-            for name, value in zip(rows, ([x], [action], paid, [following], ended, False), strict=True):
-                rows[name].append(value)
-            x = following
-    return load_dataset(
-        {name: np.asarray(values, dtype=np.float32) for name, values in rows.items()},
-        observation_space=gym.spaces.Box(-2.0, 2.0, (1,), np.float32),
-        action_space=gym.spaces.Box(-1.0, 1.0, (1,), np.float32),
-    )
-
-
-FOR_CORRIDOR = {"hidden_sizes": (32, 32), "n_members": 3, "max_epochs": 60, "batch_size": None}
-
-
-def test_what_ending_pays_is_taken_out_where_it_stands_out() -> None:
-    """The prize of 10 beside steps of -.4 +- .3, a fine of -100, and no end that pays more than chance does."""
-    for prize, found in ((10.0, 10.0), (-100.0, -100.0), (0.5, 0.0)):
-        data = corridor(prize)
-        assert reward_of_ending(data, np.arange(len(data)), DynamicsConfig()) == pytest.approx(found, abs=0.15)
-    data = corridor(10.0)
-    assert reward_of_ending(data, np.arange(len(data)), DynamicsConfig(termination="never")) == 0.0
-    going = np.flatnonzero(~data.terminations)
-    assert reward_of_ending(data, going, DynamicsConfig()) == 0.0
-
-
-def test_imagined_episodes_are_paid_for_their_end_once() -> None:
-    """From just ahead of the end: whatever is paid more than a step's noise allows comes with the end, and all ends pay."""
-    model = fit(corridor(10.0), **FOR_CORRIDOR)
-    assert float(model.end_reward) == pytest.approx(10.0, abs=0.15)
-    starts = th.linspace(0.55, 0.79, 500)[:, None]
-    imagined = rollout(
-        model, starts, lambda o: th.full((len(o), 1), 0.3), lambda _, __, n: n[:, 0] > 0.8, 20, th.Generator().manual_seed(0)
-    )
-    assert imagined.terminations.sum() == 500
-    assert imagined.rewards[~imagined.terminations].max() < 3.0
-    assert imagined.rewards[imagined.terminations].min() > 7.0
-    assert imagined.rewards[imagined.terminations].mean() == pytest.approx(9.6, abs=0.3)
-
-
-def test_a_model_of_an_earlier_version_knows_no_reward_of_ending() -> None:
-    model = fit(corridor(10.0))
-    old = {name: value for name, value in model.state_dict().items() if name != "end_reward"}
-    model.load_state_dict(old)
-    assert float(model.end_reward) == 0.0
