@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch as th
 from torch import nn
 
@@ -70,11 +71,24 @@ class EndReward(nn.Module):
     def forward(self, next_observations: th.Tensor, ended: th.Tensor) -> th.Tensor:
         """What the ends among these rows pay by themselves, 0 for the others: (B, observation_dim) and (B,) bool -> (B,)."""
         pays = next_observations.new_zeros(len(next_observations))
-        n_ends = int(self.n_ends)
         rows = ended.nonzero().squeeze(1)
-        if not n_ends or not len(rows):
-            return pays
-        distances = th.cdist((next_observations[rows] - self.mean) / self.std, self.states[:n_ends])
-        nearest = distances.topk(min(N_NEAREST, n_ends), dim=1, largest=False).indices
-        pays[rows] = self.paid[nearest].mean(dim=1)
+        pays[rows] = self.at(next_observations[rows])
         return pays
+
+    def at(self, where: th.Tensor) -> th.Tensor:
+        """What ending there pays: (k, observation_dim) -> (k,)."""
+        n_ends = int(self.n_ends)
+        if not n_ends or not len(where):
+            return where.new_zeros(len(where))
+        distances = th.cdist((where - self.mean) / self.std, self.states[:n_ends])
+        nearest = distances.topk(min(N_NEAREST, n_ends), dim=1, largest=False).indices
+        return self.paid[nearest].mean(dim=1)
+
+    def taken_out(self, rewards: np.ndarray, next_observations: np.ndarray, terminations: np.ndarray) -> np.ndarray:
+        """What the networks learn to pay, (n,); no copy where ending pays nothing by itself."""
+        if not self.n_ends:
+            return rewards
+        ends = np.flatnonzero(terminations)
+        without = np.array(rewards, dtype=np.float32)
+        without[ends] -= self.at(th.as_tensor(next_observations[ends], device=self.paid.device)).cpu().numpy()
+        return without

@@ -46,7 +46,7 @@ class Columns:
         columns = {name: getattr(dataset, name)[rows] for name in (*_MODELLED, "terminations")}
         columns["actions"] = encode_actions(columns["actions"], dataset.action_space)
         if end_reward is not None:
-            columns["rewards"] = _without_end(end_reward, **{name: columns[name] for name in _PAYING})
+            columns["rewards"] = end_reward.taken_out(**{name: columns[name] for name in _PAYING})
         return cls(**{name: th.as_tensor(column, device=device) for name, column in columns.items()})
 
     @property
@@ -146,23 +146,10 @@ def _modelled(
     if is_mapped(dataset):
         encode = functools.partial(encode_actions, space=dataset.action_space)
         o, n = (HostRows(getattr(dataset, name), device, rows) for name in ("observations", "next_observations"))
-        rewards = _without_end(end_reward, **{name: getattr(dataset, name) for name in _PAYING})
+        rewards = end_reward.taken_out(**{name: getattr(dataset, name) for name in _PAYING})
         return o, HostRows(dataset.actions, device, rows, read=encode), n, HostRows(rewards, device, rows)
     known = Columns.of(dataset, rows, device, end_reward)
     return known.observations, known.actions, known.next_observations, known.rewards
-
-
-def _without_end(
-    end_reward: EndReward, rewards: np.ndarray, next_observations: np.ndarray, terminations: np.ndarray
-) -> np.ndarray:
-    """What the networks learn to pay, (n,); no copy where ending pays nothing of its own."""
-    if not end_reward.n_ends:
-        return rewards
-    ends = np.flatnonzero(terminations)
-    where = th.as_tensor(next_observations[ends], device=end_reward.paid.device)
-    without = np.array(rewards, dtype=np.float32)
-    without[ends] -= end_reward(where, th.ones(len(ends), dtype=th.bool, device=where.device)).cpu().numpy()
-    return without
 
 
 def fit_end_reward(end_reward: EndReward, dataset: OfflineDataset, rows: np.ndarray, config: DynamicsConfig) -> None:

@@ -56,7 +56,7 @@ def fit(dataset: OfflineDataset, **options: Any) -> Any:
 
 
 def pays(end_reward: EndReward, *places: float) -> list[float]:
-    return end_reward(th.tensor(places)[:, None], th.ones(len(places), dtype=th.bool)).tolist()
+    return end_reward.at(th.tensor(places)[:, None]).tolist()
 
 
 def fitted(dataset: OfflineDataset, rows: np.ndarray | None = None, **options: Any) -> EndReward:
@@ -104,7 +104,7 @@ def test_a_constant_observation_does_not_count() -> None:
     where = th.tensor([[3.0, x] for x in (-1.0, -0.9, -0.8, -0.7, -0.6, 0.6, 0.7, 0.8, 0.9, 1.0)])
     end_reward = EndReward(2)
     end_reward.fit(where, th.tensor([-10.0] * 5 + [10.0] * 5), th.zeros(10))
-    assert end_reward(th.tensor([[3.0, 0.5], [3.0, -0.5]]), th.ones(2, dtype=th.bool)).tolist() == [10.0, -10.0]
+    assert end_reward.at(th.tensor([[3.0, 0.5], [3.0, -0.5]])).tolist() == [10.0, -10.0]
 
 
 def test_imagined_episodes_are_paid_for_their_end_once() -> None:
