@@ -17,7 +17,7 @@ from sb3_offline.buffers.online_buffer import OfflineOnlineBuffer
 from sb3_offline.common.gradient_algorithm import GradientAlgorithm
 from sb3_offline.common.idle import keep_online_options
 from sb3_offline.common.loop import check_call
-from sb3_offline.common.online import OnlineOptions, go_online
+from sb3_offline.common.online import OnlineOptions, check_action_noise, go_online
 from sb3_offline.common.parts import frozen_copy
 from sb3_offline.common.validation import HeldOutValues, Validation
 from sb3_offline.execution.optimizers import minimize, polyak
@@ -254,6 +254,8 @@ class OfflineActorCritic(GradientAlgorithm):
         """
         options = OnlineOptions(total_timesteps, offline_ratio, buffer_size, learning_starts, train_freq, gradient_steps)
         rates = {"learning_rate": learning_rate, "qf_learning_rate": qf_learning_rate}
+        if action_noise is not None:
+            check_action_noise(action_noise, self.action_space)
         check_call(callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
         go_online(self, env, options, rates, progress_bar)
         if averaged:
@@ -273,4 +275,7 @@ class OfflineActorCritic(GradientAlgorithm):
         )
 
     def _sample_action(self, learning_starts: int, *args: Any, **kwargs: Any) -> tuple[np.ndarray, np.ndarray]:
-        return super()._sample_action(0, *args, **kwargs)  # a trained policy has no use for SB3's random first steps
+        sampled = super()._sample_action(0, *args, **kwargs)  # a trained policy has no use for SB3's random first steps
+        if sampled[0].shape[1:] != self.action_space.shape:
+            raise ValueError(f"action_noise does not fit actions of shape {self.action_space.shape}: {self.action_noise}.")
+        return sampled

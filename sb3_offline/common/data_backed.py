@@ -148,9 +148,12 @@ def set_env(model: Any, env: GymEnv, force_reset: bool = True) -> None:
     """
     As in SB3; data that the env carries take the place of the model's.
 
+    :raises TypeError: for what is no environment
     :raises ValueError: for an env that the constructor would refuse, or that normalises observations where the one that
         was trained with did not, or the other way round.
     """
+    if isinstance(env, str):
+        raise TypeError(f"set_env takes an environment, as in SB3: gymnasium.make({env!r}), or load(path, env={env!r}).")
     check_env(env)
     if isinstance(env, VecEnv):
         check_wrappers(model, env)

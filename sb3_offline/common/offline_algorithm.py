@@ -390,6 +390,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         excluded = [*super()._excluded_save_params(), *self._parts.names, "_parts", "replay_buffer_class"]
         excluded += self.of_the_process
         excluded += ["lr_schedule"]  # is made from learning_rate
+        excluded += [name for name in vars(self) if "batch_norm_stats" in name]  # the networks' own, by another name
         if not isinstance(self.dataset, (str, Path)):
             excluded.append("dataset")  # arrays stay where they are; an id or a path travels with the model
         return excluded

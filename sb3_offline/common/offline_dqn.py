@@ -6,6 +6,7 @@ from collections.abc import Hashable, Mapping
 from typing import Any, ClassVar, NoReturn
 
 import torch as th
+from gymnasium import spaces
 from stable_baselines3 import DQN
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
@@ -197,12 +198,23 @@ class OfflineDQN(DiscreteActions, DQN, _AnyChoice):
         """
         Not for discrete actions.
 
-        :raises NotImplementedError: saying how SB3's DQN goes on from the saved file.
+        :raises NotImplementedError: saying how SB3's DQN goes on with the networks.
         """
-        raise NotImplementedError(
-            f"{type(self).__name__} has no learn_online. SB3's DQN goes on from its file: model.save(path), then "
-            "DQN.load(path, env=env, buffer_size=100_000, learning_starts=1000, exploration_initial_eps=0.05).learn(...)."
-        )
+        if not isinstance(self.action_space, spaces.Discrete):
+            raise NotImplementedError(f"{type(self).__name__} has no learn_online, and SB3 no DQN for {self.action_space}.")
+        files = [[set(names) for names in cls._get_torch_save_params(self)] for cls in (type(self), DQN)]
+        if files[0] == files[1]:
+            how = (
+                "from its file: model.save(path), then DQN.load(path, env=env, buffer_size=100_000, learning_starts=1000, "
+                "exploration_initial_eps=0.05).learn(...)"
+            )
+        else:  # which DQN.load would refuse
+            how = (
+                "with its networks: dqn = DQN(model.policy_class, env, policy_kwargs=model.policy_kwargs, "
+                "learning_starts=1000, exploration_initial_eps=0.05); "
+                "dqn.policy.load_state_dict(model.policy.state_dict()); dqn.learn(...)"
+            )
+        raise NotImplementedError(f"{type(self).__name__} has no learn_online. SB3's DQN goes on {how}.")
 
     def held_out_values(self, rows: Validation) -> HeldOutValues:
         nets, taken = self.networks(), rows.actions

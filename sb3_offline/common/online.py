@@ -9,6 +9,7 @@ from typing import Any
 import gymnasium as gym
 from gymnasium import spaces
 from stable_baselines3 import SAC
+from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from stable_baselines3.common.utils import check_for_correct_spaces
@@ -65,7 +66,10 @@ def go_online(
     """
     check_gradients()
     if isinstance(model.observation_space, spaces.Dict):
-        raise ValueError("learn_online keeps no dict observations: go on with SB3's own SAC, to_sac(env).learn(...).")
+        way_on = "collect more (sb3-offline collect), and learn from both: dataset=[old, new]"
+        if hasattr(model, "to_sac"):
+            way_on = "go on with SB3's own SAC, to_sac(env).learn(...)"
+        raise ValueError(f"learn_online keeps no dict observations: {way_on}.")
     if model._continuation is not None:
         raise ValueError("A resumed run must be finished by learn() before it can go on online.")
     if env is not None:
@@ -97,6 +101,13 @@ def go_online(
     if model.seed is not None:
         # SB3 draws actions from torch's global generator; the model's own streams go on
         OffPolicyAlgorithm.set_random_seed(model, model.seed + model.num_timesteps)
+
+
+def check_action_noise(noise: object, space: spaces.Space) -> None:
+    """:raises TypeError: for what is no noise of SB3"""
+    if not isinstance(noise, ActionNoise):
+        example = f"NormalActionNoise(mean=numpy.zeros({space.shape}), sigma=numpy.full({space.shape}, 0.1))"
+        raise TypeError(f"action_noise must be one of stable_baselines3.common.noise, such as {example}; got {noise!r:.80}.")
 
 
 def check_simulator(model: Any, way_on: str) -> None:
@@ -138,6 +149,8 @@ def _checked_env(model: Any, given: GymEnv | str) -> GymEnv:
 
 def to_sac(model: Any, env: GymEnv | str | None, averaged: bool, sac_options: Mapping[str, Any]) -> SAC:
     """See :meth:`sb3_offline.common.offline_sac.OfflineSAC.to_sac`."""
+    if sac_options.get("use_sde"):
+        raise ValueError("to_sac(use_sde=True): these networks have no noise that depends on the state. Leave it out.")
     if getattr(model, "n_particles", 1) > 1:
         raise ValueError("to_sac() moves one actor; actor_regularizer='svpg' trains several that make one policy.")
     rate = rate_afterwards(model.lr_schedule)
@@ -160,7 +173,10 @@ def to_sac(model: Any, env: GymEnv | str | None, averaged: bool, sac_options: Ma
     sac = SAC(policy, model.env if env is None else env, **(options | dict(sac_options)))
     known = sac.policy.state_dict()  # without a target actor, and an average
     known |= {name: value for name, value in model.policy.state_dict().items() if name in known}
-    sac.policy.load_state_dict(known)
+    try:
+        sac.policy.load_state_dict(known)
+    except RuntimeError as error:
+        raise ValueError("to_sac(policy_kwargs=...): these are other networks than the model's. Leave it out.") from error
     if averaged:
         sac.actor.load_state_dict(model.policy.deployed_actor.state_dict())
     if not model.has_critic:  # SAC's own begins: it sees what the actor does, and the optimisers knew another loss

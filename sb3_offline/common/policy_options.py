@@ -31,11 +31,13 @@ def check_policy_kwargs(policy_kwargs: object) -> dict[str, Any]:
 
     :raises TypeError: for what is no mapping, where a class is needed for what is none, for layers that are no lists of whole
         numbers, or for options that the optimizer does not have
-    :raises ValueError: for widths below 1, or values that the optimizer does not take
+    :raises ValueError: for widths below 1, values that the optimizer does not take, or exploration
     """
     if policy_kwargs is None:
         return {}
     kwargs = dict(_check_mapping("policy_kwargs", policy_kwargs))
+    if kwargs.get("use_sde"):
+        raise ValueError("policy_kwargs: use_sde is a noise to explore by, and nothing is explored. Leave it out.")
     for name, example in _CLASSES.items():
         value = kwargs.get(name)
         if (value is not None and not callable(value)) or isinstance(value, nn.Module | th.optim.Optimizer):
@@ -52,7 +54,7 @@ def check_policy_kwargs(policy_kwargs: object) -> dict[str, Any]:
 
 def whole_policy_kwargs(cls: Any, policy: str | type[BasePolicy], policy_kwargs: object) -> dict[str, Any]:
     """Those that are given, checked, beside the defaults that an algorithm's class has for our own policies."""
-    own = isinstance(policy, str) or issubclass(policy, ActorPolicy)
+    own = isinstance(policy, str) or issubclass(policy, ActorPolicy) or policy in cls.policy_aliases.values()
     return {**(cls.default_policy_kwargs if own else {}), **check_policy_kwargs(policy_kwargs)}
 
 

@@ -39,8 +39,15 @@ _OF_ZOOS = frozenset({"lr_schedule", "clip_range"})
 
 
 def zip_path(path: str | pathlib.Path) -> pathlib.Path:
-    """Where a model is saved: ``.zip`` is added to a name without a suffix."""
-    return pathlib.Path(path) if pathlib.Path(path).suffix else pathlib.Path(f"{path}.zip")
+    """
+    Where a model is saved: ``.zip`` is added to a name without a suffix.
+
+    :raises ValueError: for a path that ends in no name
+    """
+    named = pathlib.Path(path)
+    if not named.name:
+        raise ValueError(f"save({str(path)!r}): give the file's name, such as 'model'.")
+    return named if named.suffix else named.with_name(f"{named.name}.zip")
 
 
 def save(model: Any, path: FilePath, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None) -> None:

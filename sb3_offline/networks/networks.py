@@ -121,12 +121,11 @@ class ActorCriticNetworks:
         """
         grad_a Q of every critic, to be differentiated again: actions (B, N, action_dim) -> (n_critics, B, N, action_dim).
         """
+        return self._slopes(observations, actions.expand(len(self.policy.critic.q_networks), *actions.shape))
 
-        def total(own: th.Tensor) -> th.Tensor:  # rows and critics do not touch each other: its gradient holds each one's own
-            return self._evaluate(self.policy.critic, observations, own, twice=True).sum()
-
-        own = actions.expand(len(self.policy.critic.q_networks), *actions.shape)
-        return th.func.grad(total)(own)
+    def q1_slope(self, observations: Observations, actions: th.Tensor) -> th.Tensor:
+        """grad_a Q of the first critic, a constant to what comes after: (B, N, action_dim), as the actions."""
+        return self._slopes(observations, actions.detach(), frozen=True, n_critics=1)
 
     def q_target(self, observations: Observations, actions: th.Tensor) -> th.Tensor:
         """Q of every target critic, shaped as :meth:`q`."""
@@ -141,13 +140,38 @@ class ActorCriticNetworks:
         twice: bool = False,
         n_critics: int | None = None,
     ) -> th.Tensor:
-        # features once a state, then repeated beside its N actions, or those of each critic
-        with th.set_grad_enabled(th.is_grad_enabled() and not frozen):
-            features = critic.extract_features(self.normalize(observations), critic.features_extractor)
-        n_states, n_actions = actions.shape[-3:-1]
-        inputs = th.cat([features.unsqueeze(1).expand(*actions.shape[:-1], -1), actions], dim=-1).flatten(-3, -2)
+        features = self._features(critic, observations, frozen)
         # no loss asks for the states' gradients but to differentiate them again
         twice = twice or any(part.requires_grad for part in tensors_of(observations))
+        return self._values(critic, features, actions, frozen, twice, n_critics)
+
+    def _slopes(
+        self, observations: Observations, actions: th.Tensor, frozen: bool = False, n_critics: int | None = None
+    ) -> th.Tensor:
+        critic = self.policy.critic
+        features = self._features(critic, observations, frozen)  # outside, for extractors that count what they see
+
+        def total(own: th.Tensor) -> th.Tensor:  # rows and critics do not touch each other: its gradient holds each one's own
+            return self._values(critic, features, own, frozen, True, n_critics).sum()
+
+        return th.func.grad(total)(actions)
+
+    def _features(self, critic: ContinuousCritic, observations: Observations, frozen: bool) -> th.Tensor:
+        with th.set_grad_enabled(th.is_grad_enabled() and not frozen):
+            return critic.extract_features(self.normalize(observations), critic.features_extractor)
+
+    def _values(
+        self,
+        critic: ContinuousCritic,
+        features: th.Tensor,
+        actions: th.Tensor,
+        frozen: bool,
+        twice: bool,
+        n_critics: int | None,
+    ) -> th.Tensor:
+        # features of a state are repeated beside its N actions, or those of each critic
+        n_states, n_actions = actions.shape[-3:-1]
+        inputs = th.cat([features.unsqueeze(1).expand(*actions.shape[:-1], -1), actions], dim=-1).flatten(-3, -2)
         values = evaluate(critic.q_networks[:n_critics], inputs, workspace=self.workspace, frozen=frozen, twice=twice)
         return values.view(-1, n_states, n_actions)
 

@@ -16,7 +16,6 @@ from sb3_offline.common.idle import keep_online_options
 from sb3_offline.common.loop import check_call
 from sb3_offline.common.offline_algorithm import OfflineAlgorithm
 from sb3_offline.common.online import OnlineOptions, check_simulator
-from sb3_offline.common.policy_options import check_policy_kwargs
 from sb3_offline.execution.optimizers import check_gradients, minimize
 from sb3_offline.linearization.q_function import QFunction
 from sb3_offline.linearization.td_linearization import Transitions
@@ -47,6 +46,7 @@ class PreQN(OfflineAlgorithm, TD3):
     bootstraps_itself = True  # without target networks
     vectors_only = "a Jacobian row for each transition is affordable for vectors"
     recipe: ClassVar = {"learning_rate": 1e-3, "batch_size": 128}
+    default_policy_kwargs: ClassVar = {"n_critics": 1}
 
     def __init__(
         self,
@@ -57,7 +57,6 @@ class PreQN(OfflineAlgorithm, TD3):
         cosine: float = 0.97,
         align_to: AlignTo = "delta",
         rcond: float = 1e-6,
-        policy_kwargs: dict[str, Any] | None = None,
         **kwargs: Any,
     ):
         self.step_size, self.max_backtracks = step_size, max_backtracks
@@ -65,7 +64,7 @@ class PreQN(OfflineAlgorithm, TD3):
         self.cosine, self.align_to = cosine, align_to
         self.rcond = check_number("rcond", rcond, Interval(0.0, 1.0, open_high=True))
         self._line_search()  # refuses bad values now
-        super().__init__(*args, policy_kwargs={"n_critics": 1, **check_policy_kwargs(policy_kwargs)}, **kwargs)
+        super().__init__(*args, **kwargs)
 
     def _line_search(self) -> LineSearch:
         return LineSearch(self.step_size, self.step_decay, self.max_backtracks, self.cosine, self.align_to)

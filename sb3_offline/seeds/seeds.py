@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -78,6 +78,8 @@ def train_seeds(
 
 def check_seeds(seeds: Sequence[int]) -> list[int]:
     """:raises ValueError: for no seeds, one that is none, or one that comes twice"""
+    if not isinstance(seeds, Iterable):
+        raise ValueError(f"seeds must be several, such as range(8); got {seeds!r}.")
     checked = [check_count("seeds", seed, least=0) for seed in seeds]
     if not checked:
         raise ValueError("seeds is empty: give some, such as range(8).")
@@ -103,13 +105,13 @@ def learn_seeds(
 
     :param members: models of one class with one set of options; those of :func:`resume_seeds` finish their run
     :return: the members
-    :raises ValueError: where torchrun has started several processes
+    :raises ValueError: where torchrun has started several processes, or for what are no such models
     :raises TrainingDivergedError: if all have diverged
     :raises KeyboardInterrupt: after Ctrl-C, once every member is saved
     """
     if ranks.size() > 1:
         raise ValueError("Several seeds learn in one process: start them without torchrun.")
-    seeds = [member.seed if member.seed is not None else index for index, member in enumerate(members)]
+    seeds = _seeds_of(members)
     name = tb_log_name or type(members[0]).__name__
     runs: list[Generator[None, None, None]] = []
     with deferred_interrupts("this gradient step of all seeds") as interrupt:
@@ -184,6 +186,18 @@ def resume_together(saved: Mapping[int, Mapping[int, Path]], resume: Callable[[i
         except DamagedFileError as error:
             warnings.warn(f"{error}: step {step} is skipped.", stacklevel=3)
     return None
+
+
+def _seeds_of(members: Sequence[Any]) -> list[int]:
+    """:raises ValueError: for what are no models of one class, or models of which two have one seed"""
+    if not isinstance(members, Sequence) or not members:
+        raise ValueError(f"members must be a list of models, each of its own seed; got {members!r:.80}.")
+    classes = sorted({type(member).__name__ for member in members})
+    if len({*map(id, members)}) < len(members):
+        raise ValueError("members holds one model twice: make one for each seed.")
+    if len(classes) > 1:
+        raise ValueError(f"Members of one class learn together, and these are {', '.join(classes)}.")
+    return check_seeds([index if member.seed is None else member.seed for index, member in enumerate(members)])
 
 
 # --- the run ---

@@ -59,7 +59,7 @@ def load_model(path: Path, algo: str | None = None, trust: bool = False) -> Save
     """
     if not path.exists() and path.with_name(f"{path.name}.zip").exists():
         path = path.with_name(f"{path.name}.zip")
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(f"{path}: there is no such model (looked in {path.absolute().parent}).")
     known = sorted([*_SB3, *names()])
     name = detect_algorithm(path) if algo is None else algo

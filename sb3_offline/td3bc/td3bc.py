@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, ClassVar, Literal
 
 import torch as th
-from torch.func import grad
 
 from sb3_offline.arguments import NOT_NEGATIVE, check_number
 from sb3_offline.common.actor_critic import MODEL_FREE_RECIPE
@@ -64,7 +63,7 @@ class TD3BC(OfflineTD3):
             q = nets.q1_frozen(batch.observations, actions)
             scale = ranks.batch_mean(q.abs())
         else:
-            gradient = grad(lambda at: nets.q1_frozen(batch.observations, at).sum())(actions.detach())
+            gradient = nets.q1_slope(batch.observations, actions)
             q = (gradient * actions).sum(dim=-1)  # which ascends as Q does
             scale = ranks.batch_mean(gradient.norm(dim=-1))
         weight = self.alpha / scale

@@ -13,6 +13,7 @@ from stable_baselines3.common.utils import get_device
 
 from sb3_offline.registry import names, unknown
 from sb3_offline.zoo.configs import config_path
+from sb3_offline.zoo.entries import EVALUATED
 from sb3_offline.zoo.envs import resolve_env_id
 
 _PARAMS = ("-params", "--hyperparams")
@@ -165,10 +166,27 @@ def _quoted(pair: str) -> str:
         tree = ast.parse(value, mode="eval").body
         ast.literal_eval(tree)
     except SyntaxError:
-        return f"{key}:{value!r}"
+        called = False
     except ValueError:  # an expression, such as dict(net_arch=[64, 64]), or a bare word
-        return pair if isinstance(tree, ast.Call) else f"{key}:{value!r}"
-    return pair
+        called = isinstance(tree, ast.Call)
+    else:
+        return pair
+    if called or key in EVALUATED:
+        _check_expression(pair, value)
+    return pair if called else f"{key}:{value!r}"
+
+
+def _check_expression(pair: str, text: str) -> None:
+    """:raises ValueError: for text of the command line that RL-Zoo could not evaluate"""
+    import rl_zoo3.utils
+
+    try:
+        eval(text, dict(vars(rl_zoo3.utils)))
+    except Exception as error:
+        raise ValueError(
+            f"-params {pair!r} is no Python: {error}. Write, for instance, "
+            "'policy_kwargs:dict(net_arch=[64, 64], activation_fn=nn.ReLU)'."
+        ) from error
 
 
 @contextmanager

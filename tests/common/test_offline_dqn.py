@@ -64,6 +64,17 @@ def test_online_is_for_sb3(cartpole_arrays: Arrays, tmp_path: Path) -> None:
     assert not th.equal(online.q_net.q_net[0].weight, model.q_net.q_net[0].weight)
 
 
+def test_what_dqn_cannot_load_goes_on_by_its_networks(cartpole_arrays: Arrays) -> None:
+    """A learned weight lies in the file, which DQN.load refuses: the refusal of learn_online names another way."""
+    model = DiscreteCQL("MlpPolicy", "CartPole-v1", cartpole_arrays, target_gap=1.0, **FAST).learn(2)
+    with pytest.raises(NotImplementedError, match=r"DQN\(model\.policy_class, env, policy_kwargs.*load_state_dict"):
+        model.learn_online(10)
+    dqn = DQN(model.policy_class, gym.make("CartPole-v1"), policy_kwargs=model.policy_kwargs, device="cpu")
+    dqn.policy.load_state_dict(model.policy.state_dict())
+    rows = np.ones((2, 4), np.float32)
+    np.testing.assert_array_equal(dqn.predict(rows, deterministic=True)[0], model.predict(rows, deterministic=True)[0])
+
+
 def test_the_online_network_chooses_and_the_target_network_judges(cartpole_arrays: Arrays) -> None:
     """argmax Q is action 2 at state 1 and action 1 at state 0: neither is the largest of Q'."""
     target = make(cartpole_arrays, gamma=0.5).td_target(Table(), batch())

@@ -13,12 +13,14 @@ from gymnasium import spaces
 from gymnasium.wrappers import TransformAction
 from stable_baselines3 import SAC
 from stable_baselines3.common.callbacks import EvalCallback
+from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from stable_baselines3.sac.policies import SACPolicy
 
-from sb3_offline import COMBO, CQL, load_dataset
+from sb3_offline import COMBO, CQL, IQL, load_dataset
 from sb3_offline.buffers.buffers import OfflineDatasetBuffer
 from sb3_offline.buffers.online_buffer import OfflineOnlineBuffer
+from sb3_offline.datasets import SpacesOnlyEnv
 from sb3_offline.networks.policies import OfflineSACPolicy
 from sb3_offline.training.schedules import HoldThenDecay
 from tests.conftest import FAST, FAST_MODEL_BASED, PLAIN_CQL, Arrays, maker
@@ -216,6 +218,7 @@ def test_vec_normalize_statistics_go_along(pendulum_arrays: Arrays) -> None:
         ({"gradient_steps": -2}, "gradient_steps must be at least -1"),
         ({"callback": EvalCallback(gym.make("MountainCarContinuous-v0"))}, "evaluates in an env with observations in"),
         ({"env": DummyVecEnv([lambda: gym.make("Pendulum-v1")] * 2)}, r"got 2 environments. Give one.*to_sac\(env\)"),
+        ({"action_noise": NormalActionNoise(np.zeros(3), np.ones(3))}, r"action_noise does not fit actions of shape \(1,\)"),
     ],
 )
 def test_bad_options_are_refused(pendulum_arrays: Arrays, options: dict[str, Any], message: str) -> None:
@@ -225,7 +228,11 @@ def test_bad_options_are_refused(pendulum_arrays: Arrays, options: dict[str, Any
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"callback": EvalCallback}, r"make one, EvalCallback\(\.\.\.\)"), ({"progress_bar": "no"}, "progress_bar must be True")],
+    [
+        ({"callback": EvalCallback}, r"make one, EvalCallback\(\.\.\.\)"),
+        ({"progress_bar": "no"}, "progress_bar must be True"),
+        ({"action_noise": 0.1}, "action_noise must be one of stable_baselines3"),
+    ],
 )
 def test_calls_are_checked_as_those_of_learn(pendulum_arrays: Arrays, options: dict[str, Any], message: str) -> None:
     with pytest.raises(TypeError, match=message):
@@ -271,6 +278,22 @@ def test_to_sac_in_another_task_is_refused(pendulum_arrays: Arrays, env: str) ->
             model.to_sac(given)
     with pytest.raises(TypeError, match="env must be"):
         model.to_sac(5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"policy_kwargs": {"net_arch": [16]}}, "other networks than the model's"), ({"use_sde": True}, "depends on the state")],
+)
+def test_to_sac_with_other_networks_is_refused(pendulum_arrays: Arrays, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make(pendulum_arrays).to_sac(**options)
+
+
+def test_dict_observations_are_refused_with_a_way_that_there_is() -> None:
+    env = SpacesOnlyEnv(spaces.Dict({"a": spaces.Box(-9, 9, (2,))}), spaces.Box(-1, 1, (1,)))
+    for cls, way_on in ((CQL, r"to_sac\(env\)"), (IQL, r"sb3-offline collect.*dataset=\[old, new\]")):
+        with pytest.raises(ValueError, match=f"no dict observations.*{way_on}"):
+            cls("MultiInputPolicy", env, device="cpu").learn_online(3)
 
 
 def test_to_sac_normalises_as_the_training_did(pendulum_arrays: Arrays) -> None:

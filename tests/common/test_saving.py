@@ -55,6 +55,17 @@ def test_load_takes_the_data_of_a_given_env(tmp_path: Path) -> None:
     assert loaded.load_dataset().info.dataset_id == DATA
 
 
+def test_a_path_that_ends_in_a_slash_names_the_file_beside_the_folder(tmp_path: Path) -> None:
+    """As SB3's; no hidden file inside."""
+    model = small()
+    (tmp_path / "folder").mkdir()
+    model.save(f"{tmp_path}/folder/")
+    assert [path.name for path in tmp_path.glob("**/*.zip")] == ["folder.zip"]
+    for path in ("", "."):
+        with pytest.raises(ValueError, match="give the file's name"):
+            model.save(path)
+
+
 def test_load_does_not_change_the_policy(tmp_path: Path) -> None:
     CQL("MlpPolicy", DATA, **SMALL).save(tmp_path / "model")
     with pytest.raises(ValueError, match=r"load cannot change activation_fn\. Leave policy_kwargs out"):

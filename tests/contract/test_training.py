@@ -12,6 +12,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
+from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import (
     BaseCallback,
@@ -27,6 +28,8 @@ from stable_baselines3.common.callbacks import (
 )
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.preprocessing import get_flattened_obs_dim
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -228,6 +231,41 @@ def test_held_out_episodes_are_looked_at_or_refused_at_once(subject: Subject) ->
     assert "likelihood" in figures
     assert np.isfinite(list(figures.values())).all()
     assert figures == model.validation.figures()  # the same noise each time
+
+
+class Counts(BaseFeaturesExtractor):
+    """An extractor with statistics of what it has seen."""
+
+    def __init__(self, observation_space: spaces.Space) -> None:
+        super().__init__(observation_space, 8)
+        self.norm = th.nn.BatchNorm1d(get_flattened_obs_dim(observation_space))
+        self.last = th.nn.Linear(self.norm.num_features, 8)
+
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        return self.last(self.norm(observations))
+
+
+@pytest.mark.parametrize(
+    "policy_kwargs",
+    [{"net_arch": [8], "layer_norm": False}, {"net_arch": []}, {"net_arch": [8], "features_extractor_class": Counts}],
+    ids=["plain ReLU", "linear", "BatchNorm"],
+)
+def test_networks_of_ones_own(subject: Subject, policy_kwargs: dict[str, Any], tmp_path: Path) -> None:
+    """They learn, and come back by what save's warning names; PreQN refuses statistics, which leave no kernel of rows."""
+    if subject.name == "preqn" and "features_extractor_class" in policy_kwargs:
+        with pytest.raises(ValueError, match="BatchNorm layer.*no kernel"):
+            subject.make(policy_kwargs=policy_kwargs).learn(3)
+        return
+    if not subject.cls.default_policy_kwargs.get("layer_norm"):  # which some classes' policies do not have
+        policy_kwargs = {name: value for name, value in policy_kwargs.items() if name != "layer_norm"}
+    model = subject.make(policy_kwargs=policy_kwargs).learn(3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        model.save(tmp_path / "model")
+    again = subject.cls.load(tmp_path / "model", custom_objects={"policy_kwargs": policy_kwargs}, device="cpu")
+    rows = np.ones((2, *model.observation_space.shape), np.float32)
+    found = [each.predict(rows, deterministic=True)[0] for each in (model, again)]
+    np.testing.assert_array_equal(*found)
 
 
 def test_what_tensorboard_shows(subject: Subject, tmp_path: Path) -> None:

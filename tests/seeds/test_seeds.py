@@ -306,14 +306,23 @@ def test_shared_dynamics_are_fitted_once(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.parametrize(
-    ("seeds", "message"), [((), "empty"), ((1, 1), "holds one twice"), ((-1,), "seeds"), ((0.5,), "seeds")]
+    ("seeds", "message"), [((), "empty"), ((1, 1), "holds one twice"), ((-1,), "seeds"), ((0.5,), "seeds"), (3, "range")]
 )
 def test_seeds_that_are_none(seeds: Any, message: str) -> None:
     with pytest.raises((ValueError, TypeError), match=message):
         seeds_of(TD3BC, 1, seeds=seeds)
 
 
+def test_members_that_are_no_seeds_of_one_algorithm() -> None:
+    one, other, same = (subject(cls).make(seed=seed) for cls, seed in ((TD3BC, 0), (CQL, 1), (TD3BC, 0)))
+    cases = [([], "list of models"), (one, "list of models"), ([one, one], "twice"), ([one, other], "CQL, TD3BC")]
+    for members, message in [*cases, ([one, same], "holds one twice")]:
+        with pytest.raises(ValueError, match=message):
+            learn_seeds(members, 1)  # type: ignore[arg-type]
+
+
 def test_members_of_other_data_are_refused() -> None:
-    one, other = subject(TD3BC).make(), subject(TD3BC).make(dataset="sb3_offline/Pendulum-medium-v0")
+    one = subject(TD3BC).make(seed=0)
+    other = subject(TD3BC).make(seed=1, dataset="sb3_offline/Pendulum-medium-v0")
     with pytest.raises(ValueError, match="different data"):
         learn_seeds([one, other], 1)

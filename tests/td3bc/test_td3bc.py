@@ -38,7 +38,7 @@ def test_the_actors_loss_normalised_by_the_gradient(pendulum_arrays: Arrays) -> 
     """
     model = make(pendulum_arrays, alpha=0.5, normalize_by="gradient")
     mu = th.tensor([[[0.5]], [[-0.5]]], requires_grad=True)
-    nets: Any = SimpleNamespace(action=lambda _: mu, q1_frozen=lambda _, a: (a * th.tensor([[[3.0]], [[1.0]]])).sum(-1) + 100)
+    nets: Any = SimpleNamespace(action=lambda _: mu, q1_slope=lambda *_: th.tensor([[[3.0]], [[1.0]]]))
     batch = Batch(None, th.tensor([[1.0], [0.0]]), None, th.zeros(2), th.zeros(2), 2)
     loss, logs = model.actor_loss(nets, batch, None)
     assert (float(logs["q_weight"]), float(logs["imitation_loss"])) == pytest.approx((0.25, 0.25))
@@ -55,6 +55,7 @@ def test_the_first_critic_alone(pendulum_arrays: Arrays) -> None:
         q = first(batch.observations, actions)
         found.append((q.detach(), *th.autograd.grad(q.sum(), actions)))
     th.testing.assert_close(*found)
+    th.testing.assert_close(nets.q1_slope(batch.observations, batch.actions.unsqueeze(1)), found[0][1])
     assert found[0][0].shape == (len(batch.rewards), 1)
     assert found[0][1].abs().sum() > 0
 

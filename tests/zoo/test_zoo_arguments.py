@@ -76,6 +76,12 @@ def test_text_among_hyperparameters_is_quoted(given: str, passed: str) -> None:
         ([*PENDULUM, "-conf", "missing.yml"], "no such file"),
         ([*PENDULUM, "-i", "missing.zip"], "no such .zip file"),
         ([*PENDULUM, "-params", "batch_size"], "must read name:value"),
+        (
+            [*PENDULUM, "-params", "policy_kwargs:dict(net_arch=[8)"],
+            r"'policy_kwargs:dict\(net_arch=\[8\)' is no Python.*Write",
+        ),
+        ([*PENDULUM, "-params", "policy_kwargs:{net_arch:[8]}"], "is no Python: name 'net_arch' is not defined"),
+        ([*PENDULUM, "-params", "policy_kwargs:dict(activation_fn=nn.Nope)"], "is no Python.*has no attribute 'Nope'"),
         ([*PENDULUM, "--device", "gpu"], "^--device gpu: PyTorch has no such device here"),
         ([*PENDULUM, "--device=meta"], "^--device meta: PyTorch has no such device here"),
     ],
