@@ -13,6 +13,7 @@ from sb3_offline import ReBRAC, load_dataset
 from sb3_offline.common.offline_td3 import TD3Noise
 from sb3_offline.networks.networks import Batch
 from sb3_offline.tabular import random_mdp
+from sb3_offline.training.schedules import HoldThenDecay
 from tests.conftest import FAST, Arrays, maker
 
 make = maker(ReBRAC, **FAST, check_data=False)
@@ -213,9 +214,10 @@ def test_the_actors_fixed_point_is_a_weighted_mean(pendulum_arrays: Arrays) -> N
 def test_its_networks_and_rates(pendulum_arrays: Arrays) -> None:
     model = ReBRAC("MlpPolicy", "Pendulum-v1", dataset=pendulum_arrays, device="cpu", seed=0, check_data=False).learn(2)
     layers = [type(layer).__name__ for layer in model.critic.q_networks[0]]
-    assert layers == ["Linear", "LayerNorm", "ReLU"] * 3 + ["Linear"]
-    assert [type(layer).__name__ for layer in model.actor.mu] == ["Linear", "ReLU"] * 3 + ["Linear", "Tanh"]
-    assert (model.batch_size, model.learning_rate, model.qf_learning_rate) == (1024, 1e-3, 1e-3)
+    assert layers == ["Linear", "LayerNorm", "ReLU"] * 2 + ["Linear"]
+    assert [type(layer).__name__ for layer in model.actor.mu] == ["Linear", "ReLU"] * 2 + ["Linear", "Tanh"]
+    assert (model.batch_size, model.tau, model.gamma, model.averaging_rate) == (256, 0.02, 0.995, 0.001)
+    assert model.learning_rate == model.qf_learning_rate == HoldThenDecay(3e-4)
     mean = pendulum_arrays["observations"].mean(axis=0)
     np.testing.assert_allclose(model.actor.features_extractor.mean, mean, atol=1e-4)
 
