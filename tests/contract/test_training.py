@@ -253,7 +253,7 @@ class Counts(BaseFeaturesExtractor):
 def test_networks_of_ones_own(subject: Subject, policy_kwargs: dict[str, Any], tmp_path: Path) -> None:
     """They learn, and come back by what save's warning names; PreQN refuses statistics, which leave no kernel of rows."""
     if subject.name == "preqn" and "features_extractor_class" in policy_kwargs:
-        with pytest.raises(ValueError, match="BatchNorm layer.*no kernel"):
+        with pytest.raises(ValueError, match=r"BatchNorm layer.*no kernel"):
             subject.make(policy_kwargs=policy_kwargs).learn(3)
         return
     if not subject.cls.default_policy_kwargs.get("layer_norm"):  # which some classes' policies do not have
