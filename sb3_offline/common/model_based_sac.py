@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
 import torch as th
 from stable_baselines3.sac.policies import Actor
@@ -12,8 +12,24 @@ from sb3_offline.buffers.buffers import unscale_actions
 from sb3_offline.common.model_based import ModelBasedAlgorithm
 from sb3_offline.common.offline_sac import OfflineSAC
 from sb3_offline.common.parts import frozen_copy
+from sb3_offline.training.schedules import HoldThenDecay
 
 BootstrapPolicy = Literal["current", "target"]
+
+#: What the recipes of MOPO and MOBILE share, found on hopper and halfcheetah medium-replay: rollouts so long that the policy
+#: meets the states that it leads to, rewards of unit size, a small temperature, rates that fall to 0 in the second half of
+#: ``learn``, and an average of the actor's weights.
+PENALIZED_RECIPE: Mapping[str, Any] = {
+    "learning_rate": HoldThenDecay(1e-4),
+    "qf_learning_rate": HoldThenDecay(3e-4),
+    "tau": 0.01,
+    "averaging_rate": 0.001,
+    "ent_coef": 0.007,
+    "reward_scale": "auto",
+    "rollout_length": 25,
+    "rollout_freq": 250,
+    "rollout_batch_size": 1000,
+}
 
 
 class ModelBasedSAC(ModelBasedAlgorithm, OfflineSAC):

@@ -9,13 +9,12 @@ import numpy as np
 import torch as th
 
 from sb3_offline.arguments import NOT_NEGATIVE, POSITIVE, Interval, check_number
-from sb3_offline.common.model_based_sac import ModelBasedSAC
+from sb3_offline.common.model_based_sac import PENALIZED_RECIPE, ModelBasedSAC
 from sb3_offline.datasets import OfflineDataset
 from sb3_offline.dynamics import PENALTIES, Forecast, Penalty, Rollout
 from sb3_offline.dynamics.world import Columns, held_out_rows
 from sb3_offline.mopo.buffer import PenalizedRolloutBuffer
 from sb3_offline.networks.networks import Batch, Logs
-from sb3_offline.training.schedules import HoldThenDecay
 
 NEW_ROLLOUT = 0.5  # the share of a new rollout in the mean of E[u]
 MAX_WEIGHT = 10.0  # R/U: one std of u then costs ten of the reward
@@ -44,18 +43,7 @@ class MOPO(ModelBasedSAC):
     :param rollout_freq: Gradient steps between rollouts. alpha follows the latest ones: stale ones make it swing.
     """
 
-    recipe: ClassVar = {
-        "learning_rate": HoldThenDecay(1e-4),
-        "qf_learning_rate": HoldThenDecay(3e-4),
-        "tau": 0.01,
-        "averaging_rate": 0.001,
-        "ent_coef": 0.007,
-        "entropy_backup": True,
-        "reward_scale": "auto",
-        "rollout_length": 25,
-        "rollout_freq": 250,
-        "rollout_batch_size": 1000,
-    }
+    recipe: ClassVar = {**PENALIZED_RECIPE, "entropy_backup": True}
     default_policy_kwargs: ClassVar = {"layer_norm": True}
 
     def __init__(

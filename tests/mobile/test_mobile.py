@@ -11,7 +11,7 @@ import torch as th
 from sb3_offline import MOBILE, MOPO
 from sb3_offline.mobile.mobile import MOBILENoise
 from sb3_offline.networks.networks import Batch
-from tests.conftest import FAST_DYNAMICS, FAST_MODEL_BASED, PUBLISHED_MOPO, Arrays, maker
+from tests.conftest import FAST_DYNAMICS, FAST_MODEL_BASED, Arrays, maker
 
 make = maker(MOBILE, **FAST_MODEL_BASED, check_data=False)
 
@@ -108,13 +108,14 @@ def test_members_that_agree_leave_sac_on_mixed_data(pendulum_arrays: Arrays) -> 
 
     agreeing, disagreeing = learned(penalty_weight=9.0), learned(penalty_weight=9.0, agree=False)
     assert equal(agreeing, learned(penalty_weight=0.0))
-    assert equal(agreeing, learned(MOPO, **(PUBLISHED_MOPO | {"penalty_weight": 0.0, "entropy_backup": False})))
+    assert equal(agreeing, learned(MOPO, penalty_weight=0.0, entropy_backup=False))
     assert not equal(disagreeing, learned(penalty_weight=0.0, agree=False))
 
 
-def test_no_entropy_in_the_target_and_few_real_rows(pendulum_arrays: Arrays) -> None:
-    model = make(pendulum_arrays)
-    assert (model.entropy_backup, model.real_ratio, model.n_model_samples) == (False, 0.05, 10)
+def test_its_recipe(pendulum_arrays: Arrays) -> None:
+    model = MOBILE("MlpPolicy", "Pendulum-v1", dataset=pendulum_arrays, device="cpu")
+    assert (model.entropy_backup, model.real_ratio, model.n_model_samples, model.penalty_weight) == (False, 0.5, 3, 1.0)
+    assert (model.rollout_length, model.reward_scale, model.policy_kwargs["layer_norm"]) == (25, "auto", True)
 
 
 @pytest.mark.parametrize(
