@@ -185,6 +185,46 @@ def test_categories_are_one_hot_or_choices() -> None:
         load_dataset(plant(60).assign(name=[f"n{i}" for i in range(300)]), columns={**COLUMNS, "observations": ["name"]})
 
 
+@pytest.mark.parametrize(
+    "written",
+    [pd.Categorical, lambda x: x.astype(str), lambda x: pd.Categorical(x.astype(str)), lambda x: x / 1.0],
+    ids=["categories", "texts", "categories of texts", "fractions"],
+)
+def test_whole_numbers_keep_their_values_however_they_are_written(written: Any, tmp_path: Path) -> None:
+    """As places among the sorted texts 10, 11, 3, 9 they would be other actions and states."""
+    gears = np.array([3, 10, 9, 11] * 5)
+    frame = plant().assign(gear=written(gears))
+    frame.to_parquet(tmp_path / "log.parquet")
+    columns = {**COLUMNS, "observations": "gear", "actions": "gear", "next_observations": None}
+    columns |= {"episode": None, "time": None, "terminations": True}
+    given = {"observation_space": spaces.Discrete(12), "action_space": spaces.Discrete(12)}
+    for source in (frame, tmp_path / "log.parquet"):
+        data = load_dataset(source, columns=columns, **given)
+        assert data.observations.tolist() == data.actions.tolist() == gears.tolist()
+        if frame["gear"].dtype != float:
+            assert load_dataset(source, columns=columns).action_space == spaces.Discrete(9, start=3)
+
+
+def test_texts_that_are_numbers_are_no_names() -> None:
+    frame = plant().assign(gear=["+3", " 4 ", "6.0", "3", "4"] * 4, speed=["3", "4"] * 10)
+    columns = {**COLUMNS, "observations": ["gear", "speed"], "actions": "valve"}
+    np.testing.assert_array_equal(load_dataset(frame, columns=columns).observations[:3], [[3, 3], [4, 4], [6, 3]])
+    named = load_dataset(frame.astype({"speed": "category"}), columns=columns)
+    np.testing.assert_array_equal(named.observations[:2, 1:], [[1, 0], [0, 1]])  # as the message of mixed ones advises
+
+
+def test_categories_that_cannot_be_choices_are_refused() -> None:
+    frame = plant().assign(valve=pd.Categorical([1000, 5000] * 10))
+    with pytest.raises(DatasetError, match=r"'valve' among the actions has categories from 1000 to 5000.*x\.cat\.codes"):
+        load_dataset(frame, columns=COLUMNS)
+    assert load_dataset(frame.assign(valve=frame["valve"].cat.codes), columns=COLUMNS).action_space == spaces.Discrete(2)
+    frame = plant().assign(temp=pd.cut(plant()["temp"], 3))
+    with pytest.raises(DatasetError, match=r"'temp' holds categories of type .*interval.*rename_categories\(str\)"):
+        load_dataset(frame, columns=COLUMNS)
+    frame["temp"] = frame["temp"].cat.rename_categories(str)
+    assert load_dataset(frame, columns=COLUMNS).observations.shape[1] == 4
+
+
 def test_whole_numbers_and_bools_are_choices() -> None:
     frame = plant().assign(gear=[3, 4, 6, 3, 4] * 4, on=[True, False, False, True, True] * 4)
     data = load_dataset(frame, columns={**COLUMNS, "actions": "gear"})

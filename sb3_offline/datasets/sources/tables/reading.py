@@ -14,7 +14,15 @@ from sb3_offline.datasets.offline_dataset import MASK_NAMES, DatasetInfo
 from sb3_offline.datasets.sources.tables.columns import Columns, Names, groups_of
 from sb3_offline.datasets.sources.tables.frames import Frame
 from sb3_offline.datasets.sources.tables.order import Order
-from sb3_offline.datasets.sources.tables.values import Survey, codes, image_survey, joint_categories, numbers, survey_column
+from sb3_offline.datasets.sources.tables.values import (
+    Survey,
+    codes,
+    image_survey,
+    joint_categories,
+    numbers,
+    survey_column,
+    whole_numbers_of,
+)
 from sb3_offline.networks.choices import CHOICE_SPACES
 
 if TYPE_CHECKING:
@@ -144,15 +152,15 @@ def _actions(block: pa.Table, names: Names, surveys: Mapping[str, Survey], space
 
 def _whole(block: pa.Table, names: Names, surveys: Mapping[str, Survey]) -> np.ndarray:
     """
-    Whole numbers as they are, of categories their codes: (n, d), or as a single column has them. A column of which a row is
-    missing is float64 in all blocks.
+    Whole numbers as they are, of categories that are none their codes: (n, d), or as a single column has them. A column of
+    which a row is missing is float64 in all blocks.
 
     :raises DatasetError: for fractions
     """
     parts = []
     for name in names:
         one = surveys[name]
-        values = _numbers(block, name, one) if one.categories is None else codes(block[name], one.categories)
+        values = _numbers(block, name, one) if one.categories is None else _numbers_of_codes(block[name], one.categories)
         if len(one.missing):
             parts.append(values.astype(np.float64))
             continue
@@ -161,6 +169,16 @@ def _whole(block: pa.Table, names: Names, surveys: Mapping[str, Survey]) -> np.n
             raise DatasetError(f"column {name!r} holds {fraction:g}, where its space is of whole numbers.")
         parts.append(values.astype(np.int64) if values.dtype.kind in "fb" else values)
     return parts[0] if len(parts) == 1 else np.column_stack([values.reshape(len(block), -1) for values in parts])
+
+
+def _numbers_of_codes(column: pa.ChunkedArray, categories: tuple[Any, ...]) -> np.ndarray:
+    """(n,) int64 what categories are that are whole numbers, of others their codes; float64 with NaN where one is missing."""
+    chosen, known = codes(column, categories), whole_numbers_of(categories)
+    if known is None or len(known) == 0:
+        return chosen
+    missing = np.isnan(chosen)
+    values = known[np.where(missing, 0, chosen).astype(np.int64)]
+    return np.where(missing, np.nan, values) if missing.any() else values
 
 
 def mark_ends(
