@@ -164,6 +164,19 @@ def long(column: np.ndarray) -> Arrays:
     return {**arrays, "terminations": np.arange(n) == n - 1, "truncations": np.zeros(n, bool)}
 
 
+def warned_of_table(arrays: Arrays, task_spaces: Spaces) -> list[str]:
+    """The same, of a frame whose rows lie in reverse."""
+    pa = pytest.importorskip("pyarrow")
+    flat = {"noise": arrays["observations"][:, 0], "column": arrays["observations"][:, 1], "action": arrays["actions"][:, 0]}
+    flat |= {name: arrays[name] for name in ("rewards", "terminations", "truncations")} | {"t": np.arange(len(flat["noise"]))}
+    roles = {name: name for name in ("rewards", "terminations", "truncations")}
+    columns = {"observations": ["noise", "column"], "actions": "action", "time": "t", **roles}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        load_dataset(pa.table({name: values[::-1] for name, values in flat.items()}), columns=columns, **task_spaces)
+    return [str(warning.message) for warning in caught]
+
+
 @pytest.mark.parametrize(
     "column",
     [
@@ -174,11 +187,11 @@ def long(column: np.ndarray) -> Arrays:
     ],
 )
 def test_numbers_that_become_equal_are_named(task_spaces: Spaces, column: np.ndarray) -> None:
-    messages = warned(long(column), task_spaces)
     after = len(np.unique(column.astype(np.float32)))
-    assert len(messages) == 1
-    assert "observations, dimension 1" in messages[0]
-    assert f"{len(np.unique(column)):,} different values become {after:,}" in messages[0]
+    for messages in (warned(long(column), task_spaces), warned_of_table(long(column), task_spaces)):
+        assert len(messages) == 1
+        assert "observations, dimension 1" in messages[0]
+        assert f"{len(np.unique(column)):,} different values become {after:,}" in messages[0]
 
 
 @pytest.mark.parametrize(
@@ -195,6 +208,7 @@ def test_numbers_that_become_equal_are_named(task_spaces: Spaces, column: np.nda
 )
 def test_numbers_that_float32_holds(task_spaces: Spaces, column: np.ndarray) -> None:
     assert warned(long(column), task_spaces) == []
+    assert warned_of_table(long(column), task_spaces) == []
 
 
 def test_rewards_that_become_equal_are_named(task_spaces: Spaces) -> None:

@@ -78,7 +78,7 @@ def _saying_once(said: set[str]) -> Iterator[None]:
         warnings.simplefilter("always")
         yield
     for warning in caught:
-        text = re.sub(r"\d+", "", str(warning.message))
+        text = re.sub(r"[\d,]+", "", str(warning.message))
         if text not in said:
             warnings.warn(warning.message, warning.category, stacklevel=4)
         said.add(text)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from gymnasium import spaces
 
+from sb3_offline.datasets.checks.precision import may_lose_precision
 from sb3_offline.datasets.errors import DatasetError
 from sb3_offline.datasets.offline_dataset import MASK_NAMES, DatasetInfo
 from sb3_offline.datasets.sources.tables.columns import Columns, Names, groups_of
@@ -117,12 +118,17 @@ def _is_whole(space: spaces.Space | None) -> bool:
 
 
 def _side_by_side(block: pa.Table, names: Names, surveys: Mapping[str, Survey]) -> np.ndarray:
-    """(n, d) float32; a single column of more axes keeps its shape. What is missing is NaN."""
+    """
+    (n, d) float32, or float64 where that may be too coarse, which the checks find out; a single column of more axes keeps its
+    shape. What is missing is NaN.
+    """
     found = [surveys[name] for name in names]
+    coarse = any(one.categories is None and may_lose_precision(one.dtype, one.low, one.high) for one in found)
+    kind = np.float64 if coarse else np.float32
     if len(names) == 1 and len(found[0].shape) > 1:
-        return _numbers(block, names[0], found[0]).astype(np.float32)
+        return _numbers(block, names[0], found[0]).astype(kind)
     widths = [int(np.prod(one.shape)) if one.categories is None else len(one.categories) for one in found]
-    joined = np.zeros((len(block), sum(widths)), np.float32)
+    joined = np.zeros((len(block), sum(widths)), kind)
     start = 0
     for name, one, width in zip(names, found, widths, strict=True):
         if one.categories is None:
