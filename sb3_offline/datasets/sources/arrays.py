@@ -85,7 +85,8 @@ def open_replay_buffer(buffer: ReplayBuffer) -> RawSource:
     name = type(buffer).__name__
     own_rows = getattr(buffer, "logged_rows", None)
     if own_rows is not None:  # of a model of this library
-        return RawSource(name, own_rows, buffer.observation_space, buffer.action_space, card={"source": name})
+        goals = getattr(buffer, "goals", None)
+        return RawSource(name, own_rows, buffer.observation_space, buffer.action_space, card={"source": name}, goals=goals)
     if buffer.optimize_memory_usage:
         raise DatasetError(
             "ReplayBuffer: with optimize_memory_usage=True the observation after each episode's end is lost. "
