@@ -333,6 +333,19 @@ def test_values_that_are_not_finite_are_refused(value: float) -> None:
         load_dataset(pa.table(table), columns=COLUMNS)
 
 
+def test_nan_is_no_episode() -> None:
+    """Of polars and pyarrow, where NaN is no missing value, its rows would be an episode of their own."""
+    frame = plant()
+    frame["batch_id"] = frame["batch_id"] + 0.5
+    columns = {**COLUMNS, "episode": "batch_id", "time": None}
+    assert load_dataset(pl.from_pandas(frame), columns=columns).n_episodes == frame["batch_id"].nunique()
+    frame.loc[[3, 7], "batch_id"] = np.nan
+    table = pa.table({name: frame[name].to_numpy() for name in frame})
+    for source in (table, pl.from_arrow(table)):
+        with pytest.raises(DatasetError, match=r"'batch_id' holds NaN or inf in row 3 \(2 of 20 rows\)"):
+            load_dataset(source, columns=columns)
+
+
 def test_nullable_columns_without_missing_values_are_read() -> None:
     nullable = plant().astype({"temp": "Float64", "failed": "boolean", "batch_id": "Int64"})
     assert same(load_dataset(nullable, columns=COLUMNS), load_dataset(plant(), columns=COLUMNS))
