@@ -258,6 +258,12 @@ def warned_of_table(arrays: Arrays, task_spaces: Spaces) -> list[str]:
     return [str(warning.message) for warning in caught]
 
 
+def test_a_frame_whose_columns_have_equal_names(episodes: Arrays, task_spaces: Spaces) -> None:
+    expected = load_dataset(episodes, **task_spaces).fingerprint()
+    frame = pandas.DataFrame(episodes["observations"], columns=["x", "x"])
+    assert load_dataset({**episodes, "observations": frame}, **task_spaces).fingerprint() == expected
+
+
 @pytest.mark.parametrize(
     "column",
     [

@@ -189,9 +189,11 @@ def test_several_discrete_actions_train_as_they_are(space: Any) -> None:
     np.testing.assert_array_equal(model.replay_buffer.actions[:, 0], np.ravel_multi_index(actions.T, sizes)[kept])
 
 
-def test_unbounded_actions_train_in_the_datas_bounds_or_declared_ones() -> None:
+@pytest.mark.parametrize("bound", [np.inf, np.finfo(np.float32).max, 1e35])
+def test_unbounded_actions_train_in_the_datas_bounds_or_declared_ones(bound: float) -> None:
+    """float32 has no room for the span of the wider ones."""
     arrays = cartpole_like(np.random.default_rng(0).normal(size=(400, 1)))
-    env: gym.Env = SpacesOnlyEnv(spaces.Box(-9, 9, (3,)), spaces.Box(-np.inf, np.inf, (1,)))
+    env: gym.Env = SpacesOnlyEnv(spaces.Box(-9, 9, (3,)), spaces.Box(-bound, bound, (1,)))
     low, high = arrays["actions"].min(axis=0), arrays["actions"].max(axis=0)
     with pytest.warns(DatasetWarning, match="without bounds; those of the data are taken"):
         model = CQL("MlpPolicy", env, dataset=arrays, **SMALL)
@@ -200,6 +202,20 @@ def test_unbounded_actions_train_in_the_datas_bounds_or_declared_ones() -> None:
     assert CQL("MlpPolicy", bounded, dataset=arrays, **SMALL).learn(1).replay_buffer.size() == 400
     free = {"observation_space": spaces.Box(-9, 9, (3,)), "action_space": spaces.Box(low, high)}
     assert CQL("MlpPolicy", dataset=load_dataset(arrays, **free), **SMALL).learn(1).replay_buffer.size() == 400
+
+
+def test_observations_of_one_number_train_with_a_dimension_as_the_message_says() -> None:
+    arrays = cartpole_like(np.random.default_rng(0).uniform(-1, 1, (400, 1)))
+    arrays |= {name: arrays[name][:, 0] for name in ("observations", "next_observations")}
+    env: gym.Env = SpacesOnlyEnv(spaces.Box(-9, 9, ()), spaces.Box(-1, 1, (1,)))
+    with pytest.raises(DatasetError, match=r"Declare the shape \(1,\).*TransformObservation\(env, numpy.atleast_1d, Box\("):
+        CQL("MlpPolicy", env, dataset=arrays, **SMALL)
+    env = gym.wrappers.TransformObservation(env, np.atleast_1d, spaces.Box(-9, 9, (1,)))
+    assert CQL("MlpPolicy", env, dataset=arrays, **SMALL).learn(1).replay_buffer.size() == 400
+    by_key = {"observations": {"x": arrays["observations"]}, "next_observations": {"x": arrays["next_observations"]}}
+    seen = spaces.Dict({"x": spaces.Box(-9, 9, ())})
+    with pytest.raises(DatasetError, match=r"space of 'x'.*lambda x: \{\*\*x, 'x': numpy.atleast_1d\(x\['x'\]\)\}"):
+        load_dataset(arrays | by_key, observation_space=seen, action_space=spaces.Box(-1, 1, (1,)))
 
 
 @pytest.mark.parametrize("dtype", [np.int64, np.uint8])

@@ -34,7 +34,8 @@ def as_array(name: str, value: Any, where: str) -> np.ndarray:
     if isinstance(value, Mapping):
         raise DatasetError(f"{where}: {name} is itself a mapping. SB3 takes no nested Dict spaces: put all keys on one level.")
     if hasattr(value, "columns") and hasattr(value, "to_numpy"):  # a frame of pandas or polars
-        columns = [as_array(f"{name}, column {str(column)!r}", value[column], where) for column in value.columns]
+        named = value.items() if hasattr(value, "items") else zip(value.columns, value.get_columns(), strict=True)
+        columns = [as_array(f"{name}, column {str(label)!r}", column, where) for label, column in named]
         return np.column_stack(columns) if columns else np.empty((len(value), 0))
     if type(value).__module__.startswith("scipy.sparse"):
         value = value.toarray()
