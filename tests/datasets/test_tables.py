@@ -333,6 +333,36 @@ def test_values_that_are_not_finite_are_refused(value: float) -> None:
         load_dataset(pa.table(table), columns=COLUMNS)
 
 
+def test_spaces_of_several_loaded_tables_are_joint_ones() -> None:
+    """What was derived gives way to what holds them all, and to what the caller says."""
+    frame = plant()
+    halves = [frame[frame["batch_id"] < 2], frame[frame["batch_id"] >= 2]]
+    whole = load_dataset(frame, columns=COLUMNS)
+    joint = load_dataset([load_dataset(half, columns=COLUMNS) for half in halves])
+    assert joint.action_space == whole.action_space
+    np.testing.assert_array_equal(joint.actions, whole.actions)
+    wider = spaces.Box(-9, 9, (1,))
+    said = load_dataset(whole, action_space=wider)
+    assert said.action_space == wider
+    assert said.info.card["derived_spaces"] == f"observations in {whole.observation_space}"
+    with pytest.raises(DatasetError, match="actions leave the action space"):
+        load_dataset(whole, action_space=spaces.Box(50, 51, (1,)))
+
+
+def test_an_action_that_stands_still_in_one_part(tmp_path: Path) -> None:
+    frame = plant()
+    still = frame["batch_id"] < 2
+    frame.loc[still, "valve"] = 0.0
+    expected = load_dataset(frame, columns=COLUMNS)
+    assert load_dataset([frame[still], frame[~still]], columns=COLUMNS).action_space == expected.action_space
+    frame[still].astype({"valve": int}).to_csv(tmp_path / "still.csv", index=False)  # a Discrete action, of its own
+    frame[~still].to_csv(tmp_path / "moving.csv", index=False)
+    joint = load_dataset([tmp_path / "still.csv", tmp_path / "moving.csv"], columns=COLUMNS)
+    assert joint.action_space == expected.action_space
+    with pytest.raises(DatasetError, match="'valve' among the actions is always 0"):
+        load_dataset([frame[still], frame[still]], columns=COLUMNS)
+
+
 def test_nan_is_no_episode() -> None:
     """Of polars and pyarrow, where NaN is no missing value, its rows would be an episode of their own."""
     frame = plant()

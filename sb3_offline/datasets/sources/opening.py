@@ -138,9 +138,11 @@ def _open_many(sources: Sequence[Source], task: Task) -> DatasetSource:
     parts = []
     for number, source in enumerate(sources, start=1):
         with _named(number, len(sources)):
-            parts.append(_open(source, task))
+            parts.append(_open(source, replace(task, part=True)))
     joint = joint_task([part.info for part in parts], task)
-    if joint != task:  # spaces that were derived from the parts, and are not the same
+    box = parts[0].info.action_space
+    still = isinstance(box, spaces.Box) and bool((box.low >= box.high).any())  # in the other parts, too: refused
+    if joint != task or still:  # spaces that were derived from the parts, and are not the same
         parts = [_open(source, joint) for source in sources]
     first = parts[0].info
     for number, part in enumerate((p.info for p in parts[1:]), start=2):

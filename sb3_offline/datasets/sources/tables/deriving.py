@@ -45,11 +45,12 @@ def is_image(surveys: Sequence[Survey]) -> bool:
     return len(surveys) == 1 and len(surveys[0].shape) == 3 and surveys[0].dtype == np.uint8
 
 
-def derive_action_space(names: Names, surveys: Mapping[str, Survey], where: str) -> spaces.Space:
+def derive_action_space(names: Names, surveys: Mapping[str, Survey], where: str, part: bool = False) -> spaces.Space:
     """
     Categories, bools and a few whole numbers are choices (Discrete, or MultiDiscrete for several columns); anything else is a
     Box of exactly the data's range: a policy cannot leave what was tried.
 
+    :param part: of one of several sources: an action that is always the same may be another in the next one
     :raises DatasetError: for an action that is always the same, or categories that are whole numbers far apart
     """
     chosen = [surveys[name] for name in names]
@@ -62,7 +63,7 @@ def derive_action_space(names: Names, surveys: Mapping[str, Survey], where: str)
         if survey.categories is not None:
             raise DatasetError(f"{where}: column {name!r} among the actions is categorical, but others are continuous.")
         constant = np.ravel(survey.low == survey.high)
-        if constant.any():
+        if constant.any() and not part:
             raise DatasetError(
                 f"{where}: column {name!r} among the actions is always {np.ravel(survey.low)[constant][0]:g}: no bounds "
                 "follow from it. Leave it out, or give action_space=."

@@ -61,7 +61,7 @@ def open_table(source: Any, task: Task, cameras: Sequence[Camera] = ()) -> RawSo
         dict,  # never called: reading needs the spaces, see build
         {**metadata, **facts},
         build=lambda info: _build(frame, columns, surveys, order, info),
-        derive=lambda kind: _derive(kind, columns, surveys, frame.path),
+        derive=lambda kind: _derive(kind, columns, surveys, frame.path, task.part),
         blocks=lambda info, scratch: table_blocks(frame, columns, surveys, order, info, scratch),
     )
 
@@ -100,10 +100,10 @@ def _said_categories(surveys: dict[str, Survey]) -> list[str]:
     return said
 
 
-def _derive(kind: str, columns: Columns, surveys: dict[str, Survey], where: str) -> spaces.Space:
+def _derive(kind: str, columns: Columns, surveys: dict[str, Survey], where: str, part: bool) -> spaces.Space:
     if kind == "observation":
         return derive_observation_space(columns.observations, surveys)
-    return derive_action_space(columns.actions, surveys, where)
+    return derive_action_space(columns.actions, surveys, where, part)
 
 
 def _build(frame: Frame, columns: Columns, surveys: dict[str, Survey], order: Order, info: DatasetInfo) -> OfflineDataset:
