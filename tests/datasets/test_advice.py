@@ -299,6 +299,16 @@ ADVICE: dict[str, Advice] = {
         "Rows and columns of observations have changed places: give x.T",
         lambda arrays: arrays.update(observations=arrays["observations"].T),
     ),
+    "flags in one row": Advice(
+        lambda arrays: arrays.update({key: arrays[key][None] for key in ("rewards", "terminations", "truncations")}),
+        "Rows and columns of rewards and terminations and truncations have changed places: give x.T",
+        lambda arrays: arrays.update({key: arrays[key].T for key in ("rewards", "terminations", "truncations")}),
+    ),
+    "all turned": Advice(
+        lambda arrays: arrays.update({key: np.atleast_2d(value.T) for key, value in arrays.items()}),
+        "have changed places: give x.T",
+        lambda arrays: arrays.update({key: value.T for key, value in arrays.items()}),
+    ),
     "wrong_scale": Advice(
         put("actions", 1.0, 0),
         "Actions are needed in the environment's own units: undo the scaling",

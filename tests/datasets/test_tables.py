@@ -333,6 +333,15 @@ def test_values_that_are_not_finite_are_refused(value: float) -> None:
         load_dataset(pa.table(table), columns=COLUMNS)
 
 
+def test_pairs_of_groupby_are_named() -> None:
+    frame = plant()
+    for pairs in (list(frame.groupby("batch_id")), list(pl.from_pandas(frame).group_by("batch_id", maintain_order=True))):
+        with pytest.raises(DatasetError, match=r"a list of 4 pairs .*groupby.*give \[data for _, data in pairs\]"):
+            load_dataset(pairs, columns=COLUMNS)
+        data = load_dataset([data for _, data in pairs], columns=COLUMNS)
+        np.testing.assert_array_equal(data.rewards, load_dataset(frame, columns=COLUMNS).rewards)
+
+
 def test_spaces_of_several_loaded_tables_are_joint_ones() -> None:
     """What was derived gives way to what holds them all, and to what the caller says."""
     frame = plant()

@@ -32,6 +32,19 @@ class Keeps(gym.Wrapper):
     """Adds nothing to a step."""
 
 
+class HalfTime(gym.wrappers.TimeLimit):
+    """Derived from a wrapper that changes nothing."""
+
+    def step(self, action: Any) -> Any:
+        observation, reward, *ends = super().step(action)
+        return observation, float(reward) / 2, *ends
+
+
+class Begins(gym.Wrapper):
+    def reset(self, **options: Any) -> Any:
+        return super().reset(**options)
+
+
 def made(wrapper: Any) -> gym.Env:
     return wrapper(gym.make(DATA))
 
@@ -45,6 +58,8 @@ CHANGING = {
     ),
     "TransformAction": (lambda env: gym.wrappers.TransformAction(env, lambda a: -a, env.action_space), "actions"),
     "Counts": (Counts, "observations or rewards"),
+    "HalfTime": (lambda env: HalfTime(env, 100), "observations or rewards"),
+    "Begins": (Begins, "where episodes begin"),
 }
 
 
@@ -98,6 +113,18 @@ def test_data_that_name_their_task_by_themselves_and_data_that_do_not() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         CQL("MlpPolicy", env, dataset=arrays, **SMALL).learn(1)  # logged through the wrapper, for all we know
+
+
+@pytest.mark.parametrize("vector", [False, True])
+def test_an_env_that_was_made_otherwise(vector: bool) -> None:
+    def env(**given: Any) -> Any:
+        return DummyVecEnv([lambda: gym.make("Pendulum-v1", **given)]) if vector else gym.make("Pendulum-v1", **given)
+
+    with pytest.warns(UserWarning, match=r"logged on Pendulum-v1 itself, but the env was made with g=2\.0 \(not 10\.0\)"):
+        CQL("MlpPolicy", env(g=2.0), dataset="Pendulum-medium-v0", **SMALL).learn(1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        CQL("MlpPolicy", env(g=10.0, render_mode="rgb_array"), dataset="Pendulum-medium-v0", **SMALL).learn(1)
 
 
 def test_an_env_that_comes_later() -> None:

@@ -117,12 +117,21 @@ def _check_lengths(columns: Mapping[str, Any], where: str) -> None:
         lengths |= {f"{name}[{key!r}]": len(part) for key, part in parts.items()} or {name: len(column)}
     if len(set(lengths.values())) > 1:
         listed = ", ".join(f"{name} {length}" for name, length in lengths.items())
-        n = lengths["rewards"]
-        turned = [name for name, part in columns.items() if np.ndim(part) == 2 and part.shape[1] == n != part.shape[0]]
+        turned = _turned(columns)
         advice = f" Rows and columns of {' and '.join(turned)} have changed places: give x.T." if turned else ""
         raise DatasetError(f"{where}: the arrays differ in length: {listed}. Each needs one entry a row.{advice}")
     if lengths["rewards"] == 0:
         raise DatasetError(f"{where}: the data are empty: every array has 0 rows.")
+
+
+def _turned(columns: Mapping[str, Any]) -> list[str]:
+    """The arrays (d, n) among others of n rows, if that is all that makes them differ in length."""
+    shapes = [part.shape for part in columns.values() if not isinstance(part, dict)]
+    for n in dict.fromkeys([*(shape[0] for shape in shapes), *(shape[1] for shape in shapes if len(shape) == 2)]):
+        others = {name: part for name, part in columns.items() if len(part) != n}
+        if all(np.ndim(part) == 2 and part.shape[1] == n for part in others.values()):
+            return list(others)
+    return []
 
 
 def _split_unlogged(successors: Any, observations: Any, ends: np.ndarray, space: spaces.Space) -> tuple[Any, np.ndarray]:

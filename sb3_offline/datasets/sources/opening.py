@@ -23,6 +23,7 @@ from sb3_offline.datasets.sources.describing import info_of, joint_task, same_sp
 from sb3_offline.datasets.sources.formats import open_one
 from sb3_offline.datasets.sources.imitation import are_trajectories
 from sb3_offline.datasets.sources.streaming import checked_blocks
+from sb3_offline.datasets.sources.tables.opening import is_frame
 from sb3_offline.datasets.sources.task import Task
 
 if TYPE_CHECKING:
@@ -158,8 +159,13 @@ def _open_many(sources: Sequence[Source], task: Task) -> DatasetSource:
 
 
 def _refuse_rows(sources: Sequence[Any]) -> None:
-    """:raises DatasetError: for a list of steps, as a buffer of one's own keeps them"""
+    """:raises DatasetError: for a list of steps, as a buffer of one's own keeps them, or of pairs, as groupby gives them"""
     first = sources[0]
+    if isinstance(first, tuple) and any(isinstance(value, Mapping) or is_frame(value) for value in first):
+        raise DatasetError(
+            f"a list of {len(sources):,} pairs of a name and its data, as groupby gives them, where the data alone are read: "
+            "give [data for _, data in pairs]."
+        )
     if isinstance(first, Mapping):
         if all(np.ndim(value) > 0 for key, value in first.items() if meaning_of(str(key)) in ("rewards", "terminations")):
             return
