@@ -227,6 +227,14 @@ def test_a_state_that_there_is_not_at_an_end_is_refused() -> None:
     assert load_dataset(states([1, 2, np.nan, 1, 1, np.nan]), **FOUR_STATES).valid_next.tolist() == [True, True, False] * 2
 
 
+def test_states_that_are_counted_from_one_are_in_both() -> None:
+    from_one = states(np.array([2, 3, 4, 2, 1, 3])) | {"observations": np.array([1, 2, 3, 4, 2, 1])}
+    with pytest.raises(DatasetError, match=r"observations leave .* They are 1 to 4: give x - 1, of next_observations too, or"):
+        load_dataset(from_one, **FOUR_STATES)
+    both = {name: from_one[name] - 1 for name in ("observations", "next_observations")}
+    assert load_dataset(from_one | both, **FOUR_STATES).observations.tolist() == [0, 1, 2, 3, 1, 0]
+
+
 # --- float32 ---
 
 

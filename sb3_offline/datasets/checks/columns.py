@@ -87,14 +87,16 @@ def _one_hot(name: str, array: np.ndarray, space: spaces.Space) -> str:
     return f" These are one-hot: give {name} as numbers, x.argmax(axis=1){first}."
 
 
-def _counted_from_elsewhere(array: np.ndarray, low: Any, high: Any) -> str:
+def _counted_from_elsewhere(name: str, array: np.ndarray, low: Any, high: Any) -> str:
     """Values that fit, but for where they are counted from."""
     if np.ndim(low) or array.size == 0:
         return ""
     least, greatest = int(array.min()), int(array.max())
     if least == low or greatest - least != high - low:
         return ""
-    return f". They are {least} to {greatest}: give x - {least - low}, or a space that starts at {least}"
+    too = ", of next_observations too" if name.startswith("observations") else ""
+    counted = f"x {'-' if least > low else '+'} {abs(least - low)}"
+    return f". They are {least} to {greatest}: give {counted}{too}, or a space that starts at {least}"
 
 
 def several_envs(array: np.ndarray) -> str:
@@ -128,7 +130,7 @@ def _whole_numbers(name: str, array: np.ndarray, space: spaces.Space, dtype: typ
     check_rows(
         outside,
         f"{where}: {name} leave the space {space}",
-        _SUCCESSORS if name.startswith("next_observations") else _counted_from_elsewhere(array, low, high),
+        _SUCCESSORS if name.startswith("next_observations") else _counted_from_elsewhere(name, array, low, high),
     )
     return array.astype(dtype, copy=False)
 
