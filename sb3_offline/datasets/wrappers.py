@@ -39,6 +39,8 @@ _OF_PICTURES = {
     *("render_mode", "width", "height", "camera_id", "camera_name", "default_camera_config", "max_geom", "visual_options"),
     *("screen_size", "render_fps", "disable_env_checker"),
 }
+#: Where RL-Zoo puts a TimeLimit of its own in gymnasium's place.
+_PATCHES = "rl_zoo3.gym_patches"
 #: Around a vector of environments; VecNormalize is looked at where its statistics are.
 _HARMLESS_VECTORS = (VecMonitor, VecCheckNan, VecVideoRecorder, VecTransposeImage, VecNormalize)
 
@@ -78,7 +80,8 @@ def is_transparent(env: gym.Wrapper) -> bool:
 def _own_methods(env: Any, harmless: tuple[type, ...], plain: type, names: Sequence[str]) -> list[str]:
     """Those of these methods that a wrapper has neither from a harmless one nor from the plain class of wrappers."""
     base = next((kind for kind in harmless if isinstance(env, kind)), plain)
-    return [name for name in names if getattr(type(env), name) is not getattr(base, name)]
+    own = {name: getattr(type(env), name) for name in names if getattr(type(env), name) is not getattr(base, name)}
+    return [name for name, method in own.items() if base is plain or not method.__module__.startswith(_PATCHES)]
 
 
 def _other_arguments(env: gym.Env | VecEnv, spec: EnvSpec) -> list[str]:

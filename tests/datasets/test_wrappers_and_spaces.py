@@ -16,6 +16,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecCheckNan, VecEnvWra
 
 from sb3_offline import CQL, DiscreteCOMBO, DiscreteCQL, OfflineSAC
 from sb3_offline.datasets import DatasetError, DatasetWarning, SpacesOnlyEnv, load_dataset
+from sb3_offline.datasets.envs import task_of
 
 DATA = "sb3_offline/Pendulum-medium-v0"
 SMALL: dict[str, Any] = {"policy_kwargs": {"net_arch": [8]}, "batch_size": 32, "seed": 0, "device": "cpu"}
@@ -125,6 +126,18 @@ def test_an_env_that_was_made_otherwise(vector: bool) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         CQL("MlpPolicy", env(g=10.0, render_mode="rgb_array"), dataset="Pendulum-medium-v0", **SMALL).learn(1)
+
+
+def test_the_time_limit_of_rl_zoo_changes_nothing() -> None:
+    patches = pytest.importorskip("rl_zoo3.gym_patches")
+    env = patches.PatchedTimeLimit(gym.make("Pendulum-v1").unwrapped, 200)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = CQL("MlpPolicy", env, dataset="Pendulum-medium-v0", **SMALL).learn(1)
+    spec = task_of(env)
+    assert spec is not None
+    assert (spec.id, spec.max_episode_steps) == ("Pendulum-v1", 200)
+    assert model.dataset_info is not None
 
 
 def test_an_env_that_comes_later() -> None:
