@@ -51,6 +51,7 @@ class TensorReplayBuffer(ReplayBuffer):
         self.generator: th.Generator | None = None
         self.reward_scale, self.reward_shift = 1.0, 0.0
         self.masks: dict[str, Any] = {}  # which actions may be chosen, of data that say so
+        self.flags: dict[str, np.ndarray] = {}  # of rows that were logged, what their numbers do not tell
         self.returns = th.empty(0, device=self.device)  # Monte-Carlo returns-to-go, for the algorithms that set them
         # of each row: does the next one go on from it? For the algorithms that set it
         self.goes_on = th.empty(0, dtype=th.bool, device=self.device)
@@ -146,8 +147,19 @@ class TensorReplayBuffer(ReplayBuffer):
         return index + 1
 
     def logged_rows(self) -> dict[str, Any]:
-        """All rows as the arrays of a dataset, for :func:`~sb3_offline.load_dataset`."""
-        return self._named_rows(th.arange(self.size(), device=self.device))
+        """
+        All rows as the arrays of a dataset, for :func:`~sb3_offline.load_dataset`.
+
+        :raises DatasetError: if there are none
+        """
+        if self.size() == 0:
+            raise DatasetError(
+                f"{type(self).__name__}: it holds no rows. A model's file holds none of its data, which learn reads: give "
+                "the data that the model was trained on, or what its save_replay_buffer wrote."
+            )
+        rows = self._named_rows(th.arange(self.size(), device=self.device))
+        every = slice(0, self.size())
+        return {**rows, **self.flags, **{name: _to_arrays(masks[every].cpu()) for name, masks in self.masks.items()}}
 
     def _named_rows(self, index: th.Tensor) -> dict[str, Any]:
         """
@@ -181,6 +193,7 @@ class OfflineDatasetBuffer(TensorReplayBuffer):
         """Hold all rows of ``dataset``: observations raw, actions scaled to [-1, 1]."""
         self.buffer_size = len(dataset)
         self.reset()
+        self.flags = flags_of(dataset)
         for rows in blocks_of(dataset):
             self.write(
                 observations=to_tensors(np.array(dataset.observations[rows])),
@@ -210,6 +223,11 @@ class ModelRolloutBuffer(TensorReplayBuffer):
         )
 
 
+def flags_of(dataset: OfflineDataset) -> dict[str, np.ndarray]:
+    """Where episodes were cut, though the process may have gone on, and which terminal rows lead nowhere that was logged."""
+    return {"truncations": dataset.truncations, "valid_next": dataset.valid_next}
+
+
 def _to_arrays(column: Any) -> Any:
     return {key: part.numpy() for key, part in column.items()} if isinstance(column, dict) else column.numpy()
 
@@ -217,7 +235,7 @@ def _to_arrays(column: Any) -> Any:
 def _equal_rows(one: Any, other: Any) -> np.ndarray:
     """(n,) bool"""
     pairs = zip(tensors_of(one), tensors_of(other), strict=True)
-    return np.logical_and.reduce([(a == b).reshape(len(a), -1).all(dim=1).cpu().numpy() for a, b in pairs])
+    return np.logical_and.reduce([(a == b).reshape(len(a), a.shape[1:].numel()).all(dim=1).cpu().numpy() for a, b in pairs])
 
 
 def scale_actions(actions: np.ndarray, action_space: spaces.Space) -> np.ndarray:

@@ -31,6 +31,7 @@ class OfflineOnlineBuffer(TensorReplayBuffer):
         super().__init__(self.n_offline + capacity, *spaces, offline.device)
         every_row = th.arange(self.n_offline, device=offline.device)
         self.write(**{name: offline._rows(name, every_row) for name in BUFFER_ARRAYS})
+        self.flags = offline.flags
         if len(offline.returns) > 0:
             self.returns = th.cat([offline.returns, offline.returns.new_full((capacity,), -th.inf)])
         if len(offline.goes_on) > 0:
@@ -73,7 +74,10 @@ class OfflineOnlineBuffer(TensorReplayBuffer):
 
     def logged_rows(self) -> dict[str, np.ndarray]:
         """The data, then what was met online."""
-        parts = [self._named_rows(th.arange(self.n_offline, device=self.device)), self.online_rows()]
+        data = {**self._named_rows(th.arange(self.n_offline, device=self.device)), **self.flags}
+        last = np.arange(self.n_offline) == self.n_offline - 1  # what was met online does not follow it
+        data["truncations"] = data["truncations"] | last & ~data["terminations"]
+        parts = [data, self.online_rows()]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def _end_episode(self, terminated: bool) -> None:

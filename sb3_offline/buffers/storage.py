@@ -11,7 +11,7 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 
-from sb3_offline.buffers.buffers import OfflineDatasetBuffer, scale_actions
+from sb3_offline.buffers.buffers import OfflineDatasetBuffer, flags_of, scale_actions
 from sb3_offline.buffers.goal_buffer import GoalDatasetBuffer
 from sb3_offline.buffers.rows import HostRows
 from sb3_offline.datasets import OfflineDataset
@@ -40,6 +40,7 @@ class HostDatasetBuffer(OfflineDatasetBuffer):
     def load(self, dataset: OfflineDataset) -> None:
         self.buffer_size = len(dataset)
         self.reset()
+        self.flags = flags_of(dataset)
         self.observations: Any = HostRows(dataset.observations, self.device)
         self.next_observations: Any = HostRows(dataset.next_observations, self.device)
         self.actions: Any = HostRows(dataset.actions, self.device, read=partial(scale_actions, action_space=self.action_space))

@@ -13,6 +13,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize, 
 
 from sb3_offline.buffers.statistics import normalized_env, statistics_of, take_statistics
 from sb3_offline.datasets import DatasetInfo, DatasetSource, OfflineDataset, SpacesOnlyEnv, open_dataset
+from sb3_offline.datasets.bounded import is_bounded
 from sb3_offline.datasets.bounds import bounds_of_data, with_bounds
 from sb3_offline.datasets.checks.spaces import check_space, way_on
 from sb3_offline.datasets.envs import task_of
@@ -89,10 +90,10 @@ def _bounded(model: Any, env: GymEnv) -> GymEnv:
     :raises ValueError: if there are no data to take them from
     """
     space = env.action_space
-    if not isinstance(space, spaces.Box) or space.is_bounded() or spaces.Box not in model.supported_spaces["action"]:
+    if not isinstance(space, spaces.Box) or is_bounded(space) or spaces.Box not in model.supported_spaces["action"]:
         return env
     known = None if model.dataset_info is None else model.dataset_info.action_space
-    if isinstance(known, spaces.Box) and known.is_bounded():
+    if isinstance(known, spaces.Box) and is_bounded(known):
         return with_bounds(env, known)
     source = _source_of(model, env)
     data = open_dataset(source, observation_space=env.observation_space, action_space=space, env_spec=task_of(env)).load()

@@ -10,6 +10,7 @@ from gymnasium import spaces
 from gymnasium.wrappers import TransformAction
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 
+from sb3_offline.datasets.bounded import is_bound, is_bounded
 from sb3_offline.datasets.errors import DatasetWarning
 from sb3_offline.datasets.mapped import blocks
 from sb3_offline.datasets.offline_dataset import OfflineDataset
@@ -19,7 +20,7 @@ def narrows(one: spaces.Space, other: spaces.Space) -> bool:
     """Whether ``one`` puts bounds where ``other`` has none, and is else no wider."""
     if not isinstance(one, spaces.Box) or not isinstance(other, spaces.Box) or one.shape != other.shape:
         return False
-    return not other.is_bounded() and bool(np.all(one.low >= other.low) and np.all(one.high <= other.high))
+    return not is_bounded(other) and bool(np.all(one.low >= other.low) and np.all(one.high <= other.high))
 
 
 def bounds_of_data(dataset: OfflineDataset, space: spaces.Box) -> spaces.Box:
@@ -33,8 +34,8 @@ def bounds_of_data(dataset: OfflineDataset, space: spaces.Box) -> spaces.Box:
         low = np.minimum(low, dataset.actions[rows].min(axis=0))
         high = np.maximum(high, dataset.actions[rows].max(axis=0))
     box = spaces.Box(
-        np.where(np.isfinite(space.low), space.low, low).astype(np.float32),
-        np.where(np.isfinite(space.high), space.high, high).astype(np.float32),
+        np.where(is_bound(space.low), space.low, low).astype(np.float32),
+        np.where(is_bound(space.high), space.high, high).astype(np.float32),
         dtype=np.float32,
     )
     warnings.warn(

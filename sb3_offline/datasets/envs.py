@@ -13,7 +13,7 @@ from gymnasium.envs.registration import EnvSpec
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from sb3_offline.datasets.errors import DatasetError
-from sb3_offline.datasets.wrappers import TRANSPARENT
+from sb3_offline.datasets.wrappers import is_transparent
 from sb3_offline.files.harmless import refused_arguments, refused_wrappers
 from sb3_offline.files.trust import is_trusted
 
@@ -68,7 +68,7 @@ def task_of(env: gym.Env | VecEnv) -> EnvSpec | None:
         env = inner.envs[0]
     limit: int | None = None
     while isinstance(env, gym.Wrapper):
-        if not isinstance(env, TRANSPARENT):  # RL-Zoo has its own TimeLimit
+        if not is_transparent(env):  # RL-Zoo has its own TimeLimit
             return None
         if limit is None:  # the outermost one cuts first
             limit = getattr(env, "_max_episode_steps", None)

@@ -156,6 +156,20 @@ ADVICE: dict[str, Advice] = {
         lambda arrays: arrays.update(terminations=arrays.pop("discounts") == 0),
         terminations=CUT_ROWS,
     ),
+    **{
+        f"negated {negated}": Advice(
+            both(terminal, lambda arrays, key=negated: arrays.update({key: ~arrays.pop("terminations")})),
+            f"There is {negated!r}: give terminations, True where it is 0",
+            lambda arrays, key=negated: arrays.update(terminations=arrays.pop(key) == 0),
+            terminations=CUT_ROWS,
+        )
+        for negated in ("nonterminals", "nonterminal", "non_terminals", "not_done", "notTerminated", "alive")
+    },
+    "not truncated": Advice(
+        lambda arrays: arrays.update(not_truncated=~arrays.pop("truncations")),
+        "There is 'not_truncated': give truncations, True where it is 0",
+        lambda arrays: arrays.update(truncations=arrays.pop("not_truncated") == 0),
+    ),
     "given twice": Advice(
         lambda arrays: arrays.update(terminals=arrays["terminations"]), "Keep one of them", drop("terminals")
     ),
@@ -284,6 +298,16 @@ ADVICE: dict[str, Advice] = {
         lambda arrays: arrays.update(observations=arrays["observations"].T),
         "Rows and columns of observations have changed places: give x.T",
         lambda arrays: arrays.update(observations=arrays["observations"].T),
+    ),
+    "flags in one row": Advice(
+        lambda arrays: arrays.update({key: arrays[key][None] for key in ("rewards", "terminations", "truncations")}),
+        "Rows and columns of rewards and terminations and truncations have changed places: give x.T",
+        lambda arrays: arrays.update({key: arrays[key].T for key in ("rewards", "terminations", "truncations")}),
+    ),
+    "all turned": Advice(
+        lambda arrays: arrays.update({key: np.atleast_2d(value.T) for key, value in arrays.items()}),
+        "have changed places: give x.T",
+        lambda arrays: arrays.update({key: value.T for key, value in arrays.items()}),
     ),
     "wrong_scale": Advice(
         put("actions", 1.0, 0),

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from sb3_offline.datasets import DatasetError, load_dataset
+from sb3_offline.datasets.sources.tables.values import survey_column
 from tests.datasets.test_tables import COLUMNS, plant, same
 
+pa = pytest.importorskip("pyarrow")
 pd = pytest.importorskip("pandas")
 pytestmark = pytest.mark.filterwarnings("ignore:.*spaces as the data suggest")
 
@@ -92,6 +94,7 @@ def _with(column: str, values: list[Any]) -> Any:
         (["1.5"] * 7 + ["?"] + ["2.5"] * 12, r"'temp' holds numbers as text, such as '1.5', and '\?' in row 7"),
         (["12.5 C"] * 20, r"'temp' holds numbers as text, such as '12.5 C'\. "),
         (["1,200.50"] * 20, r"'temp' holds numbers as text, such as '1,200.50'"),
+        ([*"0123456789012", "None", *"345678"], r"'temp' holds numbers as text, such as '0', and 'None' in row 13"),
         (["[0.5, 1.0]"] * 20, r"such as '\[0.5, 1.0\]'.*CSV cannot hold"),
     ],
 )
@@ -105,6 +108,15 @@ def test_numbers_that_are_text_are_no_categories(tmp_path: Path, values: list[st
         load_dataset(tmp_path / "log.csv", columns=COLUMNS)
     declared = load_dataset(frame.astype({"temp": "category"}), columns=COLUMNS)
     assert declared.observations.shape[1] == 1 + len(set(values))
+
+
+def test_whole_numbers_and_names_in_different_blocks() -> None:
+    """A large table is surveyed by blocks."""
+    digits, names = (survey_column(pa.chunked_array([[text]]), "gear", "log") for text in "1N")
+    with pytest.raises(DatasetError, match="'gear' holds numbers as text before row 1, but elsewhere 'N'"):
+        digits.merged(names, "gear", "log", 1)
+    with pytest.raises(DatasetError, match="'gear' holds numbers as text from row 1 on, but elsewhere 'N'"):
+        names.merged(digits, "gear", "log", 1)
 
 
 def test_a_missing_text_is_a_missing_value(tmp_path: Path) -> None:
@@ -128,7 +140,6 @@ def test_what_pyarrow_does_not_take_is_no_damage() -> None:
 
 
 def test_other_files_of_arrow_are_named(tmp_path: Path) -> None:
-    pa = pytest.importorskip("pyarrow")
     import pyarrow.feather
 
     table = pa.Table.from_pandas(plant())

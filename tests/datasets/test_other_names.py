@@ -51,7 +51,15 @@ def test_every_other_name_of_masks_is_read(log: Arrays, task_spaces: Spaces, ali
     assert load_dataset(log, **task_spaces).fingerprint() == expected.fingerprint()
 
 
-@pytest.mark.parametrize("names", [("s", "a", "r", "s2", "terminal", "timeout"), ("State", "Action", "Reward", "new-obs")])
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("s", "a", "r", "s2", "terminal", "timeout"),
+        ("State", "Action", "Reward", "new-obs"),
+        ("Observations", "acts", "rews", "nextObs", "isTerminal", "isTruncated"),
+        ("obs", "action", "reward", "nextObservations", "Terminated", "TimeLimit.truncated"),
+    ],
+)
 def test_several_other_names(log: Arrays, task_spaces: Spaces, names: tuple[str, ...]) -> None:
     ours = ("observations", "actions", "rewards", "next_observations", "terminations", "truncations")
     renamed = log | {theirs: log[name] for name, theirs in zip(ours, names, strict=False)}

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch as th
+from gymnasium import spaces
 
 from sb3_offline import COMBO, CQL, DiscreteCQL, load_dataset
-from sb3_offline.datasets import DatasetError
+from sb3_offline.buffers.online_buffer import OfflineOnlineBuffer
+from sb3_offline.buffers.storage import make_dataset_buffer
+from sb3_offline.datasets import DatasetError, relabel_goals, save_mapped
+from tests.datasets.test_goals import Reach, random_data
 
 SMALL: dict[str, Any] = {"policy_kwargs": {"net_arch": [8]}, "batch_size": 32, "seed": 0, "device": "cpu"}
 
@@ -42,6 +48,50 @@ def test_after_going_online_both_parts_come_back() -> None:
     assert len(again) == len(data) + 250
     assert again.episode_lengths().tolist() == [200] * (len(data) // 200 + 1) + [50]
     assert CQL("MlpPolicy", "Pendulum-v1", dataset=model.replay_buffer, **SMALL).learn(1).replay_buffer.size() == len(again)
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+def test_cuts_of_a_process_that_runs_on_come_back(mapped: bool, tmp_path: Path) -> None:
+    """Each row's next observation is the following row's, and what ended by a step to itself was logged."""
+    states = np.random.default_rng(0).normal(size=(61, 3)).astype(np.float32)
+    ends = np.arange(60) % 20 == 19
+    arrays = {"observations": states[:-1], "next_observations": states[1:].copy(), "actions": np.zeros((60, 1))}
+    arrays |= {"rewards": np.arange(60.0), "terminations": np.arange(60) == 19}
+    arrays["truncations"] = ends & ~arrays["terminations"]
+    arrays["next_observations"][19] = states[19]
+    data = load_dataset(arrays, observation_space=spaces.Box(-9, 9, (3,)), action_space=spaces.Box(-1, 1, (1,)))
+    if mapped:
+        save_mapped(data, tmp_path / "data.mmap")
+        data = load_dataset(tmp_path / "data.mmap")
+    storage: Any = "mmap" if mapped else "device"
+    buffer = make_dataset_buffer(storage, data, data.observation_space, data.action_space, th.device("cpu"))
+    for held in (buffer, OfflineOnlineBuffer(buffer, 10, 0.5, 0.99)):
+        again = load_dataset(held)
+        assert again.episode_lengths().tolist() == [20, 20, 20]
+        assert again.truncations.tolist() == data.truncations.tolist()
+        assert again.valid_next.all()
+
+
+def test_masks_and_goals_come_back() -> None:
+    masks = np.random.default_rng(0).random((40, 3)) < 0.5
+    masks[:, 0] = True
+    arrays: dict[str, Any] = {"observations": np.arange(40) % 4, "actions": np.zeros(40, int), "rewards": np.zeros(40)}
+    arrays |= {"next_observations": np.arange(1, 41) % 4, "terminations": np.zeros(40, bool), "action_masks": masks}
+    arrays |= {"next_action_masks": masks[::-1], "truncations": np.arange(40) == 39}
+    data = load_dataset(arrays, observation_space=spaces.Discrete(4), action_space=spaces.Discrete(3))
+    buffer = make_dataset_buffer("device", data, data.observation_space, data.action_space, th.device("cpu"))
+    again: Any = load_dataset(buffer)
+    assert again.action_masks.tolist() == masks.tolist()
+    assert again.next_action_masks.tolist() == masks[::-1].tolist()
+    goals = relabel_goals(random_data(2), Reach().compute_reward)
+    buffer = make_dataset_buffer("device", goals, goals.observation_space, goals.action_space, th.device("cpu"))
+    assert load_dataset(buffer).info.goals == goals.info.goals
+
+
+def test_a_loaded_model_has_no_data(tmp_path: Path) -> None:
+    CQL("MlpPolicy", dataset="Pendulum-medium-v0", **SMALL).learn(1).save(tmp_path / "model")
+    with pytest.raises(DatasetError, match=r"OfflineDatasetBuffer: it holds no rows\..*give the data that"):
+        load_dataset(CQL.load(tmp_path / "model").replay_buffer)
 
 
 def test_imagined_rows_are_no_data() -> None:

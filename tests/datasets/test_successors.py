@@ -86,6 +86,36 @@ def test_reset_rows_of_vector_environments(env_id: str) -> None:
     assert len(data) == kept.sum()
 
 
+@pytest.mark.parametrize("n_envs", [1, 4])
+@pytest.mark.parametrize("env_id", ["CartPole-v1", "Pendulum-v1", "FrozenLake-v1", "MountainCar-v0"])
+def test_reset_rows_without_next_observations(env_id: str, n_envs: int) -> None:
+    """One environment after the other, whose last rows are cut."""
+    arrays = vector_log(env_id, n_envs, 1500)
+    del arrays["next_observations"]
+    arrays["truncations"][-1] |= ~arrays["terminations"][-1]
+    arrays = {key: np.swapaxes(value, 0, 1).reshape(-1, *value.shape[2:]) for key, value in arrays.items()}
+    ends = arrays["terminations"] | arrays["truncations"]
+    after = np.append(False, ends[:-1])
+    after[::1500] = False
+    finding = only(load(arrays, **spaces_of(env_id)))
+    seen = int((after & ~ends).sum())  # one that is a log's last row is left out
+    assert (finding.severity, finding.check, finding.count) == ("warning", "reset_rows", seen)
+    assert "Drop them" in finding.advice
+    assert order(load({key: value[~after] for key, value in arrays.items()}, **spaces_of(env_id))) == []
+
+
+@pytest.mark.parametrize("env_id", ["CartPole-v1", "Pendulum-v1"])
+def test_rewards_that_come_a_row_late_are_no_resets(env_id: str) -> None:
+    """Zero in the first row of each episode alone, as after dm_env's reset."""
+    arrays = vector_log(env_id, 1, 3000)
+    arrays = {key: value[:, 0] for key, value in arrays.items() if key != "next_observations"}
+    after = np.append(False, (arrays["terminations"] | arrays["truncations"])[:-1])
+    arrays = {key: value[~after] for key, value in arrays.items()}
+    first = np.append(True, (arrays["terminations"] | arrays["truncations"])[:-1])
+    arrays["rewards"] = np.where(first, 0.0, np.roll(arrays["rewards"], 1))
+    assert order(load(arrays, **spaces_of(env_id))) == []
+
+
 def test_resets_that_are_no_jump_show_by_their_reward_alone() -> None:
     arrays = linear(length=N)  # a process that runs on
     arrays["truncations"] = np.arange(N) % LENGTH == LENGTH - 1

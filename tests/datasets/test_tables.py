@@ -185,6 +185,46 @@ def test_categories_are_one_hot_or_choices() -> None:
         load_dataset(plant(60).assign(name=[f"n{i}" for i in range(300)]), columns={**COLUMNS, "observations": ["name"]})
 
 
+@pytest.mark.parametrize(
+    "written",
+    [pd.Categorical, lambda x: x.astype(str), lambda x: pd.Categorical(x.astype(str)), lambda x: x / 1.0],
+    ids=["categories", "texts", "categories of texts", "fractions"],
+)
+def test_whole_numbers_keep_their_values_however_they_are_written(written: Any, tmp_path: Path) -> None:
+    """As places among the sorted texts 10, 11, 3, 9 they would be other actions and states."""
+    gears = np.array([3, 10, 9, 11] * 5)
+    frame = plant().assign(gear=written(gears))
+    frame.to_parquet(tmp_path / "log.parquet")
+    columns = {**COLUMNS, "observations": "gear", "actions": "gear", "next_observations": None}
+    columns |= {"episode": None, "time": None, "terminations": True}
+    given = {"observation_space": spaces.Discrete(12), "action_space": spaces.Discrete(12)}
+    for source in (frame, tmp_path / "log.parquet"):
+        data = load_dataset(source, columns=columns, **given)
+        assert data.observations.tolist() == data.actions.tolist() == gears.tolist()
+        if frame["gear"].dtype != float:
+            assert load_dataset(source, columns=columns).action_space == spaces.Discrete(9, start=3)
+
+
+def test_texts_that_are_numbers_are_no_names() -> None:
+    frame = plant().assign(gear=["+3", " 4 ", "6.0", "3", "4"] * 4, speed=["3", "4"] * 10)
+    columns = {**COLUMNS, "observations": ["gear", "speed"], "actions": "valve"}
+    np.testing.assert_array_equal(load_dataset(frame, columns=columns).observations[:3], [[3, 3], [4, 4], [6, 3]])
+    named = load_dataset(frame.astype({"speed": "category"}), columns=columns)
+    np.testing.assert_array_equal(named.observations[:2, 1:], [[1, 0], [0, 1]])  # as the message of mixed ones advises
+
+
+def test_categories_that_cannot_be_choices_are_refused() -> None:
+    frame = plant().assign(valve=pd.Categorical([1000, 5000] * 10))
+    with pytest.raises(DatasetError, match=r"'valve' among the actions has categories from 1000 to 5000.*x\.cat\.codes"):
+        load_dataset(frame, columns=COLUMNS)
+    assert load_dataset(frame.assign(valve=frame["valve"].cat.codes), columns=COLUMNS).action_space == spaces.Discrete(2)
+    frame = plant().assign(temp=pd.cut(plant()["temp"], 3))
+    with pytest.raises(DatasetError, match=r"'temp' holds categories of type .*interval.*rename_categories\(str\)"):
+        load_dataset(frame, columns=COLUMNS)
+    frame["temp"] = frame["temp"].cat.rename_categories(str)
+    assert load_dataset(frame, columns=COLUMNS).observations.shape[1] == 4
+
+
 def test_whole_numbers_and_bools_are_choices() -> None:
     frame = plant().assign(gear=[3, 4, 6, 3, 4] * 4, on=[True, False, False, True, True] * 4)
     data = load_dataset(frame, columns={**COLUMNS, "actions": "gear"})
@@ -291,6 +331,58 @@ def test_values_that_are_not_finite_are_refused(value: float) -> None:
     table["flow"][13] = value
     with pytest.raises(DatasetError, match="'flow' holds NaN or inf in row 13"):
         load_dataset(pa.table(table), columns=COLUMNS)
+
+
+def test_pairs_of_groupby_are_named() -> None:
+    frame = plant()
+    for pairs in (list(frame.groupby("batch_id")), list(pl.from_pandas(frame).group_by("batch_id", maintain_order=True))):
+        with pytest.raises(DatasetError, match=r"a list of 4 pairs .*groupby.*give \[data for _, data in pairs\]"):
+            load_dataset(pairs, columns=COLUMNS)
+        data = load_dataset([data for _, data in pairs], columns=COLUMNS)
+        np.testing.assert_array_equal(data.rewards, load_dataset(frame, columns=COLUMNS).rewards)
+
+
+def test_spaces_of_several_loaded_tables_are_joint_ones() -> None:
+    """What was derived gives way to what holds them all, and to what the caller says."""
+    frame = plant()
+    halves = [frame[frame["batch_id"] < 2], frame[frame["batch_id"] >= 2]]
+    whole = load_dataset(frame, columns=COLUMNS)
+    joint = load_dataset([load_dataset(half, columns=COLUMNS) for half in halves])
+    assert joint.action_space == whole.action_space
+    np.testing.assert_array_equal(joint.actions, whole.actions)
+    wider = spaces.Box(-9, 9, (1,))
+    said = load_dataset(whole, action_space=wider)
+    assert said.action_space == wider
+    assert said.info.card["derived_spaces"] == f"observations in {whole.observation_space}"
+    with pytest.raises(DatasetError, match="actions leave the action space"):
+        load_dataset(whole, action_space=spaces.Box(50, 51, (1,)))
+
+
+def test_an_action_that_stands_still_in_one_part(tmp_path: Path) -> None:
+    frame = plant()
+    still = frame["batch_id"] < 2
+    frame.loc[still, "valve"] = 0.0
+    expected = load_dataset(frame, columns=COLUMNS)
+    assert load_dataset([frame[still], frame[~still]], columns=COLUMNS).action_space == expected.action_space
+    frame[still].astype({"valve": int}).to_csv(tmp_path / "still.csv", index=False)  # a Discrete action, of its own
+    frame[~still].to_csv(tmp_path / "moving.csv", index=False)
+    joint = load_dataset([tmp_path / "still.csv", tmp_path / "moving.csv"], columns=COLUMNS)
+    assert joint.action_space == expected.action_space
+    with pytest.raises(DatasetError, match="'valve' among the actions is always 0"):
+        load_dataset([frame[still], frame[still]], columns=COLUMNS)
+
+
+def test_nan_is_no_episode() -> None:
+    """Of polars and pyarrow, where NaN is no missing value, its rows would be an episode of their own."""
+    frame = plant()
+    frame["batch_id"] = frame["batch_id"] + 0.5
+    columns = {**COLUMNS, "episode": "batch_id", "time": None}
+    assert load_dataset(pl.from_pandas(frame), columns=columns).n_episodes == frame["batch_id"].nunique()
+    frame.loc[[3, 7], "batch_id"] = np.nan
+    table = pa.table({name: frame[name].to_numpy() for name in frame})
+    for source in (table, pl.from_arrow(table)):
+        with pytest.raises(DatasetError, match=r"'batch_id' holds NaN or inf in row 3 \(2 of 20 rows\)"):
+            load_dataset(source, columns=columns)
 
 
 def test_nullable_columns_without_missing_values_are_read() -> None:

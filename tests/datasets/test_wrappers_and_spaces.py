@@ -16,6 +16,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecCheckNan, VecEnvWra
 
 from sb3_offline import CQL, DiscreteCOMBO, DiscreteCQL, OfflineSAC
 from sb3_offline.datasets import DatasetError, DatasetWarning, SpacesOnlyEnv, load_dataset
+from sb3_offline.datasets.envs import task_of
 
 DATA = "sb3_offline/Pendulum-medium-v0"
 SMALL: dict[str, Any] = {"policy_kwargs": {"net_arch": [8]}, "batch_size": 32, "seed": 0, "device": "cpu"}
@@ -32,6 +33,19 @@ class Keeps(gym.Wrapper):
     """Adds nothing to a step."""
 
 
+class HalfTime(gym.wrappers.TimeLimit):
+    """Derived from a wrapper that changes nothing."""
+
+    def step(self, action: Any) -> Any:
+        observation, reward, *ends = super().step(action)
+        return observation, float(reward) / 2, *ends
+
+
+class Begins(gym.Wrapper):
+    def reset(self, **options: Any) -> Any:
+        return super().reset(**options)
+
+
 def made(wrapper: Any) -> gym.Env:
     return wrapper(gym.make(DATA))
 
@@ -45,6 +59,8 @@ CHANGING = {
     ),
     "TransformAction": (lambda env: gym.wrappers.TransformAction(env, lambda a: -a, env.action_space), "actions"),
     "Counts": (Counts, "observations or rewards"),
+    "HalfTime": (lambda env: HalfTime(env, 100), "observations or rewards"),
+    "Begins": (Begins, "where episodes begin"),
 }
 
 
@@ -98,6 +114,30 @@ def test_data_that_name_their_task_by_themselves_and_data_that_do_not() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         CQL("MlpPolicy", env, dataset=arrays, **SMALL).learn(1)  # logged through the wrapper, for all we know
+
+
+@pytest.mark.parametrize("vector", [False, True])
+def test_an_env_that_was_made_otherwise(vector: bool) -> None:
+    def env(**given: Any) -> Any:
+        return DummyVecEnv([lambda: gym.make("Pendulum-v1", **given)]) if vector else gym.make("Pendulum-v1", **given)
+
+    with pytest.warns(UserWarning, match=r"logged on Pendulum-v1 itself, but the env was made with g=2\.0 \(not 10\.0\)"):
+        CQL("MlpPolicy", env(g=2.0), dataset="Pendulum-medium-v0", **SMALL).learn(1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        CQL("MlpPolicy", env(g=10.0, render_mode="rgb_array"), dataset="Pendulum-medium-v0", **SMALL).learn(1)
+
+
+def test_the_time_limit_of_rl_zoo_changes_nothing() -> None:
+    patches = pytest.importorskip("rl_zoo3.gym_patches")
+    env = patches.PatchedTimeLimit(gym.make("Pendulum-v1").unwrapped, 200)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = CQL("MlpPolicy", env, dataset="Pendulum-medium-v0", **SMALL).learn(1)
+    spec = task_of(env)
+    assert spec is not None
+    assert (spec.id, spec.max_episode_steps) == ("Pendulum-v1", 200)
+    assert model.dataset_info is not None
 
 
 def test_an_env_that_comes_later() -> None:
@@ -189,9 +229,11 @@ def test_several_discrete_actions_train_as_they_are(space: Any) -> None:
     np.testing.assert_array_equal(model.replay_buffer.actions[:, 0], np.ravel_multi_index(actions.T, sizes)[kept])
 
 
-def test_unbounded_actions_train_in_the_datas_bounds_or_declared_ones() -> None:
+@pytest.mark.parametrize("bound", [np.inf, np.finfo(np.float32).max, 1e35])
+def test_unbounded_actions_train_in_the_datas_bounds_or_declared_ones(bound: float) -> None:
+    """float32 has no room for the span of the wider ones."""
     arrays = cartpole_like(np.random.default_rng(0).normal(size=(400, 1)))
-    env: gym.Env = SpacesOnlyEnv(spaces.Box(-9, 9, (3,)), spaces.Box(-np.inf, np.inf, (1,)))
+    env: gym.Env = SpacesOnlyEnv(spaces.Box(-9, 9, (3,)), spaces.Box(-bound, bound, (1,)))
     low, high = arrays["actions"].min(axis=0), arrays["actions"].max(axis=0)
     with pytest.warns(DatasetWarning, match="without bounds; those of the data are taken"):
         model = CQL("MlpPolicy", env, dataset=arrays, **SMALL)
@@ -200,6 +242,20 @@ def test_unbounded_actions_train_in_the_datas_bounds_or_declared_ones() -> None:
     assert CQL("MlpPolicy", bounded, dataset=arrays, **SMALL).learn(1).replay_buffer.size() == 400
     free = {"observation_space": spaces.Box(-9, 9, (3,)), "action_space": spaces.Box(low, high)}
     assert CQL("MlpPolicy", dataset=load_dataset(arrays, **free), **SMALL).learn(1).replay_buffer.size() == 400
+
+
+def test_observations_of_one_number_train_with_a_dimension_as_the_message_says() -> None:
+    arrays = cartpole_like(np.random.default_rng(0).uniform(-1, 1, (400, 1)))
+    arrays |= {name: arrays[name][:, 0] for name in ("observations", "next_observations")}
+    env: gym.Env = SpacesOnlyEnv(spaces.Box(-9, 9, ()), spaces.Box(-1, 1, (1,)))
+    with pytest.raises(DatasetError, match=r"Declare the shape \(1,\).*TransformObservation\(env, numpy.atleast_1d, Box\("):
+        CQL("MlpPolicy", env, dataset=arrays, **SMALL)
+    env = gym.wrappers.TransformObservation(env, np.atleast_1d, spaces.Box(-9, 9, (1,)))
+    assert CQL("MlpPolicy", env, dataset=arrays, **SMALL).learn(1).replay_buffer.size() == 400
+    by_key = {"observations": {"x": arrays["observations"]}, "next_observations": {"x": arrays["next_observations"]}}
+    seen = spaces.Dict({"x": spaces.Box(-9, 9, ())})
+    with pytest.raises(DatasetError, match=r"space of 'x'.*lambda x: \{\*\*x, 'x': numpy.atleast_1d\(x\['x'\]\)\}"):
+        load_dataset(arrays | by_key, observation_space=seen, action_space=spaces.Box(-1, 1, (1,)))
 
 
 @pytest.mark.parametrize("dtype", [np.int64, np.uint8])

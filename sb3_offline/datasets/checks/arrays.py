@@ -16,6 +16,7 @@ from sb3_offline.datasets.checks.keys import find_keys, on_one_level, said_of_ke
 from sb3_offline.datasets.checks.masks import masks_of
 from sb3_offline.datasets.errors import DatasetError, DatasetWarning, NoRowsLeft
 from sb3_offline.datasets.offline_dataset import INFERRED, DatasetInfo, OfflineDataset
+from sb3_offline.networks.choices import CHOICE_SPACES
 
 
 def build_dataset(arrays: Mapping[str, Any], info: DatasetInfo) -> OfflineDataset:
@@ -55,14 +56,15 @@ def build_dataset(arrays: Mapping[str, Any], info: DatasetInfo) -> OfflineDatase
 
     if "next_observations" in columns:
         successors, unlogged = _split_unlogged(
-            columns["next_observations"], columns["observations"], terminations | truncations
+            columns["next_observations"], columns["observations"], terminations | truncations, info.observation_space
         )
         next_observations = to_space("next_observations", successors, info.observation_space, where)
         n_cut = int((unlogged & ~terminations).sum())
         if n_cut:
             warnings.warn(
-                f"{where}: next_observations are NaN in {n_cut} rows that end an episode without a termination. Nothing can "
-                "be learned from these rows, and they are left out: log what the env returned last.",
+                f"{where}: next_observations are NaN in {n_cut} rows that end an episode without a termination (None, or a "
+                "state's number below 0, counts as NaN). Nothing can be learned from these rows, and they are left out: "
+                "log what the env returned last.",
                 DatasetWarning,
                 stacklevel=2,
             )
@@ -115,19 +117,28 @@ def _check_lengths(columns: Mapping[str, Any], where: str) -> None:
         lengths |= {f"{name}[{key!r}]": len(part) for key, part in parts.items()} or {name: len(column)}
     if len(set(lengths.values())) > 1:
         listed = ", ".join(f"{name} {length}" for name, length in lengths.items())
-        n = lengths["rewards"]
-        turned = [name for name, part in columns.items() if np.ndim(part) == 2 and part.shape[1] == n != part.shape[0]]
+        turned = _turned(columns)
         advice = f" Rows and columns of {' and '.join(turned)} have changed places: give x.T." if turned else ""
         raise DatasetError(f"{where}: the arrays differ in length: {listed}. Each needs one entry a row.{advice}")
     if lengths["rewards"] == 0:
         raise DatasetError(f"{where}: the data are empty: every array has 0 rows.")
 
 
-def _split_unlogged(successors: Any, observations: Any, ends: np.ndarray) -> tuple[Any, np.ndarray]:
+def _turned(columns: Mapping[str, Any]) -> list[str]:
+    """The arrays (d, n) among others of n rows, if that is all that makes them differ in length."""
+    shapes = [part.shape for part in columns.values() if not isinstance(part, dict)]
+    for n in dict.fromkeys([*(shape[0] for shape in shapes), *(shape[1] for shape in shapes if len(shape) == 2)]):
+        others = {name: part for name, part in columns.items() if len(part) != n}
+        if all(np.ndim(part) == 2 and part.shape[1] == n for part in others.values()):
+            return list(others)
+    return []
+
+
+def _split_unlogged(successors: Any, observations: Any, ends: np.ndarray, space: spaces.Space) -> tuple[Any, np.ndarray]:
     """
-    Next observations with the row's own in place of NaN where an episode ends, and those rows, (n,) bool: none was logged.
+    Next observations with the row's own where an episode ends and none was logged, and those rows, (n,) bool.
     """
-    unlogged = unlogged_rows(successors, ends)
+    unlogged = unlogged_rows(successors, ends, space)
     parts = successors if isinstance(successors, dict) else {"": successors}
     if not unlogged.any() or type(successors) is not type(observations):
         return successors, unlogged
@@ -141,15 +152,25 @@ def _split_unlogged(successors: Any, observations: Any, ends: np.ndarray) -> tup
     return (filled if isinstance(successors, dict) else filled[""]), unlogged
 
 
-def unlogged_rows(successors: Any, ends: np.ndarray) -> np.ndarray:
-    """(n,) bool: rows that end an episode, the last one among them, and hold NaN as next observation."""
+def unlogged_rows(successors: Any, ends: np.ndarray, space: spaces.Space) -> np.ndarray:
+    """
+    (n,) bool: rows that end an episode, the last one among them, and hold NaN as next observation, or a number below 0, such
+    as -1, where states are counted from 0 or more.
+
+    :param space: of the observations
+    """
     ends = ends.copy()
     ends[-1] = True
     rows = np.flatnonzero(ends)
     unlogged = np.zeros(len(ends), dtype=bool)
-    for part in successors.values() if isinstance(successors, dict) else [successors]:
-        if part.dtype.kind == "f" and len(part) == len(ends):
-            unlogged[rows[np.isnan(part[rows].reshape(len(rows), -1)).any(axis=1)]] = True
+    members = space.spaces if isinstance(space, spaces.Dict) else {"": space}
+    for key, part in (successors if isinstance(successors, dict) else {"": successors}).items():
+        if len(part) == len(ends):
+            values = part[rows].reshape(len(rows), -1)
+            none = np.isnan(values) if part.dtype.kind == "f" else np.zeros(values.shape, bool)
+            if isinstance(members.get(key), CHOICE_SPACES) and np.min(getattr(members[key], "start", 0)) >= 0:
+                none |= values < 0
+            unlogged[rows[none.any(axis=1)]] = True
     return unlogged
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from gymnasium import spaces
 
+from sb3_offline.datasets.bounded import is_bounded
 from sb3_offline.datasets.checks.statistics import Statistics
 from sb3_offline.datasets.offline_dataset import OfflineDataset
 from sb3_offline.datasets.parts import flat_rows
@@ -26,7 +27,7 @@ def action_noise(dataset: OfflineDataset, statistics: Statistics) -> float | Non
     """
     space = dataset.action_space
     flat_dim = len(statistics.observations.mean)
-    if not isinstance(space, spaces.Box) or not space.is_bounded() or flat_dim > _MAX_DIMENSIONS:
+    if not isinstance(space, spaces.Box) or not is_bounded(space) or flat_dim > _MAX_DIMENSIONS:
         return None
     rows = np.unique(np.linspace(0, len(dataset) - 1, _POOL).astype(np.int64))
     span = (space.high - space.low).reshape(-1)

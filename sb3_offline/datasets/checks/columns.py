@@ -19,6 +19,10 @@ from sb3_offline.datasets.parts import join_parts
 
 #: Actions may leave a bounded action space by this part of its span (rounding), and are then clipped.
 ACTION_TOLERANCE = 1e-4
+_SUCCESSORS = (
+    ". Leave next_observations out, and they are taken from the following rows; in the last row of an episode write NaN, "
+    "which is read as not logged"
+)
 
 
 def as_column(name: str, value: Any, where: str) -> np.ndarray | dict[str, np.ndarray]:
@@ -83,14 +87,16 @@ def _one_hot(name: str, array: np.ndarray, space: spaces.Space) -> str:
     return f" These are one-hot: give {name} as numbers, x.argmax(axis=1){first}."
 
 
-def _counted_from_elsewhere(array: np.ndarray, low: Any, high: Any) -> str:
+def _counted_from_elsewhere(name: str, array: np.ndarray, low: Any, high: Any) -> str:
     """Values that fit, but for where they are counted from."""
     if np.ndim(low) or array.size == 0:
         return ""
     least, greatest = int(array.min()), int(array.max())
     if least == low or greatest - least != high - low:
         return ""
-    return f". They are {least} to {greatest}: give x - {least - low}, or a space that starts at {least}"
+    too = ", of next_observations too" if name.startswith("observations") else ""
+    counted = f"x {'-' if least > low else '+'} {abs(least - low)}"
+    return f". They are {least} to {greatest}: give {counted}{too}, or a space that starts at {least}"
 
 
 def several_envs(array: np.ndarray) -> str:
@@ -121,7 +127,11 @@ def _whole_numbers(name: str, array: np.ndarray, space: spaces.Space, dtype: typ
     else:
         low, high = 0, 1
     outside = (array < low) | (array > high)
-    check_rows(outside, f"{where}: {name} leave the space {space}", _counted_from_elsewhere(array, low, high))
+    check_rows(
+        outside,
+        f"{where}: {name} leave the space {space}",
+        _SUCCESSORS if name.startswith("next_observations") else _counted_from_elsewhere(name, array, low, high),
+    )
     return array.astype(dtype, copy=False)
 
 
@@ -158,10 +168,7 @@ def finite_float32(name: str, array: np.ndarray, where: str) -> np.ndarray:
         rounded = array.astype(np.float32, copy=False)
     remedy = ". Drop such rows and mark the rows before them as truncations, or mend their values"
     if name.startswith("next_observations"):
-        remedy = (
-            ". Leave next_observations out, and they are taken from the following rows; in the last row of an episode write "
-            "NaN, which is read as not logged"
-        )
+        remedy = _SUCCESSORS
     check_rows(~np.isfinite(rounded), f"{where}: {name} hold NaN or inf (as float32)", remedy)
     warn_of_lost_precision(name, array, where)
     return rounded

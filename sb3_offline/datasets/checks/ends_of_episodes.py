@@ -19,11 +19,14 @@ _ALIKE = 3.0  # mean square distance from first observations, in their variances
 _LEAVE_OUT = "or leave next_observations out: no step is then taken from them"
 
 
-def check_ends(dataset: OfflineDataset, model: StepModel, follows: np.ndarray, repeats: np.ndarray) -> Iterator[Finding]:
+def check_ends(
+    dataset: OfflineDataset, model: StepModel, follows: np.ndarray, repeats: np.ndarray, inferred: np.ndarray
+) -> Iterator[Finding]:
     """
     :param model: of the steps inside episodes
     :param follows: (n,) whether a row's next observation is the following row's
     :param repeats: (n,) whether it is its own
+    :param inferred: (n,) :func:`inferred_resets`
     """
     end = dataset.terminations | dataset.truncations
     known = dataset.valid_next & end
@@ -56,6 +59,8 @@ def check_ends(dataset: OfflineDataset, model: StepModel, follows: np.ndarray, r
         )
     elif _alone_unrewarded(dataset, after):
         yield _rows_after(dataset, after, succession_warning)
+    elif inferred.any():
+        yield _rows_after(dataset, inferred, succession_warning)
     if not (~end).any():  # single transitions
         return
     for cuts, rows in ((True, known & ~follows & dataset.truncations), (False, known & ~follows & dataset.terminations)):
@@ -80,6 +85,30 @@ def _alone_unrewarded(dataset: OfflineDataset, after: np.ndarray) -> bool:
     """Whether these rows, a few at least, have the reward zero and hardly any other has."""
     unrewarded = dataset.rewards == 0
     return bool(after.sum() >= _FEW and unrewarded[after].all() and unrewarded[~after].mean() < _RARE)
+
+
+def inferred_resets(dataset: OfflineDataset, model: StepModel) -> np.ndarray:
+    """
+    (n,) bool: most first rows of episodes, if they are resets, in data whose successors are the following rows: unrewarded, as
+    hardly any other row is, and from them it jumps; or all of them lead from elsewhere to where the very first row begins.
+    None where that cannot be told. The first rows of each environment's log are no resets.
+    """
+    end = dataset.terminations | dataset.truncations
+    begun = np.append(False, end[:-1]) & dataset.valid_next
+    found = np.flatnonzero(begun & (dataset.rewards == 0))
+    resets = np.zeros_like(begun)
+    if not dataset.info.successors_inferred or len(found) < max(_FEW, 0.5 * begun.sum()):
+        return resets
+    start = flat_rows(dataset.observations[:1])
+    elsewhere = found[(flat_rows(dataset.observations[found]) != start).any(axis=1)]
+    lead_there = bool((flat_rows(dataset.next_observations[elsewhere]) == start).all())
+    if lead_there and len(elsewhere) >= max(_FEW, 0.5 * begun.sum()):
+        resets[elsewhere] = True
+        return resets
+    resets[found] = True
+    if _alone_unrewarded(dataset, resets) and model.weights is not None and model.are_jumps(found):
+        return resets
+    return np.zeros_like(begun)
 
 
 def _rows_after(dataset: OfflineDataset, after: np.ndarray, finding: Callable[..., Finding]) -> Finding:

@@ -28,10 +28,13 @@ _SYNONYMS = {
     "rewards": "reward rews rew r reward_t rew_t r_t",
     "next_observations": """
         next_observation next_obs next_ob next_states next_state next_s new_observations new_observation new_obs new_states
-        new_state observations_next observation_next obs_next states_next state_next s_next observations2 obs2 states2 state2
+        new_state obs_new observation_new observations_new state_new states_new observations_next observation_next obs_next
+        states_next state_next s_next observations2 obs2 states2 state2
         s2 o2 s_ s_prime sp obs_ state_ obs_tp1 obs_t1 successors successor""",
     "terminations": "termination terminal terminated terminateds is_terminal is_terminated",
-    "truncations": "truncation truncated truncateds trunc timeout time_outs time_out is_truncated timelimit.truncated",
+    "truncations": """
+        truncation truncated truncateds trunc truncs timeout time_limit time_limits time_outs time_out is_truncated
+        timelimit.truncated""",
     "ends": """
         dones done d is_done is_last lasts last dones_float episode_ends episode_end episode_done episode_dones
         episode_terminals episode_terminal ends is_end""",
@@ -40,9 +43,11 @@ _SYNONYMS = {
     "starts": "is_first firsts first episode_starts episode_start is_start starts",
 }
 SYNONYMS = {alias: name for name, aliases in _SYNONYMS.items() for alias in aliases.split()}
+_KNOWN = {**{name: name for name in _OURS}, **ALIASES, **SYNONYMS}
 
-#: Names of flags that are 1 where the value goes on, a termination's opposite.
-_CONTINUES = ("discounts", "discount", "masks", "mask", "not_dones", "not_done", "continues", "continue")
+#: Names of flags that are 1 where the value goes on, a termination's opposite; ``nonterminals`` and ``not_done`` are others.
+_CONTINUES = ("discounts", "discount", "masks", "mask", "continues", "continue", "alive", "is_alive")
+_NEGATED = re.compile(r"(?:is_)?(?:non|not|no|un)_?(?=[a-z])")
 _MASK = re.compile(r"(?i)action.?mask|mask.*action|(legal|valid|avail\w*|allowed).?(actions?|moves?)")  # of a step's actions
 _EPISODE = re.compile(r"(?i)(ep|episode|traj|trajectory|rollout)s?[._ ]?(id|ids|index|idx|number|no)?")
 _DESCRIBING = ("env_id", "metadata", "info", "infos")  # never arrays of the data
@@ -67,7 +72,25 @@ def meaning_of(key: str) -> str | None:
     """Our name of an array that is called ``key``, or None."""
     if key in _OURS or key in ALIASES:
         return ALIASES.get(key, key)
-    return SYNONYMS.get(key.lower().strip().replace("-", "_").replace(" ", "_"))
+    return next((_KNOWN[way] for way in _spellings(key) if way in _KNOWN), None)
+
+
+def _spellings(key: str) -> tuple[str, str]:
+    """A key in lower case, and with its words apart where it is written like ``nextObs``."""
+    plain = key.strip().replace("-", "_").replace(" ", "_")
+    return plain.lower(), re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", plain).lower()
+
+
+def _opposite_of(key: str) -> str | None:
+    """Our name of the flags that are 1 where those called ``key`` are 0 ("terminations" of ``nonterminals``), or None."""
+    for way in _spellings(key):
+        meant = "terminations" if way in _CONTINUES else None
+        if _NEGATED.match(way):
+            bare = _NEGATED.sub("", way, count=1)
+            meant = meaning_of(bare) or meaning_of(f"is_{bare}")
+        if meant in ("terminations", "truncations", "ends"):
+            return "terminations" if meant == "ends" else meant
+    return None
 
 
 def keys_to_read(keys: Iterable[str]) -> list[str]:
@@ -122,12 +145,14 @@ def find_keys(arrays: Mapping[str, Any], where: str) -> dict[str, str]:
             raise DatasetError(f"{where}: {name} is given twice, as {keys[name]} and as {key}. Keep one of them.")
         keys[name] = key
 
-    unknown = [str(key) for key in arrays if key not in keys.values()]
+    others = [str(key) for key in arrays if key not in keys.values()]
+    unknown = [key for key in others if _opposite_of(key) is None]
     for name in (*REQUIRED, *(n for n in _OURS if n not in REQUIRED)):
         if name in keys or (name == "terminations" and {"ends", "truncations"} <= keys.keys()):
             continue
         similar = _misspelling_of(name, unknown)
-        if name in REQUIRED or similar is not None:
+        opposite = name == "truncations" and any(_opposite_of(key) == name for key in others)
+        if name in REQUIRED or similar is not None or opposite:
             raise DatasetError(_missing_key(name, similar, arrays, where))
     return keys
 
@@ -184,7 +209,7 @@ def _missing_key(name: str, similar: str | None, arrays: Mapping[str, Any], wher
     alias = {meant: f" (or {key!r})" for key, meant in ALIASES.items()}.get(name, "")
     keys = sorted(map(str, arrays))
     ends = [key for key in keys if meaning_of(key) == "ends"]
-    continues = [key for key in keys if key.lower() in _CONTINUES]
+    opposites = [key for key in keys if _opposite_of(key) == name]
     stem = re.sub(r"[_\-. ]?\d+$", "", similar or "")
     numbered = [key for key in keys if key != stem and re.fullmatch(rf"{re.escape(stem)}[_\-. ]?\d+", key)]
     if name == "terminations" and ends:
@@ -193,11 +218,13 @@ def _missing_key(name: str, similar: str | None, arrays: Mapping[str, Any], wher
             f"of {ends[0]!r} that a time limit ended; all False if there is none) beside it, or 'terminations' and "
             "'truncations'."
         )
-    elif name == "terminations" and continues:
+    elif name == "terminations" and opposites:
         remedy = (
-            f"There is {continues[0]!r}: give terminations, True where it is 0 (if it is 1 where the task goes on), and "
+            f"There is {opposites[0]!r}: give terminations, True where it is 0 (if it is 1 where the task goes on), and "
             "truncations, the rows at which episodes were cut."
         )
+    elif opposites:
+        remedy = f"There is {opposites[0]!r}: give {name}, True where it is 0 (if it is 1 where an episode is not cut)."
     elif similar is not None and len(numbered) > 1:
         remedy = f"There are {', '.join(map(repr, numbered))}: give {name!r} as one array, such as numpy.column_stack of them."
     elif similar is not None:

@@ -11,6 +11,20 @@ from sb3_offline.datasets.errors import DatasetWarning
 _BLOCKS, _BLOCK_ROWS = 16, 1024  # rows that are looked at: neighbours, for the steps between them
 _ERROR = 1e-3  # largest rounding error, in standard deviations
 _LOST_STEPS = 0.5  # share of the steps between rows
+_EXACT = 2.0**24  # up to here float32 holds every whole number
+_FAR = 16  # spans from zero: the rounding error is then 1e-6 of the span at most
+
+
+def may_lose_precision(dtype: np.dtype, low: np.ndarray, high: np.ndarray) -> bool:
+    """
+    Whether numbers of a type within these bounds may be among those that :func:`warn_of_lost_precision` warns of: large, or
+    far from zero for their span.
+    """
+    if dtype.itemsize < 4 or dtype == np.float32:
+        return False
+    largest = np.maximum(np.abs(low.astype(np.float64)), np.abs(high.astype(np.float64)))
+    far = (dtype.kind == "f") & (largest > _FAR * (high.astype(np.float64) - low))
+    return bool(((high > low) & ((largest >= _EXACT) | far)).any())
 
 
 def warn_of_lost_precision(name: str, array: np.ndarray, where: str) -> None:

@@ -15,8 +15,8 @@ _LEARNABLE = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBin
 def check_space(kind: str, space: Any, where: str) -> None:
     """
     :param kind: "observation" or "action"
-    :raises DatasetError: for a space of the old gym, one that holds no numbers (by its key in a Dict), or an action that has
-        one value only
+    :raises DatasetError: for a space of the old gym, one that holds no numbers (by its key in a Dict), a number without a
+        dimension, or an action that has one value only
     """
     if not isinstance(space, spaces.Space):
         name = f"{type(space).__module__}.{type(space).__qualname__}"
@@ -30,6 +30,8 @@ def check_space(kind: str, space: Any, where: str) -> None:
                 raise space_refused(f"observations[{key!r}]", member, where)
     elif not isinstance(space, _LEARNABLE):
         raise space_refused(f"{kind}s", space, where)
+    if kind == "observation":
+        _refuse_single(space, where)
     if kind == "action" and isinstance(space, spaces.Box):
         fixed = np.flatnonzero((space.low >= space.high).reshape(-1))
         if len(fixed):
@@ -38,6 +40,21 @@ def check_space(kind: str, space: Any, where: str) -> None:
                 f"{where}: the action space {space} has no room in dimension {', '.join(map(str, fixed))}: its low is its "
                 f"high ({values}), so there is nothing to choose. Leave such dimensions out of the action space and of the "
                 "logged actions, and let a wrapper of the env (gymnasium.wrappers.TransformAction) put them in again."
+            )
+
+
+def _refuse_single(space: spaces.Space, where: str) -> None:
+    """:raises DatasetError: for an observation, or one by key, that is one number without a dimension"""
+    members = space.spaces if isinstance(space, spaces.Dict) else {"": space}
+    for key, member in members.items():
+        if isinstance(member, spaces.Box) and member.shape == ():
+            wrapped = "numpy.atleast_1d, Box(low, high, (1,))"
+            if key:
+                wrapped = f"lambda x: {{**x, {key!r}: numpy.atleast_1d(x[{key!r}])}}, space"
+            raise DatasetError(
+                f"{where}: the observation space{f' of {key!r}' if key else ''}, {member}, is of one number without a "
+                "dimension, which networks do not take. Declare the shape (1,), and wrap an env: "
+                f"gymnasium.wrappers.TransformObservation(env, {wrapped}). The logged numbers may stay as they are."
             )
 
 

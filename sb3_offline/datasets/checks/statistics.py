@@ -9,6 +9,7 @@ from hashlib import blake2b
 import numpy as np
 from gymnasium import spaces
 
+from sb3_offline.datasets.bounded import is_bounded
 from sb3_offline.datasets.offline_dataset import OfflineDataset
 from sb3_offline.datasets.parts import flat_rows
 
@@ -132,7 +133,7 @@ def _use_of_action_space(dataset: OfflineDataset) -> tuple[np.ndarray, np.ndarra
     space, n = dataset.action_space, len(dataset)
     if isinstance(space, spaces.Discrete):
         return np.empty(0), np.array([len(np.unique(dataset.actions)) / int(space.n)])
-    if not isinstance(space, spaces.Box) or not space.is_bounded():
+    if not isinstance(space, spaces.Box) or not is_bounded(space):
         return np.empty(0), np.empty(0)
     low, high = space.low.reshape(-1).astype(np.float64), space.high.reshape(-1).astype(np.float64)
     span = np.where(high > low, high - low, 1.0)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from sb3_offline.datasets.checks.ends_of_episodes import check_ends
+from sb3_offline.datasets.checks.ends_of_episodes import check_ends, inferred_resets
 from sb3_offline.datasets.checks.findings import Finding, succession_error, succession_warning
 from sb3_offline.datasets.checks.interleaving import stride_of_rows, stride_of_successors
 from sb3_offline.datasets.checks.statistics import DimensionStatistics, slices
@@ -41,6 +41,7 @@ def check_succession(dataset: OfflineDataset, observations: DimensionStatistics)
     usual = inside & follows & ~after_end  # the first row of an episode may be what a reset left behind
     model = StepModel(dataset, observations, np.flatnonzero(usual if usual.any() else inside & follows))
 
+    resets = inferred_resets(dataset, model)
     stride = stride_of_successors(dataset, broken) if broken.sum() > 0.5 * inside.sum() else None
     if unshifted.sum() > 0.5 * inside.sum():
         yield succession_error(
@@ -60,8 +61,8 @@ def check_succession(dataset: OfflineDataset, observations: DimensionStatistics)
         if stride is not None:
             yield _interleaved(dataset, stride, inside, inside)
         else:
-            yield from check_unmarked_ends(dataset, observations, model, inside)
-    yield from check_ends(dataset, model, follows, repeats)
+            yield from check_unmarked_ends(dataset, observations, model, inside & ~resets)
+    yield from check_ends(dataset, model, follows, repeats, resets)
 
 
 def _interleaved(dataset: OfflineDataset, stride: int, rows: np.ndarray, among: np.ndarray) -> Finding:

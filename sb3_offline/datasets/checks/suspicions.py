@@ -9,6 +9,7 @@ import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.preprocessing import is_image_space
 
+from sb3_offline.datasets.bounded import is_bound
 from sb3_offline.datasets.checks.behavior import action_noise
 from sb3_offline.datasets.checks.findings import Finding, name_dimensions, name_rows
 from sb3_offline.datasets.checks.statistics import Statistics
@@ -180,8 +181,9 @@ def _actions(dataset: OfflineDataset, statistics: Statistics) -> Iterator[Findin
 def _scaling(space: spaces.Box, statistics: Statistics) -> Iterator[Finding]:
     """In a symmetric space of half-width h, actions that fill exactly what a wrong scaling maps [-h, h] to."""
     half, columns = space.high.reshape(-1).astype(np.float64), statistics.actions
+    bounded = is_bound(half)
     for i, h in enumerate(half):
-        symmetric = np.isfinite(h) and h == -space.low.reshape(-1)[i]
+        symmetric = bounded[i] and h == -space.low.reshape(-1)[i]
         if not symmetric or abs(h - 1) < 2 * EXTENT_TOLERANCE or columns.constant[i]:
             continue
         signatures = {"divided by it twice": 1 / h, "scaled to [-1, 1]": 1.0} if h > 1 else {"multiplied by it twice": h * h}

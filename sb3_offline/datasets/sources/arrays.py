@@ -13,6 +13,7 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
+from sb3_offline.datasets.bounded import is_bounded
 from sb3_offline.datasets.checks import ACTION_TOLERANCE, build_dataset
 from sb3_offline.datasets.errors import DatasetError, DatasetWarning
 from sb3_offline.datasets.mapped import blocks, check_mapped, is_mapped, row_bytes_of, rows_at_once
@@ -85,7 +86,8 @@ def open_replay_buffer(buffer: ReplayBuffer) -> RawSource:
     name = type(buffer).__name__
     own_rows = getattr(buffer, "logged_rows", None)
     if own_rows is not None:  # of a model of this library
-        return RawSource(name, own_rows, buffer.observation_space, buffer.action_space, card={"source": name})
+        goals = getattr(buffer, "goals", None)
+        return RawSource(name, own_rows, buffer.observation_space, buffer.action_space, card={"source": name}, goals=goals)
     if buffer.optimize_memory_usage:
         raise DatasetError(
             "ReplayBuffer: with optimize_memory_usage=True the observation after each episode's end is lost. "
@@ -191,8 +193,10 @@ def _unscale_actions(actions: np.ndarray, space: spaces.Space) -> np.ndarray:
     """From SB3's [-1, 1] to the environment's units; the inverse of ``BasePolicy.scale_action``."""
     if not isinstance(space, spaces.Box):
         return actions.reshape(-1, *(space.shape or ()))
-    if not space.is_bounded():
-        raise DatasetError(f"ReplayBuffer: its actions are scaled by the bounds of {space}, which are not finite.")
+    if not is_bounded(space):
+        raise DatasetError(
+            f"ReplayBuffer: its actions are scaled by the bounds of {space}, which are not finite, or too wide for float32."
+        )
     largest = float(np.abs(actions).max(initial=0.0))
     if largest > 1.0 + ACTION_TOLERANCE:
         raise DatasetError(

@@ -6,7 +6,7 @@ import difflib
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -41,9 +41,15 @@ def info_of(raw: RawSource, task: Task) -> DatasetInfo:
             f"{raw.dataset_id} is taken for {spec.id} from {raw.env_id_from}. Pass env_id= to say which it is.", stacklevel=4
         )
     own_observation, own_action = _own_spaces(raw, spec, task)
+    card, derived = dict(raw.card), list[str]()
+    if card.pop("derived_spaces", None) is not None:  # of data that are loaded already
+        own_observation = own_observation if task.observation_space is None else None
+        own_action = own_action if task.action_space is None else None
+        kept = {"observations": own_observation, "actions": own_action}
+        said = "; ".join(f"{name} in {space}" for name, space in kept.items() if space is not None)
+        card |= {"derived_spaces": said} if said else {}
     observation_space = _one_space("observation", task.observation_space, own_observation, raw.dataset_id)
     action_space = _one_space("action", task.action_space, own_action, raw.dataset_id)
-    card, derived = dict(raw.card), []
     if raw.derive is not None and observation_space is None:
         observation_space = raw.derive("observation")
         derived.append(f"observations in {observation_space}")
@@ -60,7 +66,8 @@ def info_of(raw: RawSource, task: Task) -> DatasetInfo:
     if observation_space is None or action_space is None:
         raise DatasetError(_spaces_unknown(raw))
     check_space("observation", observation_space, raw.dataset_id)
-    check_space("action", action_space, raw.dataset_id)
+    if not (task.part and "derived_spaces" in card):
+        check_space("action", action_space, raw.dataset_id)
     if spec is None and raw.env_id is None:
         spec = task.env_spec
     low, high = raw.reference_min_score, raw.reference_max_score
@@ -186,12 +193,24 @@ def _hull(several: Sequence[spaces.Space]) -> spaces.Space | None:
     """The least space that holds several; None if they are equal, or differ in more than their bounds."""
     if all(space == several[0] for space in several):
         return None
-    if all(isinstance(space, spaces.Box) and space.shape == several[0].shape for space in several):
-        boxes = cast("Sequence[spaces.Box]", several)
-        low, high = np.min([box.low for box in boxes], axis=0), np.max([box.high for box in boxes], axis=0)
-        return spaces.Box(low, high, dtype=np.float32)
+    ranges = [_range_of(space) for space in several]
+    lows, highs = [each[0] for each in ranges], [each[1] for each in ranges]
+    if len({low.shape for low in lows}) > 1 or any(low.size == 0 for low in lows):
+        return None
+    low, high = np.min(lows, axis=0), np.max(highs, axis=0)
     if all(isinstance(space, spaces.Discrete) for space in several):
-        choices = cast("Sequence[spaces.Discrete]", several)
-        start = min(int(space.start) for space in choices)
-        return spaces.Discrete(max(int(space.start + space.n) for space in choices) - start, start=start)
-    return None
+        return spaces.Discrete(int(high[0] - low[0]) + 1, start=int(low[0]))
+    if all(isinstance(space, spaces.MultiDiscrete) for space in several):
+        return spaces.MultiDiscrete(high - low + 1, start=low)
+    return spaces.Box(low.astype(np.float32), high.astype(np.float32), dtype=np.float32)  # fractions, of which a part has none
+
+
+def _range_of(space: spaces.Space) -> tuple[np.ndarray, np.ndarray]:
+    """The least and the greatest of each dimension; empty of any other space than those that are derived."""
+    if isinstance(space, spaces.Box):
+        return space.low, space.high
+    if isinstance(space, spaces.Discrete):
+        return np.array([space.start]), np.array([space.start + space.n - 1])
+    if isinstance(space, spaces.MultiDiscrete):
+        return space.start, space.start + space.nvec - 1
+    return np.empty(0), np.empty(0)

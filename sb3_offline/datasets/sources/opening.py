@@ -23,6 +23,7 @@ from sb3_offline.datasets.sources.describing import info_of, joint_task, same_sp
 from sb3_offline.datasets.sources.formats import open_one
 from sb3_offline.datasets.sources.imitation import are_trajectories
 from sb3_offline.datasets.sources.streaming import checked_blocks
+from sb3_offline.datasets.sources.tables.opening import is_frame
 from sb3_offline.datasets.sources.task import Task
 
 if TYPE_CHECKING:
@@ -138,9 +139,11 @@ def _open_many(sources: Sequence[Source], task: Task) -> DatasetSource:
     parts = []
     for number, source in enumerate(sources, start=1):
         with _named(number, len(sources)):
-            parts.append(_open(source, task))
+            parts.append(_open(source, replace(task, part=True)))
     joint = joint_task([part.info for part in parts], task)
-    if joint != task:  # spaces that were derived from the parts, and are not the same
+    box = parts[0].info.action_space
+    still = isinstance(box, spaces.Box) and bool((box.low >= box.high).any())  # in the other parts, too: refused
+    if joint != task or still:  # spaces that were derived from the parts, and are not the same
         parts = [_open(source, joint) for source in sources]
     first = parts[0].info
     for number, part in enumerate((p.info for p in parts[1:]), start=2):
@@ -156,8 +159,13 @@ def _open_many(sources: Sequence[Source], task: Task) -> DatasetSource:
 
 
 def _refuse_rows(sources: Sequence[Any]) -> None:
-    """:raises DatasetError: for a list of steps, as a buffer of one's own keeps them"""
+    """:raises DatasetError: for a list of steps, as a buffer of one's own keeps them, or of pairs, as groupby gives them"""
     first = sources[0]
+    if isinstance(first, tuple) and any(isinstance(value, Mapping) or is_frame(value) for value in first):
+        raise DatasetError(
+            f"a list of {len(sources):,} pairs of a name and its data, as groupby gives them, where the data alone are read: "
+            "give [data for _, data in pairs]."
+        )
     if isinstance(first, Mapping):
         if all(np.ndim(value) > 0 for key, value in first.items() if meaning_of(str(key)) in ("rewards", "terminations")):
             return

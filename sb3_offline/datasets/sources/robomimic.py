@@ -91,7 +91,8 @@ def _observations(path: Path, group: h5py.Group, chosen: Names | dict[str, Names
 def _side_by_side(arrays: list[np.ndarray]) -> np.ndarray:
     if len(arrays) == 1:
         return arrays[0] if arrays[0].ndim > 1 else arrays[0][:, None]
-    return np.concatenate([array.reshape(len(array), -1).astype(np.float32) for array in arrays], axis=1)
+    flat = [array.reshape(len(array), -1) for array in arrays]
+    return np.concatenate(flat, axis=1, dtype=np.result_type(np.float32, *flat))
 
 
 def _array(path: Path, group: h5py.Group, key: str) -> h5py.Dataset:

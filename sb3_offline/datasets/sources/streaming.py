@@ -78,7 +78,7 @@ def _saying_once(said: set[str]) -> Iterator[None]:
         warnings.simplefilter("always")
         yield
     for warning in caught:
-        text = re.sub(r"\d+", "", str(warning.message))
+        text = re.sub(r"[\d,]+", "", str(warning.message))
         if text not in said:
             warnings.warn(warning.message, warning.category, stacklevel=4)
         said.add(text)
@@ -90,7 +90,7 @@ def _with_reading(info: DatasetInfo, said: list[str]) -> DatasetInfo:
 
 def _without_tail(named: dict[str, Any], info: DatasetInfo, start: int) -> OfflineDataset | None:
     """All rows but the last two, which are there to be looked at; None if none of them is left."""
-    dropped = _dropped(named, info.dataset_id)
+    dropped = _dropped(named, info)
     try:
         data = _checked(named, info, start)
     except NoRowsLeft:
@@ -103,12 +103,12 @@ def _without_tail(named: dict[str, Any], info: DatasetInfo, start: int) -> Offli
     return replace(kept, info=replace(info, card=card))
 
 
-def _dropped(named: Mapping[str, Any], where: str) -> np.ndarray:
+def _dropped(named: Mapping[str, Any], info: DatasetInfo) -> np.ndarray:
     """(n,) bool: rows without their next observation or its masks, and the last one is here among them if it has none."""
-    terminations, cuts = episode_flags({name: named[name] for name in _FLAGS if name in named}, where)
+    terminations, cuts = episode_flags({name: named[name] for name in _FLAGS if name in named}, info.dataset_id)
     dropped = np.zeros(len(terminations), bool) if cuts is None else cuts.copy()
     if "next_observations" in named and ("action_masks" not in named or "next_action_masks" in named):
-        dropped = unlogged_rows(named["next_observations"], terminations | dropped)
+        dropped = unlogged_rows(named["next_observations"], terminations | dropped, info.observation_space)
     else:
         dropped[-1] = True  # nothing follows it here
     return dropped & ~terminations

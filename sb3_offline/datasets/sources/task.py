@@ -18,6 +18,7 @@ class Task:
 
     :param columns: which columns of a table are what, as :func:`~sb3_offline.load_dataset` takes it
     :param trust: unpickle files, which runs code from them
+    :param part: these are one of several sources, so that spaces that follow from the whole need not follow from them
     :raises TypeError: for ``download`` or ``trust`` that are neither True nor False, or an ``env_id`` that is no text
     """
 
@@ -28,6 +29,7 @@ class Task:
     env_spec: EnvSpec | None = None
     columns: Any = None
     trust: bool = False
+    part: bool = False
 
     def __post_init__(self) -> None:
         check_flag("download", self.download)

@@ -9,7 +9,7 @@ from gymnasium import spaces
 
 from sb3_offline.datasets.errors import DatasetError
 from sb3_offline.datasets.sources.tables.columns import Names, groups_of
-from sb3_offline.datasets.sources.tables.values import Survey
+from sb3_offline.datasets.sources.tables.values import Survey, whole_numbers_of
 
 #: Observations may leave the data's range by this part of its span.
 _MARGIN = 0.1
@@ -45,16 +45,17 @@ def is_image(surveys: Sequence[Survey]) -> bool:
     return len(surveys) == 1 and len(surveys[0].shape) == 3 and surveys[0].dtype == np.uint8
 
 
-def derive_action_space(names: Names, surveys: Mapping[str, Survey], where: str) -> spaces.Space:
+def derive_action_space(names: Names, surveys: Mapping[str, Survey], where: str, part: bool = False) -> spaces.Space:
     """
     Categories, bools and a few whole numbers are choices (Discrete, or MultiDiscrete for several columns); anything else is a
     Box of exactly the data's range: a policy cannot leave what was tried.
 
-    :raises DatasetError: for an action that is always the same
+    :param part: of one of several sources: an action that is always the same may be another in the next one
+    :raises DatasetError: for an action that is always the same, or categories that are whole numbers far apart
     """
     chosen = [surveys[name] for name in names]
     if all(_is_choice(survey) for survey in chosen):
-        starts, counts = zip(*(_choices(survey) for survey in chosen), strict=True)
+        starts, counts = zip(*(_choices(name, survey, where) for name, survey in zip(names, chosen, strict=True)), strict=True)
         if len(chosen) == 1:
             return spaces.Discrete(int(counts[0]), start=int(starts[0]))
         return spaces.MultiDiscrete(np.array(counts), start=np.array(starts))
@@ -62,7 +63,7 @@ def derive_action_space(names: Names, surveys: Mapping[str, Survey], where: str)
         if survey.categories is not None:
             raise DatasetError(f"{where}: column {name!r} among the actions is categorical, but others are continuous.")
         constant = np.ravel(survey.low == survey.high)
-        if constant.any():
+        if constant.any() and not part:
             raise DatasetError(
                 f"{where}: column {name!r} among the actions is always {np.ravel(survey.low)[constant][0]:g}: no bounds "
                 "follow from it. Leave it out, or give action_space=."
@@ -77,10 +78,23 @@ def _is_choice(survey: Survey) -> bool:
     return survey.dtype.kind in "iu" and survey.shape == () and int(survey.high) - int(survey.low) < _MOST_CHOICES
 
 
-def _choices(survey: Survey) -> tuple[int, int]:
-    """The first choice, and how many there are."""
+def _choices(name: str, survey: Survey, where: str) -> tuple[int, int]:
+    """
+    The first choice, and how many there are.
+
+    :raises DatasetError: for categories that are whole numbers far apart
+    """
     if survey.categories is not None:
-        return 0, len(survey.categories)
+        known = whole_numbers_of(survey.categories)
+        if known is None or len(known) == 0:
+            return 0, len(survey.categories)
+        low, high = int(known.min()), int(known.max())
+        if high - low >= _MOST_CHOICES:
+            raise DatasetError(
+                f"{where}: column {name!r} among the actions has categories from {low} to {high}, and each whole number "
+                f"between them would be a choice; {_MOST_CHOICES} are the most. Number them, x.cat.codes."
+            )
+        return low, high - low + 1
     if survey.dtype == bool:
         return 0, 2
     return int(survey.low), int(survey.high) - int(survey.low) + 1

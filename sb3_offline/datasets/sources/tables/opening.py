@@ -21,7 +21,7 @@ from sb3_offline.datasets.sources.tables.guessing import guess_columns
 from sb3_offline.datasets.sources.tables.order import Order, order_rows
 from sb3_offline.datasets.sources.tables.reading import mark_ends, read_block, survey
 from sb3_offline.datasets.sources.tables.sorting import table_blocks
-from sb3_offline.datasets.sources.tables.values import Survey
+from sb3_offline.datasets.sources.tables.values import Survey, whole_numbers_of
 from sb3_offline.datasets.sources.task import Task
 
 __all__ = ["is_frame", "is_table_file", "is_table_folder", "open_table"]
@@ -61,7 +61,7 @@ def open_table(source: Any, task: Task, cameras: Sequence[Camera] = ()) -> RawSo
         dict,  # never called: reading needs the spaces, see build
         {**metadata, **facts},
         build=lambda info: _build(frame, columns, surveys, order, info),
-        derive=lambda kind: _derive(kind, columns, surveys, frame.path),
+        derive=lambda kind: _derive(kind, columns, surveys, frame.path, task.part),
         blocks=lambda info, scratch: table_blocks(frame, columns, surveys, order, info, scratch),
     )
 
@@ -91,17 +91,19 @@ def _categories(surveys: dict[str, Survey]) -> dict[str, Any]:
 
 
 def _said_categories(surveys: dict[str, Survey]) -> list[str]:
-    return [
-        f"{name}: " + ", ".join(f"{code} = {value}" for code, value in enumerate(found.categories))
-        for name, found in surveys.items()
-        if found.categories is not None
-    ]
+    said = []
+    for name, found in surveys.items():
+        if found.categories is not None:
+            coded = whole_numbers_of(found.categories) is None  # else they are their own values
+            listed = (f"{code} = {value}" if coded else str(value) for code, value in enumerate(found.categories))
+            said.append(f"{name}: " + ", ".join(listed))
+    return said
 
 
-def _derive(kind: str, columns: Columns, surveys: dict[str, Survey], where: str) -> spaces.Space:
+def _derive(kind: str, columns: Columns, surveys: dict[str, Survey], where: str, part: bool) -> spaces.Space:
     if kind == "observation":
         return derive_observation_space(columns.observations, surveys)
-    return derive_action_space(columns.actions, surveys, where)
+    return derive_action_space(columns.actions, surveys, where, part)
 
 
 def _build(frame: Frame, columns: Columns, surveys: dict[str, Survey], order: Order, info: DatasetInfo) -> OfflineDataset:

@@ -11,7 +11,7 @@ import numpy as np
 from sb3_offline.datasets.errors import DatasetError
 from sb3_offline.datasets.sources.tables.columns import Columns
 from sb3_offline.datasets.sources.tables.frames import Frame
-from sb3_offline.datasets.sources.tables.values import numbers
+from sb3_offline.datasets.sources.tables.values import numbers, survey_column
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -116,8 +116,8 @@ def _ranks(table: Any, name: str, where: str) -> np.ndarray:
         column = column.cast(column.type.value_type)
     if pa.types.is_integer(column.type):
         return numbers(column, name, where)
-    if column.null_count:
-        numbers(column, name, where)  # refuses it
+    if column.null_count or pa.types.is_floating(column.type):
+        survey_column(column, name, where)  # refuses what is missing, and NaN
     encoded = pc.dictionary_encode(column).combine_chunks()
     values = encoded.dictionary
     rank = np.empty(len(values), np.int64)

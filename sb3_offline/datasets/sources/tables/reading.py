@@ -9,12 +9,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from gymnasium import spaces
 
+from sb3_offline.datasets.checks.precision import may_lose_precision
 from sb3_offline.datasets.errors import DatasetError
 from sb3_offline.datasets.offline_dataset import MASK_NAMES, DatasetInfo
 from sb3_offline.datasets.sources.tables.columns import Columns, Names, groups_of
 from sb3_offline.datasets.sources.tables.frames import Frame
 from sb3_offline.datasets.sources.tables.order import Order
-from sb3_offline.datasets.sources.tables.values import Survey, codes, image_survey, joint_categories, numbers, survey_column
+from sb3_offline.datasets.sources.tables.values import (
+    Survey,
+    codes,
+    image_survey,
+    joint_categories,
+    numbers,
+    survey_column,
+    whole_numbers_of,
+)
 from sb3_offline.networks.choices import CHOICE_SPACES
 
 if TYPE_CHECKING:
@@ -109,12 +118,17 @@ def _is_whole(space: spaces.Space | None) -> bool:
 
 
 def _side_by_side(block: pa.Table, names: Names, surveys: Mapping[str, Survey]) -> np.ndarray:
-    """(n, d) float32; a single column of more axes keeps its shape. What is missing is NaN."""
+    """
+    (n, d) float32, or float64 where that may be too coarse, which the checks find out; a single column of more axes keeps its
+    shape. What is missing is NaN.
+    """
     found = [surveys[name] for name in names]
+    coarse = any(one.categories is None and may_lose_precision(one.dtype, one.low, one.high) for one in found)
+    kind = np.float64 if coarse else np.float32
     if len(names) == 1 and len(found[0].shape) > 1:
-        return _numbers(block, names[0], found[0]).astype(np.float32)
+        return _numbers(block, names[0], found[0]).astype(kind)
     widths = [int(np.prod(one.shape)) if one.categories is None else len(one.categories) for one in found]
-    joined = np.zeros((len(block), sum(widths)), np.float32)
+    joined = np.zeros((len(block), sum(widths)), kind)
     start = 0
     for name, one, width in zip(names, found, widths, strict=True):
         if one.categories is None:
@@ -144,15 +158,15 @@ def _actions(block: pa.Table, names: Names, surveys: Mapping[str, Survey], space
 
 def _whole(block: pa.Table, names: Names, surveys: Mapping[str, Survey]) -> np.ndarray:
     """
-    Whole numbers as they are, of categories their codes: (n, d), or as a single column has them. A column of which a row is
-    missing is float64 in all blocks.
+    Whole numbers as they are, of categories that are none their codes: (n, d), or as a single column has them. A column of
+    which a row is missing is float64 in all blocks.
 
     :raises DatasetError: for fractions
     """
     parts = []
     for name in names:
         one = surveys[name]
-        values = _numbers(block, name, one) if one.categories is None else codes(block[name], one.categories)
+        values = _numbers(block, name, one) if one.categories is None else _numbers_of_codes(block[name], one.categories)
         if len(one.missing):
             parts.append(values.astype(np.float64))
             continue
@@ -161,6 +175,16 @@ def _whole(block: pa.Table, names: Names, surveys: Mapping[str, Survey]) -> np.n
             raise DatasetError(f"column {name!r} holds {fraction:g}, where its space is of whole numbers.")
         parts.append(values.astype(np.int64) if values.dtype.kind in "fb" else values)
     return parts[0] if len(parts) == 1 else np.column_stack([values.reshape(len(block), -1) for values in parts])
+
+
+def _numbers_of_codes(column: pa.ChunkedArray, categories: tuple[Any, ...]) -> np.ndarray:
+    """(n,) int64 what categories are that are whole numbers, of others their codes; float64 with NaN where one is missing."""
+    chosen, known = codes(column, categories), whole_numbers_of(categories)
+    if known is None or len(known) == 0:
+        return chosen
+    missing = np.isnan(chosen)
+    values = known[np.where(missing, 0, chosen).astype(np.int64)]
+    return np.where(missing, np.nan, values) if missing.any() else values
 
 
 def mark_ends(

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _MOST_CATEGORIES = 256
 _QUANTITY = re.compile(r"\s*(\[|\(\s*[-+]?[\d.]|[-+]?\d*[.,]\d)")  # how a fraction or a list of numbers begins
+_WHOLE = re.compile(r"\s*[-+]?[0-9]{1,18}(\.0*)?\s*")  # of 64 bits
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Survey:
     """
     What a column holds, over all rows read so far.
 
-    :param categories: of texts and categorical columns, in the order of their codes
+    :param categories: of texts that are no whole numbers and of categorical columns, in the order of their codes
     :param shape: of one row's value
     :param dtype: of the values as they lie in the table; bool and whole numbers stay what they are
     :param low: (\\*shape) the least value
@@ -52,6 +53,10 @@ class Survey:
             return replace(other if self.empty else self, missing=missing)
         if self.categories is not None and other.categories is not None:
             return replace(self, categories=joint_categories(self, other, name, where), missing=missing)
+        if self.categories is not None or other.categories is not None:
+            place = f"before row {start}" if self.categories is None else f"from row {start} on"
+            text = [*(self.categories or ()), *(other.categories or ())][0]
+            raise _are_numbers(name, where, f" {place}, but elsewhere {text!r}")
         if self.shape != other.shape:
             raise DatasetError(
                 f"{where}: the lists of column {name!r} differ in length: {self.shape} before row {start}, {other.shape} "
@@ -80,7 +85,7 @@ def survey_column(column: pa.ChunkedArray, name: str, where: str, start: int = 0
     """
     import pyarrow as pa
 
-    if is_categorical(column):
+    if is_categorical(column) and not are_whole_texts(column):
         missing = _missing_rows(column)
         if not optional:
             _refuse(missing, name, where, start, "a missing value")
@@ -105,12 +110,36 @@ def is_categorical(column: pa.ChunkedArray) -> bool:
     return any(is_one(column.type) for is_one in (pa.types.is_dictionary, pa.types.is_string, pa.types.is_large_string))
 
 
+def are_whole_texts(column: pa.ChunkedArray) -> bool:
+    """Whether a column holds texts that are whole numbers, or no text at all; of a categorical column they are names."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if pa.types.is_dictionary(column.type):
+        return False
+    return pc.all(pc.match_substring_regex(column, f"^{_WHOLE.pattern}$"), min_count=0).as_py()
+
+
+def whole_numbers_of(categories: Sequence[Any]) -> np.ndarray | None:
+    """(k,) int64: the numbers that categories are, also as texts; None if not all of them are whole numbers."""
+    texts = [str(int(each)) if isinstance(each, bool) else str(each) for each in categories]
+    if not all(map(_WHOLE.fullmatch, texts)):
+        return None
+    return np.array([int(text.partition(".")[0]) for text in texts], np.int64)
+
+
 def categories_of(column: pa.ChunkedArray, name: str, where: str, start: int = 0) -> tuple[Any, ...]:
     """The distinct values of a text column, sorted, or those that a categorical column declares."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
     if pa.types.is_dictionary(column.type):
+        kind = column.type.value_type
+        if pa.types.is_nested(kind) or isinstance(kind, pa.BaseExtensionType):
+            raise DatasetError(
+                f"{where}: column {name!r} holds categories of type {kind}, as pandas.cut makes them. Name them, "
+                "x.cat.rename_categories(str), or give their numbers, x.cat.codes."
+            )
         chunks = column.unify_dictionaries().chunks
         return _within_limit(tuple(chunks[0].dictionary.to_pylist()) if chunks else (), name, where)
     found = tuple(sorted(pc.unique(column.drop_null()).to_pylist()))
@@ -119,17 +148,21 @@ def categories_of(column: pa.ChunkedArray, name: str, where: str, start: int = 0
 
 
 def _refuse_quantities(column: pa.ChunkedArray, found: Sequence[str], name: str, where: str, start: int) -> None:
-    """One value that is no number makes texts of all."""
+    """One value that is no number makes texts of all: of fractions, or of whole numbers that are most of the texts."""
     import pyarrow.compute as pc
 
-    quantities = list(filter(_QUANTITY.match, found))
-    if not quantities:
+    quantities, whole = list(filter(_QUANTITY.match, found)), list(filter(_WHOLE.fullmatch, found))
+    if not quantities and 2 * len(whole) <= len(found):
         return
-    others = [text for text in found if not _QUANTITY.match(text) and not text.strip("+- ").isdigit()]
+    others = [text for text in found if not _QUANTITY.match(text) and not _WHOLE.fullmatch(text)]
     beside = f", and {others[0]!r} in row {start + pc.index(column, others[0]).as_py()}" if others else ""
-    raise DatasetError(
-        f"{where}: column {name!r} holds numbers as text, such as {quantities[0]!r}{beside}. Make numbers of them (lists: "
-        "list columns, which CSV cannot hold); if they are names, make the column categorical."
+    raise _are_numbers(name, where, f", such as {(quantities or whole)[0]!r}{beside}")
+
+
+def _are_numbers(name: str, where: str, which: str) -> DatasetError:
+    return DatasetError(
+        f"{where}: column {name!r} holds numbers as text{which}. Make numbers of them (lists: list columns, which CSV cannot "
+        "hold); if they are names, make the column categorical."
     )
 
 
@@ -162,11 +195,13 @@ def codes(column: pa.ChunkedArray, categories: tuple[Any, ...]) -> np.ndarray:
 
 def numbers(column: pa.ChunkedArray, name: str, where: str, start: int = 0, optional: bool = False) -> np.ndarray:
     """
-    (n, ...) a column of numbers, bools, durations (in seconds) or lists of them, in its own type.
+    (n, ...) a column of numbers, bools, durations (in seconds) or lists of them, in its own type; of texts that are whole
+    numbers int64.
 
     :param optional: whether values may be missing; such ones are NaN, and (n,) where no row has any
     """
     import pyarrow as pa
+    import pyarrow.compute as pc
 
     kind, missing = column.type, _missing_rows(column)
     if not optional or isinstance(kind, pa.FixedShapeTensorType):
@@ -175,6 +210,9 @@ def numbers(column: pa.ChunkedArray, name: str, where: str, start: int = 0, opti
         return column.cast(pa.uint8()).to_numpy() if missing.any() else column.to_numpy()
     if pa.types.is_integer(kind) or pa.types.is_floating(kind):
         return column.to_numpy()
+    if is_categorical(column) and are_whole_texts(column):
+        plain = pc.replace_substring_regex(column, r"^\s*\+?|(\.0*)?\s*$", "")
+        return plain.cast(pa.int64()).to_numpy()
     if pa.types.is_decimal(kind):
         return column.cast(pa.float64()).to_numpy()
     if pa.types.is_duration(kind):
