@@ -184,7 +184,7 @@ def match_normalization(model: Any, normalizer: VecNormalize | None) -> None:
 
 
 def keep_statistics(model: Any) -> None:
-    """Those of the env, where it normalises: a file needs no other to act on raw observations."""
+    """Those of the env, where it normalises: a file needs no other, to be exported or for a fresh normaliser."""
     if model._vec_normalize_env is not None and model._vec_normalize_env.norm_obs:
         model.observation_statistics = statistics_of(model._vec_normalize_env)
 

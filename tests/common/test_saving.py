@@ -92,10 +92,19 @@ def test_normalised_observations_stay_normalised(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="norm_reward=True"):
         raw.set_env(wrapped())
     raw.set_env(wrapped(norm_obs=False, norm_reward=False))
-    CQL("MlpPolicy", wrapped(norm_reward=False), **SMALL).learn(2).save(tmp_path / "model")
+    env = wrapped(norm_reward=False)
+    model = CQL("MlpPolicy", env, **SMALL).learn(2)
+    model.save(tmp_path / "model")
     with pytest.raises(ValueError, match="trained on normalised observations"):
         CQL.load(tmp_path / "model", env=gym.make(DATA), device="cpu").learn(2)
-    CQL.load(tmp_path / "model", env=wrapped(norm_reward=False), device="cpu").learn(2)
+    fresh = wrapped(norm_reward=False)
+    again = CQL.load(tmp_path / "model", env=fresh, device="cpu")
+    seen = env.normalize_obs(OBSERVATIONS)
+    np.testing.assert_allclose(fresh.normalize_obs(OBSERVATIONS), seen, rtol=1e-6)  # the training's statistics
+    alone = CQL.load(tmp_path / "model", device="cpu")  # predict itself normalises nothing, as in SB3
+    for loaded in (again, alone):
+        np.testing.assert_array_equal(*(each.predict(seen, deterministic=True)[0] for each in (model, loaded)))
+    again.learn(2)
 
 
 def test_the_witness_sees_pickles() -> None:
