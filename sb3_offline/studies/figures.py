@@ -11,7 +11,8 @@ import numpy as np
 from sb3_offline.studies.results import Results
 from sb3_offline.studies.statistics import profile, profile_band
 
-COLOURS = ("#33669a", "#b86b00", "#3a9d3a", "#8a4f9e", "#b02a37", "#5b6770", "#1b9e9e", "#a6761d")
+COLOURS = ("#33669a", "#b86b00", "#3a9d3a", "#8a4f9e", "#b02a37", "#5b6770", "#1b9e9e", "#d45fa5")
+_DASHES = ("-", "--", ":", "-.")  # where there are more names than colours
 _QUIET = "#5b6770"
 
 
@@ -39,6 +40,12 @@ def _colour(results: Results, name: str) -> str:
     return COLOURS[results.names.index(name) % len(COLOURS)]
 
 
+def line_of(results: Results, name: str) -> dict[str, str]:
+    """How a name's line is drawn: no two alike, up to 32 names."""
+    dashes = _DASHES[results.names.index(name) // len(COLOURS) % len(_DASHES)]
+    return {"color": _colour(results, name), "linestyle": dashes, "label": name}
+
+
 def _unit(results: Results) -> str:
     return "normalised score" if results.normalized else "return"
 
@@ -49,7 +56,7 @@ def _curves(results: Results, dataset: str) -> Any:
     for line in lines:
         steps, mean, low, high = line.curve
         colour = _colour(results, line.name)
-        axis.plot(steps, mean, color=colour, label=line.name, marker="o" if len(steps) < 3 else None)
+        axis.plot(steps, mean, marker="o" if len(steps) < 3 else None, **line_of(results, line.name))
         axis.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
     data = [line.data_score for line in lines if math.isfinite(line.data_score)]
     if data:
@@ -91,19 +98,19 @@ def _scores(results: Results) -> Any:
 
 
 def _profiles(results: Results) -> Any:
-    figure, axis = _axes()
+    figure, axis = _axes(3.0 + 0.1 * len(results.names) / 3)
     every = np.concatenate([scores for name in results.names for scores in results.scores(name)])
     margin = 0.05 * (np.ptp(every) or 1.0)
     thresholds = np.linspace(every.min() - margin, every.max() + margin, 201)
     for name in results.names:
         scores, colour = results.scores(name), _colour(results, name)
-        axis.plot(thresholds, profile(scores, thresholds), color=colour, label=name)
+        axis.plot(thresholds, profile(scores, thresholds), **line_of(results, name))
         if all(len(runs) > 1 for runs in scores):
             axis.fill_between(thresholds, *profile_band(scores, thresholds), color=colour, alpha=0.15, linewidth=0)
     axis.set_xlabel(f"{_unit(results)} (tau)", fontsize=8)
     axis.set_ylabel("share of runs above tau", fontsize=8)
     axis.set_ylim(-0.02, 1.02)
-    axis.legend(fontsize=8, frameon=False)
+    figure.legend(loc="outside lower center", ncols=3, fontsize=8, frameon=False)
     return figure
 
 

@@ -7,6 +7,7 @@ import math
 import os
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from scipy import stats
 
 from sb3_offline.commands import printable
 from sb3_offline.files.page import figures_table
+from sb3_offline.studies.figures import line_of
 from sb3_offline.studies.records import append
 from sb3_offline.studies.report import rows, sentences, to_html, to_markdown, write_report
 from sb3_offline.studies.results import read_results
@@ -142,6 +144,15 @@ def test_files_of_a_report(tmp_path: Path) -> None:
     assert page.count("data:image/png;base64,") == 4
     assert "iql wide" in page
     assert (tmp_path / "out" / "report.csv").read_text().splitlines()[1] == "iql,hop,40.0,400.0,30.0"
+
+
+def test_no_two_lines_of_a_picture_are_alike() -> None:
+    """More names than colours differ by their dashes."""
+    names = [f"algorithm {n}" for n in range(20)]
+    drawn = [line_of(SimpleNamespace(names=names), name) for name in names]  # type: ignore[arg-type]
+    assert len({(line["color"], line["linestyle"]) for line in drawn}) == 20
+    assert [line["label"] for line in drawn] == names
+    assert {line["linestyle"] for line in drawn[:8]} == {"-"}
 
 
 def test_returns_of_different_tasks_are_not_pooled(tmp_path: Path) -> None:
