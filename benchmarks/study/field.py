@@ -1,7 +1,7 @@
 """
 Question 5: every algorithm with its defaults, from the runs that the recipes' and the peers' measurements committed.
 
-    python -m benchmarks.study.field            # writes field/ below the study's results: report.html, field.md, field.csv
+    python -m benchmarks.study.field    # writes field/ below the study's results: report.html, field.md, front_page.md, ...
 
 A run counts if it has all of the data, at least 20,000 steps, and lies in a folder named "defaults" or in that of the search
 whose options became the defaults; each option that it names has the default's value today, as its file says nothing of others.
@@ -39,6 +39,7 @@ DATA = {"hopper medium-replay": ("hopper", "medium-replay"), "halfcheetah medium
 LEAST_STEPS = 20_000
 BECAME_DEFAULT = {"combo": "gamma_995", "dromo": "gamma_995", "mopo": "rollouts_25"}  # of benchmarks/recipes.yml
 _COLUMNS = ("runs", "last", "least", "greatest", "best on the way", "minutes", "reached 80%", "minutes to 80%")
+_MINUTES, _TO_GOOD = _COLUMNS.index("minutes"), _COLUMNS.index("minutes to 80%")
 
 
 def data_of(dataset: str) -> str | None:
@@ -125,9 +126,30 @@ def shared_names(runs: Sequence[Record]) -> list[str]:
     return sorted(name for name, data in have.items() if len(data) == len(DATA))
 
 
+def front_page(runs: Sequence[Record]) -> list[tuple[str, ...]]:
+    """A head, and a row an algorithm with runs on both data sets, the best mean first: last scores, their runs, and times."""
+    groups: dict[tuple[str, str], list[Record]] = defaultdict(list)
+    for run in runs:
+        groups[run["algo"], run["dataset"]].append(run)
+    rows = []
+    for name in shared_names(runs):
+        cells = [figures_of(groups[name, data]) for data in DATA]
+        scores = [f"{last} ({n})" for n, last, *_ in cells]
+        times = [cell[place] for place in (_MINUTES, _TO_GOOD) for cell in cells]
+        rows.append((sum(float(last) for _, last, *_ in cells), (find_algorithm(name).__name__, *scores, *times)))
+    tasks = [data.split()[0] for data in DATA]
+    head = ("", *DATA, *(f"minutes, {task}" for task in tasks), *(f"to 80%, {task}" for task in tasks))
+    return [head, *(row for _, row in sorted(rows, reverse=True))]
+
+
+def _markdown(rows: Sequence[tuple[str, ...]]) -> str:
+    head, *body = ("| " + " | ".join(row) + " |" for row in rows)
+    return "\n".join([head, "|" + "---|" * len(rows[0]), *body]) + "\n"
+
+
 def write_field(runs: Sequence[Record], out: Path) -> str:
     """
-    Write the report over what can be pooled, and the whole table.
+    Write the report over what can be pooled, the whole table, and that of the docs' front page.
 
     :return: the table as Markdown
     """
@@ -138,10 +160,10 @@ def write_field(runs: Sequence[Record], out: Path) -> str:
     rows = table(runs)
     written = io.StringIO()
     csv.writer(written, lineterminator="\n").writerows(rows)
-    head, *body = ("| " + " | ".join(row) + " |" for row in rows)
-    text = "\n".join([head, "|" + "---|" * len(rows[0]), *body]) + "\n"
+    text = _markdown(rows)
     write_atomically(out / "field.csv", lambda file: file.write(written.getvalue().encode()))
     write_atomically(out / "field.md", lambda file: file.write(text.encode()))
+    write_atomically(out / "front_page.md", lambda file: file.write(_markdown(front_page(runs)).encode()))
     return text
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from stable_baselines3.common.callbacks import BaseCallback
 
+from benchmarks.run import RESULTS
 from benchmarks.study import field, figures, inside, trap
 from benchmarks.study.figures import rates, sizes_of, verdict
 from benchmarks.study.run import PARTS, read_part
@@ -283,3 +285,18 @@ def test_looking_into_kept_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert own["deciles"][0]["n"] < own["deciles"][9]["n"]
     assert math.isfinite(own["value"])
     assert -trap.LOSS * trap.HORIZON < own["truth"] < trap.PRIZE
+
+
+def test_the_docs_front_page_shows_the_committed_runs() -> None:
+    """The table that docs/index.md includes is made of them, and of the whole table's figures."""
+    shown = (RESULTS / "study" / "field" / "front_page.md").read_text().splitlines()
+    whole = (RESULTS / "study" / "field" / "field.md").read_text()
+    rows = field.front_page(field.field_runs())
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    assert shown == [lines[0], "|---|---|---|---|---|---|---|", *lines[1:]], "python -m benchmarks.study.field"
+    for name, hopper, *_ in rows[1:]:
+        score, runs = hopper.rstrip(")").split(" (")
+        assert re.search(
+            rf"^\| {name.lower()} \| hopper medium-replay \| [0-9,]+ \| {runs} \| {score} \|", whole, re.MULTILINE
+        )
+    assert "field/front_page.md" in Path("docs/index.md").read_text()
