@@ -138,7 +138,7 @@ def front_page(runs: Sequence[Record]) -> list[tuple[str, ...]]:
         times = [cell[place] for place in (_MINUTES, _TO_GOOD) for cell in cells]
         rows.append((sum(float(last) for _, last, *_ in cells), (find_algorithm(name).__name__, *scores, *times)))
     tasks = [data.split()[0] for data in DATA]
-    head = ("", *DATA, *(f"minutes, {task}" for task in tasks), *(f"to 80%, {task}" for task in tasks))
+    head = ("algorithm", *DATA, *(f"minutes, {task}" for task in tasks), *(f"to 80%, {task}" for task in tasks))
     return [head, *(row for _, row in sorted(rows, reverse=True))]
 
 
