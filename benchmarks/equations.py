@@ -63,6 +63,8 @@ AS_PUBLISHED: dict[str, dict[str, Any]] = {
     },
     "td3bc": _BEFORE_THE_RECIPES | {"alpha": 2.5},
     "awac": _BEFORE_THE_RECIPES | {"temperature": 1.0, "reward_scale": 1.0},
+    "fql": _BEFORE_THE_RECIPES
+    | {"distill_weight": 10.0, "normalize_q": False, "target_q": "mean", "policy_kwargs": {"net_arch": [512, 512, 512, 512]}},
     "iql": _BEFORE_THE_RECIPES | {"beta": 3.0, "reward_scale": 1.0, "learning_rate": CosineSchedule(3e-4)},
 }
 

@@ -38,7 +38,7 @@ SHARED: dict[str, Any] = {
 }
 _PLAIN = SHARED | {"policy_kwargs": {"net_arch": [64, 64], "layer_norm": False}}
 OPTIONS: dict[str, dict[str, Any]] = {
-    "fql": SHARED | {"distill_weight": 0.3, "normalize_q": True},
+    "fql": AS_PUBLISHED["fql"] | SHARED | {"distill_weight": 0.3, "normalize_q": True},
     "awac": AS_PUBLISHED["awac"] | _PLAIN,
     "iql": AS_PUBLISHED["iql"] | _PLAIN,
 }

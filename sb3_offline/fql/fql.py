@@ -10,7 +10,7 @@ import torch as th
 from stable_baselines3.common.policies import BasePolicy
 
 from sb3_offline.arguments import NOT_NEGATIVE, check_count, check_flag, check_number
-from sb3_offline.common.actor_critic import OfflineActorCritic
+from sb3_offline.common.actor_critic import MODEL_FREE_RECIPE, OfflineActorCritic
 from sb3_offline.execution import ranks
 from sb3_offline.execution.optimizers import minimize
 from sb3_offline.execution.updates import Call
@@ -37,6 +37,10 @@ class FQL(OfflineActorCritic):
     the noise z, in one step in place of many, and to raise Q. ``predict(deterministic=True)`` takes z = 0, else z is drawn.
     The critics descend (Q - y)^2 without the 1/2 of most algorithms here, as the authors' do.
 
+    The defaults are a recipe (see the benchmarks' page): Q of unit size, the lower target critic, networks of two layers of
+    256, targets that follow four times as fast, rates that fall to 0 in the second half of ``learn``, and an average of the
+    actor's weights. The authors' settings are the AntMaze and Adroit entries of ``zoo_configs/fql.yml``.
+
     :param distill_weight: alpha of the paper: weight of the flow beside Q. It counts in units of Q unless ``normalize_q``.
     :param flow_steps: Euler steps of the flow.
     :param normalize_q: Divide Q by the batch's mean \\|Q\\|, so that the weight means the same whatever the rewards are.
@@ -45,15 +49,17 @@ class FQL(OfflineActorCritic):
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = FLOW_POLICIES
     td_weight: ClassVar[float] = 1.0
+    recipe: ClassVar = MODEL_FREE_RECIPE
+    default_policy_kwargs: ClassVar = {"net_arch": [256, 256]}
     flow: Any
 
     def __init__(
         self,
         *args: Any,
-        distill_weight: float = 10.0,
+        distill_weight: float = 0.15,
         flow_steps: int = 10,
-        normalize_q: bool = False,
-        target_q: TargetQ = "mean",
+        normalize_q: bool = True,
+        target_q: TargetQ = "min",
         **kwargs: Any,
     ):
         self.distill_weight = check_number("distill_weight", distill_weight, NOT_NEGATIVE)

@@ -16,7 +16,9 @@ from sb3_offline.fql.fql import FQLNoise, euler
 from sb3_offline.networks.networks import Batch
 from tests.conftest import FAST, Arrays, maker
 
-make = maker(FQL, **FAST, check_data=False)
+#: The authors' losses, where the defaults are a recipe.
+PUBLISHED: dict[str, Any] = {"normalize_q": False, "target_q": "mean", "tau": 0.005, "gamma": 0.99, "averaging_rate": 0.0}
+make = maker(FQL, **FAST, **PUBLISHED, check_data=False)
 
 
 def noise_of(**given: list[float]) -> FQLNoise:
@@ -123,12 +125,18 @@ def test_a_flow_keeps_both_modes_and_a_gaussian_its_middle() -> None:
     assert 0.4 <= upper <= 0.6
     assert middle < 0.05
     assert min(one_step[:2]) > 0.3  # the one-step policy has both, with more between them
-    gaussian = make(arrays, AWAC, env=env, temperature=1e6, **options).learn(800)
+    gaussian = maker(AWAC, **FAST, check_data=False)(arrays, env=env, temperature=1e6, **options).learn(800)
     with th.no_grad():
         lower, upper, middle = shares(gaussian.networks().act(state, noise))
     assert lower + upper < 0.3
     assert middle > 0.2
     assert abs(float(gaussian.predict(np.zeros((1, 1), dtype=np.float32), deterministic=True)[0][0, 0])) < 0.2
+
+
+def test_its_recipe(pendulum_arrays: Arrays) -> None:
+    model = FQL("MlpPolicy", "Pendulum-v1", dataset=pendulum_arrays, device="cpu")
+    assert (model.distill_weight, model.normalize_q, model.target_q) == (0.15, True, "min")
+    assert (model.tau, model.gamma, model.averaging_rate, model.policy_kwargs["net_arch"]) == (0.02, 0.995, 0.001, [256, 256])
 
 
 def test_it_goes_on_online(pendulum_arrays: Arrays) -> None:
