@@ -10,10 +10,10 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
+from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_offline.datasets.errors import DatasetError
-from sb3_offline.datasets.wrappers import is_transparent
+from sb3_offline.datasets.wrappers import first_env, is_transparent
 from sb3_offline.files.harmless import refused_arguments, refused_wrappers
 from sb3_offline.files.trust import is_trusted
 
@@ -61,21 +61,19 @@ def find_spec(env_id: str) -> EnvSpec | None:
 
 def task_of(env: gym.Env | VecEnv) -> EnvSpec | None:
     """The spec of the task that an env is, with its time limit; None if it has none or a wrapper may change the task."""
-    if isinstance(env, VecEnv):
-        inner = env.unwrapped
-        if not isinstance(inner, DummyVecEnv) or inner.observation_space != env.observation_space:
-            return None
-        env = inner.envs[0]
+    inner = first_env(env)
+    if inner is None or (isinstance(env, VecEnv) and env.unwrapped.observation_space != env.observation_space):
+        return None
     limit: int | None = None
-    while isinstance(env, gym.Wrapper):
-        if not is_transparent(env):  # RL-Zoo has its own TimeLimit
+    while isinstance(inner, gym.Wrapper):
+        if not is_transparent(inner):  # RL-Zoo has its own TimeLimit
             return None
         if limit is None:  # the outermost one cuts first
-            limit = getattr(env, "_max_episode_steps", None)
-        env = env.env
-    if env.spec is None:
+            limit = getattr(inner, "_max_episode_steps", None)
+        inner = inner.env
+    if inner.spec is None:
         return None
-    spec = copy.deepcopy(env.spec)  # a bare task's: it knows nothing of what is around it
+    spec = copy.deepcopy(inner.spec)  # a bare task's: it knows nothing of what is around it
     spec.max_episode_steps, spec.order_enforce = limit, True
     return spec
 

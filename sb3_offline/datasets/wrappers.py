@@ -56,20 +56,25 @@ def changing_wrappers(env: gym.Env | VecEnv) -> dict[str, str]:
         if _own_methods(env, _HARMLESS_VECTORS, VecEnvWrapper, ("step_wait", "reset")):
             changed[type(env).__name__] = "observations or rewards"
         env = env.venv
-    if isinstance(env, VecEnv):
-        if not isinstance(env, DummyVecEnv):
-            return changed
-        env = env.envs[0]
-    while isinstance(env, gym.Wrapper):
+    inner = first_env(env)
+    while isinstance(inner, gym.Wrapper):
         kinds = {gym.RewardWrapper: "rewards", gym.ObservationWrapper: "observations", gym.ActionWrapper: "actions"}
-        what = next((what for kind, what in kinds.items() if isinstance(env, kind)), None)
-        own = _own_methods(env, _HARMLESS, gym.Wrapper, ("step", "reset"))
+        what = next((what for kind, what in kinds.items() if isinstance(inner, kind)), None)
+        own = _own_methods(inner, _HARMLESS, gym.Wrapper, ("step", "reset"))
         if what is None and own:
             what = "observations or rewards" if "step" in own else "where episodes begin"
         if what is not None:
-            changed[type(env).__name__] = what
-        env = env.env
+            changed[type(inner).__name__] = what
+        inner = inner.env
     return changed
+
+
+def first_env(env: gym.Env | VecEnv) -> gym.Env | None:
+    """An env itself, or the first one of a vector of them; None of those in other processes, which cannot be looked at."""
+    if not isinstance(env, VecEnv):
+        return env
+    vector = env.unwrapped
+    return vector.envs[0] if isinstance(vector, DummyVecEnv) else None
 
 
 def is_transparent(env: gym.Wrapper) -> bool:
@@ -86,10 +91,8 @@ def _own_methods(env: Any, harmless: tuple[type, ...], plain: type, names: Seque
 
 def _other_arguments(env: gym.Env | VecEnv, spec: EnvSpec) -> list[str]:
     """How the env of the data's task was made otherwise than the data's own, an argument a text."""
-    inner = env.unwrapped if isinstance(env, VecEnv) else env
-    if isinstance(inner, DummyVecEnv):
-        inner = inner.envs[0]
-    if not isinstance(inner, gym.Env) or inner.spec is None or inner.spec.id != spec.id:
+    inner = first_env(env)
+    if inner is None or inner.spec is None or inner.spec.id != spec.id:
         return []
     here, there = dict(inner.spec.kwargs), dict(spec.kwargs)
     signature = inspect.signature(type(inner.unwrapped).__init__).parameters
