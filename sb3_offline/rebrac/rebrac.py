@@ -36,6 +36,7 @@ class ReBRAC(OfflineTD3):
     uses_next_actions: ClassVar[bool] = True
     default_policy_kwargs: ClassVar[Mapping[str, Any]] = {"layer_norm": True}
     recipe: ClassVar = MODEL_FREE_RECIPE
+    actor_beta: Any  # a number, once the actions' dimensions are known
 
     def __init__(
         self,
@@ -72,5 +73,5 @@ class ReBRAC(OfflineTD3):
         q = nets.q_frozen(batch.observations, actions).amin(dim=0)
         weight = 1.0 / ranks.batch_mean(q.abs())
         imitation = (actions.squeeze(1) - batch.actions).square().sum(dim=-1).mean()
-        loss = -weight * q.mean() + float(self.actor_beta or 0.0) * imitation
+        loss = -weight * q.mean() + self.actor_beta * imitation
         return loss, {"actor_loss": loss, "imitation_loss": imitation, "q_weight": weight}
