@@ -29,8 +29,8 @@ from sb3_offline.training.schedules import HoldThenDecay
 SelfActorCritic = TypeVar("SelfActorCritic", bound="OfflineActorCritic")
 
 
-#: What the recipes of TD3BC, IQL, AWAC and CQL share, found on hopper and halfcheetah medium-replay: targets that follow four
-#: times as fast as published, rates that fall to 0 in the second half of ``learn``, an average of the actor's weights.
+#: What the recipes of TD3BC, ReBRAC, IQL, AWAC, FQL and CQL share, found on hopper and halfcheetah medium-replay: targets that
+#: follow four times as fast as published, rates that fall to 0 in the second half of ``learn``, the actor's weights averaged.
 MODEL_FREE_RECIPE: Mapping[str, Any] = {
     "learning_rate": HoldThenDecay(3e-4),
     "qf_learning_rate": HoldThenDecay(3e-4),
